@@ -1,0 +1,21 @@
+"""What halfsafe raises. Every message names the thing, the number and the next step, on one line."""
+
+
+class HalfsafeError(Exception):
+    """Base of all errors meant for users; the command line prints it and exits with status 2."""
+
+
+class BadInput(HalfsafeError, ValueError):
+    """The model or the samples cannot be used as they are."""
+
+
+class CaptureError(HalfsafeError):
+    """The model cannot be turned into a graph."""
+
+
+class PlanError(HalfsafeError):
+    """The rules and the windows have no common solution."""
+
+
+class FoldError(HalfsafeError):
+    """The plan cannot be expressed in the original model's own constants."""

@@ -1,0 +1,121 @@
+"""The pipeline on one screen: measure, localise, plan, rewrite, verify."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from halfsafe import remedies
+from halfsafe.edits import Edit
+from halfsafe.errors import BadInput
+from halfsafe.faults import find_faults
+from halfsafe.frontends import open_model
+from halfsafe.plan import Plan, plan
+from halfsafe.ranges import Ranges
+from halfsafe.report.model import Report, write_report
+from halfsafe.rewrite import rewrite
+from halfsafe.samples import Samples
+from halfsafe.source import Progress, Source
+from halfsafe.verify import Kernels, verify_source
+from halfsafe.windows import Limits, windows
+
+Target = Literal["torch"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The fixed model and the report on it.
+
+    `model` is of the same kind as the argument of `fix`, in FP32, and bit-identical in function
+    unless the report lists a replacement.
+    """
+
+    model: Any
+    report: Report
+    forms: Any
+
+    def half(self) -> Any:
+        """The FP16 deployable. It takes FP16 inputs; FP32 ones are cast."""
+        return self.forms.half()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The original's keys with folded constants; FoldError if constants do not suffice."""
+        return self.forms.state_dict()
+
+    def apply_to(self, model: Any) -> Any:
+        """Loads constants and epsilons into a model of the original class, in place."""
+        return self.forms.apply_to(model)
+
+    def save(self, path: str | Path, *, dtype: Literal["float16", "float32"] = "float16") -> None:
+        """Writes .pt2 (the whole model) or .safetensors (its state_dict), atomically."""
+        self.forms.save(Path(path), dtype)
+
+
+def fix(
+    model: Any,
+    samples: Any,
+    target: Target = "torch",
+    *,
+    headroom: int = 1,
+    dynamic_shapes: Any = None,
+    kernels: Kernels = "strict",
+    progress: Progress = lambda _: None,
+) -> Fixed:
+    """The same function, safe in half precision. The argument is never changed.
+
+    `samples` is one sample (a tensor, a tuple of positional arguments or a dict of keyword
+    arguments) or an iterable of them; of three or more, the last is kept for the proof.
+    `headroom` bits are left free above the largest magnitudes seen. `dynamic_shapes` goes to
+    torch.export. `kernels` chooses how FP16 is run for the proof: by strict evaluation, or by the
+    framework's own half kernels. Raises BadInput and CaptureError.
+    """
+    if target != "torch":
+        raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
+    supply = Samples(samples)
+    progress("capturing")
+    original = open_model(model, supply.first, dynamic_shapes)
+    if not any(v.floating for v in original.graph.values.values()):
+        raise BadInput("the model computes with integers only: FP16 cannot hurt it")
+    prepared = _prepare(original, supply, Limits(headroom=headroom), progress)
+    fixed = prepared.source.apply(prepared.edits)
+    progress("verifying")
+    proof = verify_source(original, fixed, supply.proof, supply.held_out, kernels)
+    report = write_report(original, prepared, proof, supply.count, headroom)
+    forms = fixed.fixed(original, supply.first, dynamic_shapes)
+    return Fixed(forms.float32(), report, forms)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source in the form in which it can be planned, and what was found on the way."""
+
+    source: Source
+    ranges: Ranges
+    faults: tuple[Any, ...]
+    plan: Plan
+    forms: tuple[Edit, ...]
+    edits: tuple[Edit, ...]
+
+
+def _prepare(original: Source, supply: Samples, limits: Limits, progress: Progress) -> Prepared:
+    """Measures and plans; where pinned operators stand in the way, again with their gate forms."""
+    masks = remedies.sentinels(original.graph, original.constants())
+    source, forms = original.apply(masks), list[Edit](masks)
+    faults = None
+    while True:
+        ranges = source.measure(supply.measured(), progress) | source.constants()
+        if faults is None:
+            faults = tuple(find_faults(source.graph, ranges))
+        progress("planning")
+        bounds = windows(source.graph, ranges, limits)
+        found = plan(source.graph, bounds)
+        gates = remedies.gate_forms(source.graph, bounds) if found.conflicts else []
+        gates = [g for g in gates if g not in forms]
+        if not gates:
+            break
+        source = source.apply(gates)
+        forms += gates
+    floors = remedies.floors(source.graph, found, ranges)
+    edits = [*rewrite(source.graph, found, ranges), *floors]
+    return Prepared(source, ranges, faults, found, (*forms, *floors), tuple(edits))

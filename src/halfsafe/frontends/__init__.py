@@ -1,0 +1,18 @@
+"""From a framework's model to a graph, and back. A framework is imported when its model arrives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halfsafe.errors import BadInput
+from halfsafe.samples import Call
+from halfsafe.source import Source
+
+
+def open_model(model: Any, call: Call, dynamic_shapes: Any = None) -> Source:
+    """The source for a user's model. Raises BadInput for what no front end takes."""
+    if any(kind.__module__.startswith("torch.") for kind in type(model).__mro__):
+        from halfsafe.frontends.torch_source import TorchSource
+
+        return TorchSource.open(model, call, dynamic_shapes)
+    raise BadInput(f"the model is a {type(model).__name__}: pass a torch.nn.Module in eval mode")

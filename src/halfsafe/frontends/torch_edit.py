@@ -1,0 +1,216 @@
+"""Applies edits to a captured PyTorch program, giving a new one."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from halfsafe.edits import Edit, Fold, Insert, Lower, Replace, ScaleInput, ScaleOutput, SetNumber
+from halfsafe.frontends.torch_program import Program, argument, aten
+
+CLIP = 2.0**14
+"""Saturating functions are constant in FP32 from far below this magnitude on."""
+
+
+def apply(program: Program, edits: Iterable[Edit]) -> Program:
+    """The edited program. The argument is left as it was."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.fx, {}))
+    editor = _Editor(program, graph)
+    editor.apply(list(edits))
+    graph.eliminate_dead_code()
+    graph.lint()
+    return program.with_graph(graph, editor.constants)
+
+
+class _Editor:
+    def __init__(self, program: Program, graph: fx.Graph) -> None:
+        self.program, self.graph = program, graph
+        self.constants = dict(program.constants)
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.inserted: dict[tuple[fx.Node, int, bool], fx.Node] = {}
+
+    def apply(self, edits: list[Edit]) -> None:
+        self._fold([edit for edit in edits if isinstance(edit, Fold)])
+        for edit in edits:
+            match edit:
+                case SetNumber():
+                    _, write = argument(self.nodes[edit.use.node], edit.use.operand)
+                    write(edit.new)
+                case Replace():
+                    self._replace(edit)
+                case Insert():
+                    consumer = self.nodes[edit.use.node]
+                    source, write = argument(consumer, edit.use.operand)
+                    write(self._scaled(source, edit.bits, edit.clip, consumer))
+                case ScaleInput():
+                    self._scale_input(edit)
+                case ScaleOutput():
+                    self._scale_output(edit)
+                case Lower():
+                    LOWERINGS[edit.form](self, self.nodes[edit.node])
+                case Fold():
+                    pass
+
+    def call(self, target: Any, *args: Any, like: fx.Node, **kwargs: Any) -> fx.Node:
+        """A new node at the insertion point, with the metadata that reading and casting need."""
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta = {k: v for k, v in like.meta.items() if k in ("nn_module_stack", "stack_trace")}
+        node.meta["val"] = target(*fx.node.map_arg(args, _fake), **fx.node.map_arg(kwargs, _fake))
+        return node
+
+    def _fold(self, folds: list[Fold]) -> None:
+        """Uses that agree share one tensor; the most used variant keeps the constant's name."""
+        chosen: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+        for fold in folds:
+            chosen[fold.constant][fold.use.node, fold.use.operand] = fold.exponent
+        uses = self.program.graph.consumers
+        for name, exponents in chosen.items():
+            tensor = self.constants[name]
+            wanted = [exponents.get((use.node, use.operand), 0) for use in uses[name]]
+            kept = Counter(wanted).most_common(1)[0][0]
+            for use, exponent in zip(uses[name], wanted, strict=True):
+                if exponent != kept:
+                    clone = f"{name}__times_2_to_{-exponent}".replace("-", "minus_")
+                    self.constants[clone] = scaled(tensor, exponent)
+                    self._read_instead(use.node, use.operand, clone)
+            if kept:
+                self.constants[name] = scaled(tensor, kept)
+
+    def _replace(self, edit: Replace) -> None:
+        """A literal gets the new number; in a constant, every entry beyond it does, sign kept."""
+        held, write = argument(self.nodes[edit.use.node], edit.use.operand)
+        if not isinstance(held, fx.Node):
+            write(edit.new)
+            return
+        tensor = self.constants[str(held.target)]
+        name = f"{held.target}__limited"
+        limit = abs(edit.new)
+        finite = torch.isfinite(tensor)
+        self.constants[name] = torch.where(finite, tensor.clamp(-limit, limit), tensor)
+        self._read_instead(edit.use.node, edit.use.operand, name)
+
+    def _read_instead(self, node: str, operand: str, constant: str) -> None:
+        consumer = self.nodes[node]
+        source, write = argument(consumer, operand)
+        with self.graph.inserting_before(source):
+            clone = self.graph.get_attr(constant)
+        clone.meta = dict(source.meta)
+        write(clone)
+
+    def _scaled(self, source: fx.Node, bits: int, clip: bool, consumer: fx.Node) -> fx.Node:
+        """source * 2**bits, made once for all consumers that want the same."""
+        key = (source, bits, clip)
+        if key not in self.inserted:
+            with self.graph.inserting_after(source):
+                made = source
+                if clip:
+                    bound = CLIP * 2.0**-bits
+                    made = self.call(aten.clamp.default, source, -bound, bound, like=consumer)
+            with self.graph.inserting_after(made):
+                self.inserted[key] = self.call(aten.mul.Tensor, made, 2.0**bits, like=consumer)
+        return self.inserted[key]
+
+    def _scale_input(self, edit: ScaleInput) -> None:
+        """The input stays FP32 up to the multiplication; only the product is deployed."""
+        source = self.nodes[edit.value]
+        original = source.meta["val"]
+        users = list(source.users)
+        source.meta = {**source.meta, "val": original.to(torch.float32)}
+        with self.graph.inserting_after(source):
+            made = self.call(aten.mul.Tensor, source, 2.0**edit.bits, like=source)
+        with self.graph.inserting_after(made):
+            cast = self.call(aten.to.dtype, made, original.dtype, like=source)
+        for user in users:
+            user.replace_input_with(source, cast)
+
+    def _scale_output(self, edit: ScaleOutput) -> None:
+        (output,) = self.graph.find_nodes(op="output")
+        flat = list(output.args[0])
+        source: fx.Node = flat[edit.index]
+        with self.graph.inserting_before(output):
+            if edit.in_float32:
+                source = self.call(aten.to.dtype, source, torch.float32, like=source)
+            flat[edit.index] = self.call(aten.mul.Tensor, source, 2.0**edit.bits, like=source)
+        output.args = (tuple(flat),)
+
+
+def scaled(tensor: Tensor, exponent: int) -> Tensor:
+    """tensor * 2**-exponent, exactly (in two steps, so that the factor itself cannot overflow)."""
+    half = -exponent // 2
+    return torch.ldexp(torch.ldexp(tensor, torch.tensor(half)), torch.tensor(-exponent - half)).to(
+        tensor.dtype
+    )
+
+
+def _fake(node: fx.Node) -> Any:
+    return node.meta["val"]
+
+
+def _lower_silu(editor: _Editor, node: fx.Node) -> None:
+    """silu(x) = x sigmoid(x)."""
+    x: Any = node.args[0]
+    with editor.graph.inserting_before(node):
+        gate = editor.call(aten.sigmoid.default, x, like=node)
+        _become(editor, node, editor.call(aten.mul.Tensor, x, gate, like=node))
+
+
+def _lower_gelu(editor: _Editor, node: fx.Node) -> None:
+    """gelu(x) = x (1 + erf(x / sqrt(2))) / 2; its tanh form has tanh in place of erf."""
+    x, _ = argument(node, "self")
+    approximate, _ = argument(node, "approximate")
+    with editor.graph.inserting_before(node):
+        if approximate == "tanh":
+            bent = _tanh_argument(editor, x, node)
+            gate = editor.call(aten.tanh.default, bent, like=node)
+        else:
+            bent = editor.call(aten.mul.Tensor, x, 0.5**0.5, like=node)
+            gate = editor.call(aten.erf.default, bent, like=node)
+        shifted = editor.call(aten.add.Tensor, gate, 1.0, like=node)
+        half = editor.call(aten.mul.Tensor, shifted, 0.5, like=node)
+        _become(editor, node, editor.call(aten.mul.Tensor, x, half, like=node))
+
+
+def _tanh_argument(editor: _Editor, x: fx.Node, node: fx.Node) -> fx.Node:
+    """sqrt(2/pi) (x + 0.044715 x^3), x clipped to 16 where tanh of it is 1: x^3 stays in range."""
+    x = editor.call(aten.clamp.default, x, -16.0, 16.0, like=node)
+    square = editor.call(aten.mul.Tensor, x, x, like=node)
+    bend = editor.call(aten.add.Tensor, editor.call(
+        aten.mul.Tensor, square, 0.044715, like=node), 1.0, like=node)
+    line = editor.call(aten.mul.Tensor, x, (2 / torch.pi) ** 0.5, like=node)
+    return editor.call(aten.mul.Tensor, line, bend, like=node)
+
+
+def _lower_softmax(editor: _Editor, node: fx.Node) -> None:
+    """softmax(x) = softmax(max(x - max(x), -2^14)): differences that large are 0 after exp."""
+    x, write = argument(node, "self")
+    dim, _ = argument(node, "dim")
+    with editor.graph.inserting_before(node):
+        top = editor.call(aten.amax.default, x, [dim], True, like=node)
+        below = editor.call(aten.sub.Tensor, x, top, like=node)
+        write(editor.call(aten.clamp.default, below, -CLIP, like=node))
+
+
+def _lower_hardswish(editor: _Editor, node: fx.Node) -> None:
+    """hardswish(x) = x hardsigmoid(x)."""
+    x: Any = node.args[0]
+    with editor.graph.inserting_before(node):
+        gate = editor.call(aten.hardsigmoid.default, x, like=node)
+        _become(editor, node, editor.call(aten.mul.Tensor, x, gate, like=node))
+
+
+def _become(editor: _Editor, node: fx.Node, other: fx.Node) -> None:
+    node.replace_all_uses_with(other)
+    editor.graph.erase_node(node)
+
+
+LOWERINGS: dict[str, Callable[[_Editor, fx.Node], None]] = {
+    "silu": _lower_silu,
+    "gelu": _lower_gelu,
+    "hardswish": _lower_hardswish,
+    "softmax": _lower_softmax,
+}

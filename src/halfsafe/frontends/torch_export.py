@@ -1,0 +1,259 @@
+"""Captures a PyTorch model with torch.export, seen as the low-precision model that it becomes.
+
+The capture is made on a bfloat16 copy, so that the model's own upcasts to FP32 are visible; a
+float16 copy would not do, because models carry float16-only clamps. It is then read with the FP32
+weights, and must be bit-equal to the user's model on the first sample; if it is not, the capture is
+made in FP32, where those upcasts cannot be seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from halfsafe.errors import BadInput, CaptureError
+from halfsafe.frontends.torch_program import Program, Role, argument, aten
+from halfsafe.samples import Call
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A program, and what the user should know of how it was captured."""
+
+    program: Program
+    notes: tuple[str, ...]
+
+
+def capture(model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Capture:
+    """Captures `model` for calls like `call`.
+
+    Raises BadInput for a model or sample that cannot be used as it is, and CaptureError, with the
+    line of the user's code, when torch.export cannot follow the model.
+    """
+    check_model(model)
+    check_call(call, 0)
+    reference = run_model(model, call)
+    _register_dataclasses(reference)
+    notes: list[str] = []
+    for dtype in (torch.bfloat16, torch.float32):
+        try:
+            program = _export(model, call, dtype, dynamic_shapes)
+        except CaptureError as error:
+            if dtype == torch.float32:
+                raise
+            notes.append(f"captured in float32, since capturing in bfloat16 failed: {error}")
+            continue
+        if same_outputs(program.evaluate(call), pytree.tree_leaves(reference)):
+            return Capture(program, tuple(notes))
+        notes.append(f"the {_name(dtype)} capture is not bit-equal to the model in FP32")
+    notes.append("the proof is therefore about the captured graph, not about the model")
+    return Capture(program, tuple(notes))  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def run_model(model: nn.Module, call: Call) -> Any:
+    """The user's own model on one sample, in FP32. Raises BadInput when the sample does not fit."""
+    try:
+        with torch.no_grad():
+            return model(*call.args, **call.kwargs)
+    except Exception as error:
+        raise BadInput(
+            f"{type(model).__name__} fails on a sample, before halfsafe changed anything: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def check_model(model: Any) -> None:
+    """Raises BadInput for what is not an nn.Module in eval mode with finite FP32 weights."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"the model is a {type(model).__name__}, not a torch.nn.Module")
+    if model.training:
+        raise BadInput(
+            f"{type(model).__name__} is in training mode: call model.eval() first, since only "
+            "inference can be rescaled exactly"
+        )
+    inner = next((name for name, m in model.named_modules() if m.training), None)
+    if inner is not None:
+        raise BadInput(f"submodule '{inner}' is in training mode: call model.eval() first")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            raise BadInput(
+                f"'{name}' is already {_name(tensor.dtype)}: pass the FP32 model, the values that "
+                "rounding lost cannot be found again"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            allowed = not isinstance(tensor, nn.Parameter) and not bool(torch.isnan(tensor).any())
+            if not allowed:  # a buffer may hold the -inf of an attention mask
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
+
+
+def check_call(call: Call, index: int) -> None:
+    """Raises BadInput for nonfinite samples."""
+    for path, leaf in pytree.tree_leaves_with_path((call.args, call.kwargs)):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            bad = int((~torch.isfinite(leaf)).sum())
+            if bad:
+                where = pytree.keystr(path[1:])
+                raise BadInput(f"sample {index}{where} holds {bad} NaN or inf")
+
+
+def same_outputs(found: list[Any], expected: list[Any]) -> bool:
+    """Whether two flat outputs are bit-equal. NaN equals NaN."""
+    if len(found) != len(expected):
+        return False
+    return all(
+        torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        and torch.equal(torch.isnan(a), torch.isnan(b))
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.is_floating_point()
+        else (torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b)
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _export(model: nn.Module, call: Call, dtype: torch.dtype, dynamic_shapes: Any) -> Program:
+    cast = _caster(dtype)
+    source = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+    args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(
+                source, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
+            )
+            exported = exported.run_decompositions({})
+    except Exception as error:
+        raise CaptureError(_explain(model, error)) from error
+    return _program(exported, model, dtype)
+
+
+def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) -> Program:
+    """Constants become attributes with the FP32 model's values; user inputs stay placeholders."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(exported.graph, {}))
+    constants: dict[str, Tensor] = {}
+    roles: dict[str, Role] = {}
+    originals = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    placeholders = list(graph.find_nodes(op="placeholder"))
+    for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
+        if spec.kind == InputKind.USER_INPUT:
+            continue
+        name = str(spec.target)
+        roles[name] = _role(spec.kind, bool(spec.persistent))
+        held: Any = originals.get(name, exported.constants.get(name))
+        if not isinstance(held, Tensor):
+            raise CaptureError(f"the constant '{name}' is a {type(held).__name__}, not a tensor")
+        constants[name] = _real(held.detach())
+        with graph.inserting_before(node):
+            attribute = graph.create_node("get_attr", name, name=node.name)
+        attribute.meta = dict(node.meta)
+        node.replace_all_uses_with(attribute)
+        graph.erase_node(node)
+    _drop_side_outputs(graph, exported)
+    _simplify(graph)
+    in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
+    names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)]
+    return Program(
+        fx=graph,
+        constants=constants,
+        deployed=dtype,
+        in_spec=in_spec,
+        out_spec=out_spec,
+        argument_names=(*names, *in_spec.child(1).context),
+        roles=roles,
+    )
+
+
+def _drop_side_outputs(graph: fx.Graph, exported: ExportedProgram) -> None:
+    """Keeps what the user sees; a buffer that the model writes to makes it stateful."""
+    (output,) = graph.find_nodes(op="output")
+    specs = exported.graph_signature.output_specs
+    mutated = [s.target for s in specs if s.kind == OutputKind.BUFFER_MUTATION]
+    if mutated:
+        raise CaptureError(
+            f"forward() writes to the buffer '{mutated[0]}': a rescaled model must be stateless"
+        )
+    output.args = (tuple(output.args[0]),)
+
+
+def _simplify(graph: fx.Graph) -> None:
+    """Drops metadata asserts and the copies that dropout leaves; writes hidden defaults out."""
+    for node in list(graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif node.target is aten.clone.default and "memory_format" not in node.kwargs:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target is aten.rms_norm.default:
+            eps, write = argument(node, "eps")
+            if eps is None:
+                write(torch.finfo(torch.float32).eps)
+        elif node.target is aten.scaled_dot_product_attention.default:
+            scale, write = argument(node, "scale")
+            if scale is None:
+                write(1.0 / float(node.args[0].meta["val"].shape[-1]) ** 0.5)
+    graph.eliminate_dead_code()
+
+
+def _register_dataclasses(outputs: Any) -> None:
+    """Lets torch.export see inside dataclasses that forward() returns."""
+    if dataclasses.is_dataclass(outputs) and pytree.tree_leaves(outputs) == [outputs]:
+        kind = type(outputs) if not isinstance(outputs, type) else outputs
+        torch.export.register_dataclass(kind)
+        for field in dataclasses.fields(outputs):
+            _register_dataclasses(getattr(outputs, field.name))
+
+
+def _role(kind: InputKind, persistent: bool) -> Role:
+    if kind == InputKind.PARAMETER:
+        return "parameter"
+    return "buffer" if kind == InputKind.BUFFER and persistent else "constant"
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def _caster(dtype: torch.dtype) -> Callable[[Any], Any]:
+    def cast(leaf: Any) -> Any:
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return leaf.to(dtype) if floating else leaf
+
+    return cast
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/torch/" not in f.filename and "/halfsafe/" not in f.filename
+    ]
+    where = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
+    return (
+        f"torch.export cannot follow {type(model).__name__}{where}: {_first_line(error)}; "
+        "replace data-dependent Python by torch.where or torch.cond, or pass a wrapper module "
+        "whose forward() is the exportable part"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

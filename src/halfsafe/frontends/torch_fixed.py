@@ -1,0 +1,258 @@
+"""The fixed model in the forms in which people deploy it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from halfsafe.errors import BadInput, FoldError
+from halfsafe.frontends.torch_export import same_outputs
+from halfsafe.frontends.torch_program import Program, argument
+from halfsafe.graph import Kind, Node
+from halfsafe.samples import Call
+
+log = logging.getLogger("halfsafe")
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """`original` is the user's module, `before` its capture and `after` the edited capture."""
+
+    original: nn.Module
+    before: Program
+    after: Program
+    call: Call
+    dynamic_shapes: Any = None
+
+    def float32(self) -> nn.Module:
+        """A new FP32 module with the function of the original."""
+        return self.after.module(torch.float32)
+
+    def half(self) -> nn.Module:
+        """The FP16 deployable. FP32 inputs are cast; the model's own upcasts to FP32 stay."""
+        return self.after.module(torch.float16)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The original's state_dict with the folded constants, when constants alone suffice.
+
+        Numbers kept as attributes of modules (epsilons, clip bounds) are not in a state_dict:
+        `attributes` names them and `apply_to` sets them too. Raises FoldError when the plan needs
+        anything else than constants.
+        """
+        recipe = self._recipe
+        if recipe.attributes:
+            log.warning(
+                "this state_dict needs %d attributes beside it (%s, ...): apply_to() sets both",
+                len(recipe.attributes),
+                next(iter(recipe.attributes)),
+            )
+        return recipe.tensors
+
+    @property
+    def attributes(self) -> dict[str, float]:
+        """Qualified names of module attributes, such as "norm.eps", and the numbers they must get."""
+        return self._recipe.attributes
+
+    def apply_to(self, model: nn.Module) -> nn.Module:
+        """Loads the folded constants into a model of the original's class, epsilons included.
+
+        Changes `model` in place and returns it. Tied parameters that are stored at different
+        exponents are untied. Raises FoldError, leaving `model` as it was, when the plan needs more
+        than constants.
+        """
+        self._recipe.apply(model)
+        return model
+
+    def save(self, path: Path, dtype: Literal["float16", "float32"]) -> None:
+        """Writes a .pt2 (exported program) or a .safetensors (state_dict), whole or not at all."""
+        if path.suffix == ".safetensors":
+            self._save_state_dict(path, getattr(torch, dtype))
+        elif path.suffix == ".pt2":
+            self._save_program(path, getattr(torch, dtype))
+        else:
+            raise BadInput(f"cannot write '{path}': give it the suffix .pt2 or .safetensors")
+
+    def _save_state_dict(self, path: Path, dtype: torch.dtype) -> None:
+        from safetensors.torch import save_file
+
+        recipe = self._recipe
+        tensors = {
+            name: (t.to(dtype) if t.is_floating_point() else t).clone().contiguous()
+            for name, t in recipe.tensors.items()
+        }
+        metadata = {name: repr(number) for name, number in recipe.attributes.items()}
+        atomically(path, lambda partial: save_file(tensors, partial, metadata))
+
+    def _save_program(self, path: Path, dtype: torch.dtype) -> None:
+        def cast(x: Any) -> Any:
+            return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+        args, kwargs = pytree.tree_map(cast, (self.call.args, self.call.kwargs))
+        with torch.no_grad():
+            exported = torch.export.export(
+                self.after.module(dtype),
+                args,
+                kwargs,
+                dynamic_shapes=self.dynamic_shapes,
+                strict=False,
+            )
+        atomically(path, lambda partial: torch.export.save(exported, partial))
+
+    @cached_property
+    def _recipe(self) -> _Recipe:
+        """Proved on one sample: the original with the folded constants must give the same bits."""
+        recipe = _Recipe.read(self.original, self.before, self.after)
+        trial = copy.deepcopy(self.original)
+        recipe.apply(trial)
+        with torch.no_grad():
+            found, expected = (
+                pytree.tree_leaves(m(*self.call.args, **self.call.kwargs))
+                for m in (trial, self.original)
+            )
+        if not same_outputs(found, expected):
+            raise FoldError(
+                f"{type(trial).__name__} with the folded constants is not bit-equal to the "
+                "original: some number is written into its code; use fixed.model instead"
+            )
+        return recipe
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """The whole fix in the original's own terms: tensors of its state_dict, attributes of modules."""
+
+    tensors: dict[str, Tensor]
+    attributes: dict[str, float]
+
+    @classmethod
+    def read(cls, model: nn.Module, before: Program, after: Program) -> _Recipe:
+        """Compares the two captures. Raises FoldError where they differ in more than constants."""
+        names = _tied_names(model)
+        filed: dict[str, Tensor] = {}
+        attributes: dict[str, float] = {}
+        for old, new in _same_calls(before.fx, after.fx):
+            node = before.graph.by_name[old.name]
+            for operand, value in node.inputs.items():
+                found = before.graph.values[value]
+                stored, _ = argument(new, operand)
+                if found.kind == Kind.CONSTANT and found.floating:
+                    tensor = after.constants[str(stored.target)]
+                    changed = tensor is not before.constants[value]
+                    _file(filed, names, node, value, tensor, changed)
+                elif found.number is not None and stored != found.number:
+                    name = _attribute(model, node.module, operand, found.number)
+                    if name is None or attributes.get(name, stored) != stored:
+                        raise FoldError(
+                            f"{node} needs {operand}={stored} in place of {found.number}, which is "
+                            "written into the code of the model: use fixed.model instead"
+                        )
+                    attributes[name] = float(stored)
+        tensors = dict(model.state_dict())
+        return cls({name: filed.get(name, t) for name, t in tensors.items()}, attributes)
+
+    def apply(self, model: nn.Module) -> None:
+        """Changes a model in place."""
+        ours = model.state_dict(keep_vars=True)
+        if set(ours) != set(self.tensors):
+            odd = sorted(set(ours) ^ set(self.tensors))[0]
+            raise FoldError(f"'{odd}' is in one state_dict only: use a model of the same class")
+        for name, tensor in self.tensors.items():
+            parent, _, leaf = name.rpartition(".")
+            owner: Any = model.get_submodule(parent)
+            fresh = tensor.clone()
+            if isinstance(ours[name], nn.Parameter):
+                fresh = nn.Parameter(fresh, requires_grad=ours[name].requires_grad)
+            setattr(owner, leaf, fresh)
+        for name, number in self.attributes.items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, number)
+
+
+def _same_calls(before: fx.Graph, after: fx.Graph) -> list[tuple[fx.Node, fx.Node]]:
+    """The calls of two graphs, pair by pair. Raises FoldError if one has calls of its own."""
+    calls = [
+        [n for n in g.nodes if n.op == "call_function" and n.target is not operator.getitem]
+        for g in (before, after)
+    ]
+    old_names = {n.name for n in calls[0]}
+    added = next((n for n in calls[1] if n.name not in old_names), None)
+    if added is not None:
+        raise FoldError(
+            f"the plan needs an operator that the model does not have ({added.name}): constants "
+            "alone do not suffice, use fixed.model instead"
+        )
+    by_name = {n.name: n for n in calls[1]}
+    return [(n, by_name[n.name]) for n in calls[0] if n.name in by_name]
+
+
+def _tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """All qualified names of each parameter or buffer, by any one of them."""
+    groups: dict[int, list[str]] = {}
+    everything = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, tensor in everything:
+        groups.setdefault(id(tensor), []).append(name)
+    return {name: group for group in groups.values() for name in group}
+
+
+def _file(
+    filed: dict[str, Tensor],
+    tied: Mapping[str, list[str]],
+    node: Node,
+    constant: str,
+    tensor: Tensor,
+    changed: bool,
+) -> None:
+    """Files a constant under the names by which the reading module knows it."""
+    names = tied.get(constant, [])
+    own = [name for name in names if name.rpartition(".")[0] == node.module] or names
+    if changed and not own:
+        raise FoldError(f"'{constant}' is made inside forward(): use fixed.model instead")
+    for name in own:
+        if filed.setdefault(name, tensor) is not tensor:
+            raise FoldError(
+                f"'{name}' is needed at two exponents, one of them by {node}: use fixed.model "
+                "instead, which holds a clone"
+            )
+
+
+def _attribute(model: nn.Module, module: str, operand: str, number: float) -> str | None:
+    """The attribute of a module that holds a number, preferring one named like the operand."""
+    owner = model.get_submodule(module)
+    held = [
+        name
+        for name, found in vars(owner).items()
+        if isinstance(found, float) and found == number
+    ]
+    named = [name for name in held if operand.partition("_")[0] in name] or held
+    return f"{module}.{named[0]}".lstrip(".") if named else None
+
+
+def atomically(path: Path, write: Callable[[str], Any]) -> None:
+    """Writes a file under a temporary name beside it, and renames it when it is complete."""
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write '{path}': the folder '{path.parent}' does not exist")
+    handle, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+

@@ -1,0 +1,127 @@
+"""Ranges of a program's values: one pass a sample, nothing kept but the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from halfsafe.frontends.torch_program import Program
+from halfsafe.ranges import Range, merge
+from halfsafe.samples import Call
+
+Statistics = Literal["amax", "full"]
+
+
+def measure_tensor(x: Tensor, statistics: Statistics = "full") -> Range:
+    """The Range of one tensor.
+
+    A magnitude and its bit pattern have the same order, so that on FP32 the extremes are found on
+    integers, and a binade is the pattern's exponent field (IEEE 754-2019, section 3.4).
+
+    >>> measure_tensor(torch.tensor([0.0, -3.0, 0.5])).binades
+    {-1: 1, 1: 1}
+    """
+    x = x.detach()
+    if x.numel() == 0:
+        return Range()
+    if x.dtype != torch.float32:
+        x = x.float()  # narrower formats are exact in FP32; FP64 is judged as FP32 sees it
+    if statistics == "amax":
+        return _extremes(x)
+    bits = x.contiguous().view(torch.int32) & 0x7FFFFFFF
+    histogram = torch.bincount((bits >> 23).flatten(), minlength=256)
+    counts: list[int] = histogram.tolist()
+    if counts[255] == 0 and counts[0] == 0:
+        lowest, highest = torch.aminmax(bits)
+        amax, smallest, zeros = _magnitude(highest), _magnitude(lowest), 0
+        binades = {i - 127: n for i, n in enumerate(counts) if n}
+    else:
+        finite = bits[bits < 0x7F800000]
+        nonzero = finite[finite > 0]
+        zeros = finite.numel() - nonzero.numel()
+        amax = _magnitude(nonzero.max()) if nonzero.numel() else 0.0
+        smallest = _magnitude(nonzero.min()) if nonzero.numel() else torch.inf
+        binades = _subnormal_binades(nonzero[nonzero < 0x00800000])
+        binades.update({i - 127: n for i, n in enumerate(counts) if n and 0 < i < 255})
+    return Range(amax, smallest, zeros, counts[255], x.numel(), binades)
+
+
+def measure(
+    program: Program,
+    calls: Iterable[Call],
+    statistics: Statistics = "full",
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Range]:
+    """Ranges of inputs and activations over all samples. Raises BadInput for a misfit sample."""
+    observer = _Observer(program, statistics)
+    shards: dict[str, Range] = {}
+    for i, call in enumerate(calls):
+        progress(f"sample {i + 1}")
+        observer.found.clear()
+        program.evaluate(call, observer)
+        shards = merge(shards, observer.found)
+    return shards
+
+
+def measure_constants(program: Program) -> dict[str, Range]:
+    """Ranges of the constants, and of the numbers written into the code."""
+    values = program.graph.values.values()
+    return {
+        v.name: measure_tensor(
+            program.constants[v.name] if v.number is None else torch.tensor(v.number)
+        )
+        for v in values
+        if v.floating and v.kind in ("constant", "literal")
+    }
+
+
+class _Observer:
+    """Measures each activation once: an operator that only moves entries inherits its input's."""
+
+    def __init__(self, program: Program, statistics: Statistics) -> None:
+        graph = program.graph
+        self.statistics = statistics
+        self.found: dict[str, Range] = {}
+        self.skip = {name for name, value in graph.values.items() if value.kind == "constant"}
+        self.inherits: dict[str, str] = {}
+        for node in graph.nodes:
+            tensors = [v for v in node.inputs.values() if graph.values[v].number is None]
+            if node.moves and len(node.outputs) == 1 and tensors:
+                (output,) = node.outputs
+                if graph.values[output].size >= graph.values[tensors[0]].size:
+                    self.inherits[output] = tensors[0]
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name in self.skip:
+            return x
+        source = self.inherits.get(name)
+        if source in self.found:
+            self.found[name] = self.found[source]
+        else:
+            self.found[name] = measure_tensor(x, self.statistics)
+        return x
+
+
+def _extremes(x: Tensor) -> Range:
+    lowest, highest = torch.stack(torch.aminmax(x)).tolist()
+    amax = max(-lowest, highest)
+    if amax != amax or amax == torch.inf:
+        finite = x[torch.isfinite(x)]
+        amax = float(finite.abs().max()) if finite.numel() else 0.0
+        return Range(amax=amax, nonfinite=x.numel() - finite.numel(), count=x.numel())
+    return Range(amax=amax, count=x.numel())
+
+
+def _magnitude(bits: Tensor) -> float:
+    return float(bits.view(torch.float32))
+
+
+def _subnormal_binades(bits: Tensor) -> dict[int, int]:
+    if not bits.numel():
+        return {}
+    binades = torch.frexp(bits.view(torch.float32).double()).exponent - 1
+    found, counts = torch.unique(binades, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,372 @@
+"""A captured PyTorch model: evaluated node by node, edited, and turned back into a module."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo  # pyright: ignore[reportPrivateUsage]
+from torch.utils import _pytree as pytree
+
+from halfsafe.errors import BadInput
+from halfsafe.graph import Graph, Kind, Node, Value
+from halfsafe.samples import Call
+
+Store = Callable[[str, Tensor], Tensor]
+"""Called with each floating value as it is computed; what it returns is used from there on."""
+
+Role = Literal["parameter", "buffer", "constant"]
+"""What a constant was in the user's model; a "constant" is in no state_dict."""
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Program:
+    """A functional graph of ATen calls over named constants. Never mutated.
+
+    `deployed` is the dtype that marks, in the graph's metadata and arguments, what is stored in
+    the deployed format: bfloat16 for a capture in bfloat16. `constants` hold FP32 and integers.
+    """
+
+    fx: fx.Graph
+    constants: Mapping[str, Tensor]
+    deployed: torch.dtype
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    argument_names: tuple[str, ...]
+    roles: Mapping[str, Role]
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The same network as halfsafe's own frozen graph."""
+        return read_graph(self.fx, self.constants, self.deployed)
+
+    def module(self, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
+        """A new module that computes in `dtype` what is deployed, and takes the user's arguments.
+
+        Constants are shared with the program where their dtype allows it.
+        """
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.fx, {}))
+        root = nn.Module()
+        fits = {n.target: is_deployed(n, self.deployed) for n in graph.find_nodes(op="get_attr")}
+        for name, deployed in fits.items():
+            tensor = self.constants[str(name)]
+            role = self.roles.get(str(name), "constant")
+            _assign(root, str(name), tensor.to(dtype) if deployed else tensor, role)
+        for node in graph.nodes:
+            node.args = _with_dtype(node.args, self.deployed, dtype)
+            node.kwargs = _with_dtype(node.kwargs, self.deployed, dtype)
+        if dtype != torch.float32:
+            _cast_inputs(graph, self.deployed, dtype)
+        graph.set_codegen(
+            _PyTreeCodeGen(_PyTreeInfo(list(self.argument_names), self.in_spec, self.out_spec))
+        )
+        module = fx.GraphModule(root, graph, "Halfsafe")
+        return module.eval()
+
+    @cached_property
+    def _float32(self) -> fx.GraphModule:
+        return self.module(torch.float32)
+
+    def evaluate(self, call: Call, store: Store | None = None) -> list[Any]:
+        """The flat outputs in FP32 arithmetic, each floating value passing through `store`.
+
+        No value is kept longer than the graph needs it. Raises BadInput if the sample's structure
+        is not that of the captured one.
+        """
+        with torch.no_grad():
+            flat = self.flatten(call)
+            if store is None:
+                return _flat_outputs(_Evaluation(self._float32, None).run(*flat))
+            return _flat_outputs(_Evaluation(self._float32, store).run(*flat))
+
+    def flatten(self, call: Call) -> list[Any]:
+        """A sample as the flat list of graph inputs."""
+        kwargs = call.kwargs
+        expected = self.in_spec.child(1).context
+        if set(kwargs) == set(expected):
+            kwargs = {name: kwargs[name] for name in expected}
+        flat, spec = pytree.tree_flatten((tuple(call.args), kwargs))
+        if spec != self.in_spec:
+            raise BadInput(
+                f"a sample has the structure {_shape(spec)}, the first one had "
+                f"{_shape(self.in_spec)}: give all samples the same structure"
+            )
+        return flat
+
+    def unflatten(self, outputs: Sequence[Any]) -> Any:
+        """Flat outputs in the structure that the user's model returns."""
+        return pytree.tree_unflatten(list(outputs), self.out_spec)
+
+    def with_graph(self, graph: fx.Graph, constants: Mapping[str, Tensor]) -> Program:
+        """The same interface around another graph."""
+        return replace(self, fx=graph, constants=constants)
+
+
+def is_deployed(node: fx.Node, deployed: torch.dtype) -> bool:
+    """Whether a node's value is stored in the deployed format."""
+    found = node.meta.get("val")
+    return isinstance(found, Tensor) and found.dtype == deployed
+
+
+def read_graph(graph: fx.Graph, constants: Mapping[str, Tensor], deployed: torch.dtype) -> Graph:
+    """An FX graph as halfsafe's. Operands get the names of the operator's own schema."""
+    return _Reader(constants, deployed).read(graph)
+
+
+def argument(node: fx.Node, name: str) -> tuple[Any, Callable[[Any], None]]:
+    """An operator's argument by schema name ("tensors.0" for an element), and its setter."""
+    field, _, index = name.partition(".")
+    schema = _schema(node)
+    position = [a.name for a in schema.arguments].index(field)
+
+    def read() -> Any:
+        if position < len(node.args):
+            return node.args[position]
+        return node.kwargs.get(field, schema.arguments[position].default_value)
+
+    def write(new: Any) -> None:
+        if index:
+            items = list(read())
+            items[int(index)] = new
+            new = items
+        if position < len(node.args):
+            node.update_arg(position, new)
+        else:
+            node.update_kwarg(field, new)
+
+    found = read()
+    return (found[int(index)] if index else found), write
+
+
+class _Evaluation(fx.Interpreter):
+    """Runs a graph, passing floating values through `store` and freeing them after their last use."""
+
+    def __init__(self, module: fx.GraphModule, store: Store | None) -> None:
+        super().__init__(module)
+        self._store = store
+
+    def run(self, *args: Any) -> Any:
+        return super().run(*args, enable_io_processing=False)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if self._store is None or n.op == "output" or n.target is operator.getitem:
+            return result
+        if isinstance(result, Tensor):
+            name = str(n.target) if n.op == "get_attr" else n.name
+            return self._store(name, result) if result.is_floating_point() else result
+        if isinstance(result, (tuple, list)):
+            parts = enumerate(result)  # pyright: ignore[reportUnknownVariableType]
+            return [
+                self._store(f"{n.name}.{i}", part)
+                if isinstance(part, Tensor) and part.is_floating_point()
+                else part
+                for i, part in parts
+            ]
+        return result
+
+
+class _Reader:
+    """Builds a Graph from an fx.Graph."""
+
+    def __init__(self, constants: Mapping[str, Tensor], deployed: torch.dtype) -> None:
+        self.constants, self.deployed = constants, deployed
+        self.names: dict[fx.Node, str] = {}
+        self.values: dict[str, Value] = {}
+        self.nodes: list[Node] = []
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+
+    def read(self, graph: fx.Graph) -> Graph:
+        for node in graph.nodes:
+            match node.op:
+                case "placeholder":
+                    self.inputs.append(self._value(node, node.name, Kind.INPUT))
+                case "get_attr":
+                    self._value(node, str(node.target), Kind.CONSTANT)
+                case "output":
+                    flat = node.args[0] if isinstance(node.args[0], (tuple, list)) else node.args
+                    self.outputs = [self.names[o] for o in flat if isinstance(o, fx.Node)]
+                case _ if node.target is operator.getitem:
+                    source, index = node.args
+                    self.names[node] = f"{self.names[source]}.{index}"
+                case _:
+                    self._call(node)
+        return Graph(tuple(self.nodes), self.values, tuple(self.inputs), tuple(self.outputs))
+
+    def _call(self, node: fx.Node) -> None:
+        operands: dict[str, str] = {}
+        attributes: dict[str, Any] = {}
+        floating = _touches_floats(node)
+        for name, kind, found in _arguments(node):
+            for key, item in _items(name, found):
+                if isinstance(item, fx.Node):
+                    operands[key] = self.names[item]
+                elif floating and _is_number(kind) and isinstance(item, (int, float)):
+                    operands[key] = self._literal(node, key, float(item))
+                else:
+                    attributes[key] = item
+        found = node.meta.get("val")
+        self.names[node] = node.name
+        if isinstance(found, (tuple, list)):
+            outputs = tuple(
+                self._add(f"{node.name}.{i}", Kind.ACTIVATION, part)
+                for i, part in enumerate(found)  # pyright: ignore[reportUnknownArgumentType]
+            )
+        else:
+            outputs = (self._add(node.name, Kind.ACTIVATION, found),)
+        self.nodes.append(
+            Node(
+                name=node.name,
+                op=_operator_name(node),
+                inputs=operands,
+                outputs=outputs,
+                attributes=attributes,
+                module=module_path(node),
+                line=source_line(node),
+                moves=_moves(node),
+            )
+        )
+
+    def _value(self, node: fx.Node, name: str, kind: Kind) -> str:
+        self.names[node] = name
+        return self._add(name, kind, node.meta.get("val"))
+
+    def _add(self, name: str, kind: Kind, found: Any) -> str:
+        is_tensor = isinstance(found, Tensor)
+        floating = is_tensor and found.dtype.is_floating_point
+        bounded = floating and found.dtype == self.deployed
+        shape = tuple(_hint(size) for size in found.shape) if is_tensor else ()
+        self.values[name] = Value(name, kind, floating, bounded, shape)
+        return name
+
+    def _literal(self, node: fx.Node, key: str, number: float) -> str:
+        name = f"{node.name}.{key}"
+        self.values[name] = Value(name, Kind.LITERAL, True, number=number)
+        return name
+
+
+def _schema(node: fx.Node) -> Any:
+    return node.target._schema  # type: ignore[union-attr]
+
+
+def _arguments(node: fx.Node) -> list[tuple[str, str, Any]]:
+    """(name, type, value) of every argument, defaults included."""
+    if not isinstance(node.target, torch._ops.OpOverload):  # pyright: ignore
+        given = [*enumerate(node.args), *node.kwargs.items()]
+        return [(str(name), "", found) for name, found in given]
+    return [
+        (
+            a.name,
+            str(a.type),
+            node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value),
+        )
+        for i, a in enumerate(_schema(node).arguments)
+    ]
+
+
+def _items(name: str, found: Any) -> list[tuple[str, Any]]:
+    """A list of tensors, element by element; anything else as it is."""
+    if isinstance(found, (list, tuple)) and any(
+        isinstance(x, fx.Node)
+        for x in found  # pyright: ignore[reportUnknownVariableType]
+    ):
+        return [(f"{name}.{i}", x) for i, x in enumerate(found)]  # pyright: ignore
+    return [(name, found)]
+
+
+def _is_number(kind: str) -> bool:
+    """Python numbers also stand in for tensors: add.Tensor(x, 1e-6)."""
+    return kind.removeprefix("Optional[").removesuffix("]") in ("number", "float", "Tensor")
+
+
+def _touches_floats(node: fx.Node) -> bool:
+    found = [node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)]
+    tensors = (t for t in pytree.tree_leaves(found) if isinstance(t, Tensor))
+    return any(t.dtype.is_floating_point for t in tensors)
+
+
+def _operator_name(node: fx.Node) -> str:
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):  # pyright: ignore
+        return str(target.overloadpacket)
+    return f"python.{getattr(target, '__name__', target)}"
+
+
+_COPIES = {"aten.clone", "aten._unsafe_view", "aten.contiguous", "aten.lift_fresh_copy"}
+
+
+def _moves(node: fx.Node) -> bool:
+    """Whether an operator's output holds only entries of its input, in the same format."""
+    if not isinstance(node.target, torch._ops.OpOverload):  # pyright: ignore
+        return False
+    returns = _schema(node).returns
+    view = bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
+    return view or _operator_name(node) in _COPIES
+
+
+def module_path(node: fx.Node) -> str:
+    """The qualified name of the user's module that a node comes from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """File and line of the innermost frame that is not PyTorch's own."""
+    frames = [
+        line.strip()
+        for line in (node.meta.get("stack_trace") or "").splitlines()
+        if line.strip().startswith("File ")
+    ]
+    own = [f for f in frames if "/torch/nn/" not in f and "/torch/_" not in f] or frames
+    if not own:
+        return ""
+    path, _, rest = own[-1].removeprefix('File "').partition('"')
+    number = rest.removeprefix(", line ").partition(",")[0]
+    return f"{path}:{number}"
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint or 1)
+
+
+def _with_dtype(arguments: Any, old: torch.dtype, new: torch.dtype) -> Any:
+    return fx.node.map_aggregate(arguments, lambda a: new if a is old else a)  # type: ignore
+
+
+def _cast_inputs(graph: fx.Graph, deployed: torch.dtype, dtype: torch.dtype) -> None:
+    for node in graph.find_nodes(op="placeholder"):
+        if is_deployed(node, deployed):
+            with graph.inserting_after(node):
+                cast = graph.call_function(aten.to.dtype, (node, dtype))
+            cast.meta = dict(node.meta)
+            node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)
+
+
+def _assign(root: nn.Module, name: str, tensor: Tensor, role: Role) -> None:
+    """Registers a constant under its qualified name, as what it was in the user's model."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if role == "parameter":
+        root.register_parameter(leaf, nn.Parameter(tensor.detach(), requires_grad=False))
+    else:
+        root.register_buffer(leaf, tensor.detach(), persistent=role == "buffer")
+
+
+def _flat_outputs(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+
+
+def _shape(spec: pytree.TreeSpec) -> str:
+    return " ".join(str(spec).split())

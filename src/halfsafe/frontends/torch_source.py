@@ -1,0 +1,92 @@
+"""A PyTorch model as the pipeline sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from halfsafe.edits import Edit
+from halfsafe.frontends.torch_edit import apply
+from halfsafe.frontends.torch_fixed import TorchModel
+from halfsafe.frontends.torch_export import capture, check_call, run_model
+from halfsafe.frontends.torch_measure import measure, measure_constants
+from halfsafe.frontends.torch_program import Program
+from halfsafe.frontends.torch_strict import evaluate_rounded, to_eleven_bits, to_float16
+from halfsafe.graph import Graph
+from halfsafe.ranges import Range
+from halfsafe.samples import Call
+from halfsafe.source import Arrays, Precision, Progress
+
+
+@dataclass(frozen=True)
+class TorchSource:
+    """The user's module, untouched, and the program captured from it."""
+
+    model: nn.Module
+    program: Program
+    notes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Self:
+        """Captures a module. Raises BadInput and CaptureError."""
+        found = capture(model, call, dynamic_shapes)
+        return cls(model, found.program, found.notes)
+
+    @property
+    def name(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def graph(self) -> Graph:
+        return self.program.graph
+
+    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
+        def checked() -> Iterable[Call]:
+            for i, call in enumerate(calls):
+                check_call(call, i)
+                yield call
+
+        return measure(self.program, checked(), progress=progress)
+
+    def constants(self) -> dict[str, Range]:
+        return measure_constants(self.program)
+
+    def apply(self, edits: Iterable[Edit]) -> Self:
+        return replace(self, program=apply(self.program, edits))
+
+    def reference(self, call: Call) -> Arrays:
+        return arrays(pytree.tree_leaves(run_model(self.model, call)))
+
+    def evaluate(self, call: Call, precision: Precision) -> Arrays:
+        match precision:
+            case "float32":
+                return arrays(self.program.evaluate(call))
+            case "float16":
+                return arrays(evaluate_rounded(self.program, call, to_float16))
+            case "floor":
+                return arrays(evaluate_rounded(self.program, call, to_eleven_bits))
+
+    def half_outputs(self, call: Call) -> Arrays:
+        with torch.no_grad():
+            outputs = self.program.module(torch.float16)(*call.args, **call.kwargs)
+        return arrays(pytree.tree_leaves(outputs))
+
+    def fixed(self, original: Self, call: Call, dynamic_shapes: Any) -> TorchModel:
+        return TorchModel(
+            original.model, original.program, self.program, call, dynamic_shapes
+        )
+
+
+def arrays(outputs: Sequence[Any]) -> Arrays:
+    """The floating ones of some flat outputs, as FP64 arrays."""
+    return [
+        np.asarray(x.detach().double().cpu().numpy())
+        for x in outputs
+        if isinstance(x, Tensor) and x.is_floating_point()
+    ]

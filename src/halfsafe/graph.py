@@ -1,0 +1,103 @@
+"""The network as frozen data: values, nodes and a graph. Knows neither torch nor onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from math import prod
+from typing import Any
+
+
+class Kind(StrEnum):
+    """Where a value comes from."""
+
+    INPUT = "input"
+    CONSTANT = "constant"
+    LITERAL = "literal"
+    ACTIVATION = "activation"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor, or one scalar written into the code (a literal).
+
+    `bounded` says that the deployed graph stores it in the deployed format; values that the model
+    itself computes in FP32 are floating but not bounded. Only floating values have exponents.
+    """
+
+    name: str
+    kind: Kind
+    floating: bool
+    bounded: bool = False
+    shape: tuple[int, ...] = ()
+    number: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator call. `inputs` maps operand names ("input", "weight", "tensors.0") to values."""
+
+    name: str
+    op: str
+    inputs: Mapping[str, str]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    module: str = ""
+    line: str = ""
+    moves: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.op}{' in ' + self.module if self.module else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One operand of one node: where a value is read."""
+
+    node: str
+    operand: str
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.operand}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in execution order, values by name, and the names of graph inputs and outputs."""
+
+    nodes: tuple[Node, ...]
+    values: Mapping[str, Value]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """The node that computes each activation."""
+        return {output: node for node in self.nodes for output in node.outputs}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Use, ...]]:
+        """Every place where a value is read; graph outputs are not included."""
+        found: dict[str, list[Use]] = {name: [] for name in self.values}
+        for node in self.nodes:
+            for operand, value in node.inputs.items():
+                found[value].append(Use(node.name, operand))
+        return {name: tuple(uses) for name, uses in found.items()}
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def describe(self, value: str) -> str:
+        """A value with the operator and module that make it: ``add_4 (aten.add in layer1.0)``."""
+        node = self.producers.get(value)
+        if node is None:
+            return f"{value} ({self.values[value].kind})"
+        return str(node) if len(node.outputs) == 1 else f"{value} of {node}"

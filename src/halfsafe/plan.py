@@ -1,0 +1,337 @@
+"""Chooses every exponent at once: an integer program over the rules and the windows.
+
+Four attempts, each tried only when the one before has no solution: fold with full headroom; fold
+with headroom as a wish; insert Muls, the fewest bytes of them; insert and leave the least number of
+bits unresolved. Within an attempt: precision first, then the fewest changes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from halfsafe.graph import Graph, Kind, Use
+from halfsafe.rules import Unknown, equations, law_of, unknown_ops
+from halfsafe.windows import Window, Windows, bits_lost
+
+REACH = 120
+"""No exponent beyond this is ever considered; FP16 spans 40 binades in all."""
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A value that no exponent saves."""
+
+    unknown: Unknown
+    exponent: int
+    window: Window
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Exponents by value, and by use where an operand is read: constants, and behind insertions."""
+
+    exponents: Mapping[str, int]
+    uses: Mapping[Use, int]
+    conflicts: tuple[Conflict, ...]
+    unknown_ops: tuple[str, ...]
+
+    @property
+    def changed(self) -> int:
+        """How many values are stored at an exponent other than 0."""
+        return sum(1 for k in self.exponents.values() if k)
+
+
+def plan(graph: Graph, windows: Windows) -> Plan:
+    """The best exponents for a graph. Values that no plan saves are in `conflicts`."""
+    program = _Program(graph, windows)
+    for attempt in (_fold(headroom=True), _fold(headroom=False), _INSERT, _LEAST_BAD):
+        solution = program.solve(attempt)
+        if solution is not None:
+            return _read(graph, windows, solution)
+    raise AssertionError("the last attempt has slack everywhere")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    headroom: bool
+    insert: bool
+    slack: bool
+
+
+def _fold(*, headroom: bool) -> _Attempt:
+    return _Attempt(headroom=headroom, insert=False, slack=False)
+
+
+_INSERT = _Attempt(headroom=False, insert=True, slack=False)
+_LEAST_BAD = _Attempt(headroom=False, insert=True, slack=True)
+
+_WEIGHTS = {"slack": 1e4, "cut": 1.0, "headroom": 0.1, "comfort": 1e-2, "change": 1e-5}
+
+
+class _Program:
+    """The equations and windows of one graph, ready to be solved with or without insertions."""
+
+    def __init__(self, graph: Graph, windows: Windows) -> None:
+        self.graph, self.windows = graph, windows
+        self.laws = [e.terms for node in graph.nodes for e in equations(graph, node, law_of(node))]
+        self.reads: list[tuple[Use, str]] = []
+        for node in graph.nodes:
+            for operand, value in node.inputs.items():
+                found = graph.values[value]
+                if found.floating and found.kind in (Kind.INPUT, Kind.ACTIVATION):
+                    self.reads.append((Use(node.name, operand), value))
+
+    def solve(self, attempt: _Attempt) -> Mapping[Unknown, int] | None:
+        """Exponents of all unknowns, or None when there are none that satisfy the attempt."""
+        cuts = self._cuts() if attempt.insert else {}
+        merged = _Classes()
+        for use, value in self.reads:
+            if use not in cuts:
+                merged.join(use, value)
+        for name in self._rim():
+            if name not in cuts:
+                merged.join(name, _ZERO)
+        rest = merged.absorb(self.laws)
+        model = _Model(merged)
+        self._add_windows(model, attempt, cuts)
+        for terms in rest:
+            model.equation(terms)
+        for far, near in cuts.items():
+            source = far if isinstance(far, str) else near
+            model.cut(far, near, self.graph.values[str(source)].size)
+        self._add_changes(model)
+        return model.solve()
+
+    def _rim(self) -> list[str]:
+        """Graph inputs and outputs: what the outside world sees, at exponent 0."""
+        values = self.graph.values
+        names = dict.fromkeys((*self.graph.inputs, *self.graph.outputs))
+        return [name for name in names if values[name].floating]
+
+    def _cuts(self) -> dict[Unknown, Unknown]:
+        """Where a Mul may go, far side to near side: in front of operators that do more than move
+        entries, and at the graph's rim."""
+        cuts: dict[Unknown, Unknown] = {name: _ZERO for name in self._rim()}
+        for use, value in self.reads:
+            if not self.graph.by_name[use.node].moves:
+                cuts[use] = value
+        return cuts
+
+    def _add_windows(self, model: _Model, attempt: _Attempt, cuts: Iterable[Unknown]) -> None:
+        for unknown, window in self.windows.items():
+            model.window(unknown, window, attempt)
+        for cut in cuts:
+            if isinstance(cut, Use):
+                value = self.graph.by_name[cut.node].inputs[cut.operand]
+                law = law_of(self.graph.by_name[cut.node])
+                window = self.windows.get(value)
+                if window and not (law and law.saturates):
+                    model.window(cut, window, attempt)
+
+    def _add_changes(self, model: _Model) -> None:
+        for name, value in self.graph.values.items():
+            if not value.floating:
+                continue
+            uses = self.graph.consumers[name]
+            if value.kind == Kind.CONSTANT:
+                for use in uses:
+                    model.change(use, 1.0)
+                for first, second in zip(uses, uses[1:], strict=False):
+                    model.difference(first, second, 10.0)
+            elif value.kind == Kind.LITERAL and value.number:
+                for use in uses:
+                    model.change(use, 4.0 if use.operand == "eps" else 50.0)
+            elif value.kind == Kind.ACTIVATION:
+                model.change(name, 0.01)
+
+
+_ZERO: Unknown = "0"
+
+
+class _Classes:
+    """Unknowns that the equations make equal, found by union; the class of _ZERO is pinned."""
+
+    def __init__(self) -> None:
+        self.parent: dict[Unknown, Unknown] = {_ZERO: _ZERO}
+
+    def find(self, unknown: Unknown) -> Unknown:
+        root = unknown
+        while (above := self.parent.setdefault(root, root)) != root:
+            root = above
+        while self.parent[unknown] != root:
+            self.parent[unknown], unknown = root, self.parent[unknown]
+        return root
+
+    def join(self, first: Unknown, second: Unknown) -> None:
+        a, b = self.find(first), self.find(second)
+        if a != b:
+            a, b = (b, a) if a == _ZERO else (a, b)
+            self.parent[a] = b
+
+    def absorb(self, laws: Iterable[Mapping[Unknown, int]]) -> list[Mapping[Unknown, int]]:
+        """Joins by all laws that amount to k == 0 or a == b; returns the rest, over classes."""
+        pending = list(laws)
+        while True:
+            rest: list[Mapping[Unknown, int]] = []
+            for law in pending:
+                terms: dict[Unknown, int] = defaultdict(int)
+                for unknown, factor in law.items():
+                    root = self.find(unknown)
+                    if root != _ZERO:
+                        terms[root] += factor
+                left = {u: f for u, f in terms.items() if f}
+                if len(left) == 1:
+                    self.join(next(iter(left)), _ZERO)
+                elif len(left) == 2 and sum(left.values()) == 0:
+                    self.join(*left)
+                elif left:
+                    rest.append(left)
+            if len(rest) == len(pending):
+                return rest
+            pending = rest
+
+
+class _Model:
+    """An integer program under construction: columns, rows, and what each column means."""
+
+    def __init__(self, classes: _Classes) -> None:
+        self.classes = classes
+        self.column: dict[Unknown, int] = {}
+        self.low: list[float] = []
+        self.high: list[float] = []
+        self.cost: list[float] = []
+        self.integer: list[int] = []
+        self.rows: list[tuple[dict[int, float], float, float]] = []
+        self.impossible = False
+        self.bounds: dict[Unknown, Window] = {}
+        self.attempts: dict[Unknown, _Attempt] = {}
+        self.changes: dict[Unknown, float] = defaultdict(float)
+
+    def window(self, unknown: Unknown, window: Window, attempt: _Attempt) -> None:
+        root = self.classes.find(unknown)
+        self.bounds[root] = self.bounds.get(root, Window()) & window
+        self.attempts[root] = attempt
+
+    def equation(self, terms: Mapping[Unknown, int]) -> None:
+        self._row({self._exponent(u): float(f) for u, f in self._roots(terms).items()}, 0, 0)
+
+    def cut(self, far: Unknown, near: Unknown, size: int) -> None:
+        """far == near, unless a Mul over `size` elements is paid for."""
+        terms = self._roots({far: 1, near: -1})
+        if not terms:
+            return
+        is_cut = self._column(0, 1, _WEIGHTS["cut"] * (1 + size * 1e-7), integer=1)
+        columns = {self._exponent(u): float(f) for u, f in terms.items()}
+        self._row({**columns, is_cut: -2.0 * REACH}, -np.inf, 0)
+        self._row({**columns, is_cut: 2.0 * REACH}, 0, np.inf)
+
+    def change(self, unknown: Unknown, weight: float) -> None:
+        self.changes[self.classes.find(unknown)] += weight
+
+    def difference(self, first: Unknown, second: Unknown, weight: float) -> None:
+        terms = self._roots({first: 1, second: -1})
+        if terms:
+            self._absolute({self._exponent(u): float(f) for u, f in terms.items()}, weight)
+
+    def solve(self) -> Mapping[Unknown, int] | None:
+        """Exponents by class, or None."""
+        for root, window in self.bounds.items():
+            self._bound(root, window, self.attempts[root])
+        for root, weight in self.changes.items():
+            if root != _ZERO:
+                self._absolute({self._exponent(root): 1.0}, weight)
+        if self.impossible:
+            return None
+        result = milp(
+            np.array(self.cost),
+            integrality=np.array(self.integer),
+            bounds=Bounds(np.array(self.low), np.array(self.high)),
+            constraints=self._constraints(),
+            options={"mip_rel_gap": 0.0, "time_limit": 60.0},
+        )
+        if result.x is None:
+            return None
+        found = {root: round(float(result.x[i])) for root, i in self.column.items()}
+        return {u: found.get(self.classes.find(u), 0) for u in list(self.classes.parent)}
+
+    def _bound(self, root: Unknown, window: Window, attempt: _Attempt) -> None:
+        """Hard limits as bounds, wishes as penalties, and slack where the attempt allows it."""
+        low = window.low if attempt.headroom else window.least
+        high = window.high
+        if root == _ZERO:
+            self.impossible |= not attempt.slack and not low <= 0 <= high
+            return
+        k = self._exponent(root)
+        if attempt.slack:
+            if low > -REACH:
+                self._penalty({k: -1.0}, -low, _WEIGHTS["slack"])
+            if high < REACH:
+                self._penalty({k: 1.0}, high, _WEIGHTS["slack"])
+        else:
+            self.low[k] = max(self.low[k], low)
+            self.high[k] = min(self.high[k], high)
+            self.impossible |= self.low[k] > self.high[k]
+        if not attempt.headroom and window.low > window.least:
+            self._penalty({k: -1.0}, -window.low, _WEIGHTS["headroom"])
+        if window.comfort < self.high[k]:
+            self._penalty({k: 1.0}, window.comfort, _WEIGHTS["comfort"])
+
+    def _penalty(self, columns: dict[int, float], limit: float, weight: float) -> None:
+        """Pays `weight` for each bit by which the sum of columns exceeds the limit."""
+        excess = self._column(0, np.inf, weight)
+        self._row({**columns, excess: -1.0}, -np.inf, limit)
+
+    def _absolute(self, columns: dict[int, float], weight: float) -> None:
+        self._penalty(columns, 0, weight * _WEIGHTS["change"])
+        self._penalty({c: -f for c, f in columns.items()}, 0, weight * _WEIGHTS["change"])
+
+    def _roots(self, terms: Mapping[Unknown, int]) -> dict[Unknown, int]:
+        found: dict[Unknown, int] = defaultdict(int)
+        for unknown, factor in terms.items():
+            found[self.classes.find(unknown)] += factor
+        return {root: f for root, f in found.items() if f and root != _ZERO}
+
+    def _exponent(self, root: Unknown) -> int:
+        if root not in self.column:
+            self.column[root] = self._column(-REACH, REACH, 0.0, integer=1)
+        return self.column[root]
+
+    def _column(self, low: float, high: float, cost: float, integer: int = 0) -> int:
+        self.low.append(low)
+        self.high.append(high)
+        self.cost.append(cost)
+        self.integer.append(integer)
+        return len(self.low) - 1
+
+    def _row(self, columns: dict[int, float], low: float, high: float) -> None:
+        if columns:
+            self.rows.append((columns, low, high))
+
+    def _constraints(self) -> LinearConstraint:
+        entries = [(i, c, f) for i, (cols, _, _) in enumerate(self.rows) for c, f in cols.items()]
+        i, j, data = (np.array(x) for x in zip(*entries, strict=True)) if entries else ([], [], [])
+        matrix = coo_array((data, (i, j)), shape=(len(self.rows), len(self.low))).tocsr()
+        return LinearConstraint(
+            matrix, np.array([r[1] for r in self.rows]), np.array([r[2] for r in self.rows])
+        )
+
+
+def _read(graph: Graph, windows: Windows, solution: Mapping[Unknown, int]) -> Plan:
+    exponents = {n: solution.get(n, 0) for n, v in graph.values.items() if v.floating}
+    uses = {
+        Use(node.name, operand): solution.get(Use(node.name, operand), 0)
+        for node in graph.nodes
+        for operand, value in node.inputs.items()
+        if graph.values[value].floating
+    }
+    stored: dict[Unknown, int] = {**exponents, **uses}
+    conflicts: list[Conflict] = []
+    for unknown, window in windows.items():
+        if bits_lost(window, stored.get(unknown, 0)):
+            conflicts.append(Conflict(unknown, stored.get(unknown, 0), window))
+    return Plan(exponents, uses, tuple(conflicts), tuple(unknown_ops(graph)))

@@ -1,0 +1,122 @@
+"""How large and how small a value gets: exact extremes and a histogram of binades, mergeable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf, sqrt
+from typing import Any
+
+from halfsafe.formats import FLOAT16, FloatFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Statistics of the magnitudes of one value over all samples.
+
+    `amax` and `smallest` are exact: the largest finite and the smallest nonzero magnitude (0 and
+    inf when there is none). `binades` counts the finite nonzero entries by floor(log2(abs(x))).
+
+    >>> a = Range(amax=3.0, smallest=1.0, count=2, binades={0: 1, 1: 1})
+    >>> (a | Range(amax=0.5, smallest=0.5, zeros=1, count=2, binades={-1: 1})).count
+    4
+    """
+
+    amax: float = 0.0
+    smallest: float = inf
+    zeros: int = 0
+    nonfinite: int = 0
+    count: int = 0
+    binades: Mapping[int, int] = field(default_factory=dict[int, int])
+
+    def __or__(self, other: Range) -> Range:
+        return Range(
+            amax=max(self.amax, other.amax),
+            smallest=min(self.smallest, other.smallest),
+            zeros=self.zeros + other.zeros,
+            nonfinite=self.nonfinite + other.nonfinite,
+            count=self.count + other.count,
+            binades=dict(sorted((Counter(self.binades) + Counter(other.binades)).items())),
+        )
+
+    def share_below(self, magnitude_binade: int) -> float:
+        """Share of all entries that are nonzero and below 2**magnitude_binade."""
+        small = sum(n for binade, n in self.binades.items() if binade < magnitude_binade)
+        return small / self.count if self.count else 0.0
+
+    def rounding_loss(
+        self, exponent: int, fmt: FloatFormat = FLOAT16, *, relative: bool = False
+    ) -> float:
+        """RMS rounding error of the tensor stored at an exponent, over that of an unlimited range.
+
+        An entry of binade b is rounded in steps of 2**(b - m), m the mantissa bits; once
+        b - k < min_binade the steps are those of the subnormals, 2**(min_binade - m + k), and an
+        entry below half a step is lost whole. 1.0 means that no entry loses anything. With
+        `relative`, each entry's error counts relative to itself, as it does for a divisor.
+        """
+        ideal = actual = 0.0
+        for binade, n in self.binades.items():
+            weight = n * 4.0**-binade if relative else n
+            step = 4.0 ** (binade - fmt.mantissa_bits) / 12
+            coarse = 4.0 ** (fmt.min_binade - fmt.mantissa_bits + exponent) / 12
+            ideal += weight * step
+            actual += weight * max(step, min(coarse, 2.25 * 4.0**binade))
+        return sqrt(actual / ideal) if ideal else 1.0
+
+    def highest_exponent(
+        self, loss: float, fmt: FloatFormat = FLOAT16, *, relative: bool = False
+    ) -> int | None:
+        """The largest exponent at which `rounding_loss` stays within `loss`; None if any will do."""
+        if not self.binades:
+            return None
+        low = min(self.binades) - fmt.min_binade
+        high = max(self.binades) - fmt.min_binade + fmt.mantissa_bits + 2
+        while low < high:  # rounding_loss is monotone in the exponent
+            middle = (low + high + 1) // 2
+            if self.rounding_loss(middle, fmt, relative=relative) <= loss:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; binades as [lowest, counts...]."""
+        lowest = min(self.binades, default=0)
+        counts = [self.binades.get(b, 0) for b in range(lowest, max(self.binades, default=-1) + 1)]
+        return {
+            "amax": self.amax,
+            "smallest": None if self.smallest == inf else self.smallest,
+            "zeros": self.zeros,
+            "nonfinite": self.nonfinite,
+            "count": self.count,
+            "binades": [lowest, *counts],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Range:
+        lowest, *counts = data["binades"]
+        return cls(
+            amax=data["amax"],
+            smallest=inf if data["smallest"] is None else data["smallest"],
+            zeros=data["zeros"],
+            nonfinite=data["nonfinite"],
+            count=data["count"],
+            binades={lowest + i: n for i, n in enumerate(counts) if n},
+        )
+
+
+Ranges = Mapping[str, Range]
+
+
+def merge(*shards: Ranges) -> dict[str, Range]:
+    """Ranges measured on several sets of samples, as one.
+
+    >>> merge({"x": Range(amax=1.0)}, {"x": Range(amax=2.0)})["x"].amax
+    2.0
+    """
+    merged: dict[str, Range] = {}
+    for shard in shards:
+        for name, found in shard.items():
+            merged[name] = merged[name] | found if name in merged else found
+    return merged

@@ -1,0 +1,1 @@
+"""What was found, done and proved: plain data first, rendered later."""

@@ -1,0 +1,171 @@
+"""Linear equations over integer exponents: the language in which rules are written.
+
+A rule is a function of an `Exponents`, which stands for one node: ``k["weight"]`` is the exponent
+of the operand named weight, ``k.out`` that of the output. It returns equations such as
+``k.out == k["input"] + k["weight"]``. A value is stored as ``real * 2**-k``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import overload
+
+from halfsafe.graph import Graph, Node, Use
+
+Unknown = str | Use | tuple[str, str]
+"""A value as it is made (by name), an operand as it is read, or a rule's own auxiliary integer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """An integer combination of exponents. `absent` marks an operand that the node does not have."""
+
+    terms: Mapping[Unknown, int] = field(default_factory=dict[Unknown, int])
+    absent: bool = False
+
+    def __add__(self, other: Linear) -> Linear:
+        terms = dict(self.terms)
+        for unknown, factor in other.terms.items():
+            terms[unknown] = terms.get(unknown, 0) + factor
+        return Linear({u: f for u, f in terms.items() if f}, self.absent or other.absent)
+
+    def __rmul__(self, factor: int) -> Linear:
+        return Linear({u: factor * f for u, f in self.terms.items() if factor}, self.absent)
+
+    def __neg__(self) -> Linear:
+        return -1 * self
+
+    def __sub__(self, other: Linear) -> Linear:
+        return self + -other
+
+    @overload
+    def __eq__(self, other: Linear | int) -> Equation: ...
+    @overload
+    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object) -> object:
+        if isinstance(other, int):
+            other = Linear()  # every law is homogeneous: only zero is ever written
+        if not isinstance(other, Linear):
+            return NotImplemented
+        difference = self - other
+        seen = frozenset(self.terms) | frozenset(other.terms)
+        return Equation({} if difference.absent else difference.terms, seen)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """sum(factor * exponent) == 0. `mentions` are the unknowns the law speaks of."""
+
+    terms: Mapping[Unknown, int]
+    mentions: frozenset[Unknown]
+
+    def __str__(self) -> str:
+        def side(sign: int) -> str:
+            parts = [
+                f"{abs(f) if abs(f) > 1 else ''}k[{u}]" for u, f in self.terms.items() if f * sign > 0
+            ]
+            return " + ".join(parts) or "0"
+
+        return f"{side(1)} == {side(-1)}"
+
+
+class Exponents:
+    """The exponents of one node's operands and outputs, for a rule to relate."""
+
+    def __init__(self, graph: Graph, node: Node) -> None:
+        self._graph, self._node = graph, node
+        self.attributes = node.attributes
+
+    def __getitem__(self, operand: str) -> Linear:
+        """The exponent of an operand. Without the operand, equations that mention it are void."""
+        if operand not in self._node.inputs:
+            return Linear(absent=True)
+        return self._operand(operand)
+
+    def gain(self, operand: str) -> Linear:
+        """The exponent of an optional factor: 0 when it is absent, since it is then 1."""
+        return self._operand(operand) if operand in self._node.inputs else Linear()
+
+    def all(self, *operands: str) -> list[Linear]:
+        """The operands of these names that are there, in the operator's order."""
+        return [self._operand(key) for key in self._node.inputs if key in operands]
+
+    def all_but(self, *operands: str) -> list[Linear]:
+        """All operands, tensors and numbers alike, except those of these names."""
+        inputs = self._node.inputs
+        return [self._operand(key) for key in inputs if key.partition(".")[0] not in operands]
+
+    @property
+    def tensors(self) -> list[Linear]:
+        """All operands that are tensors, in order; integer ones have exponent 0."""
+        inputs = self._node.inputs
+        return [self._operand(key) for key in inputs if self.number(key) is None]
+
+    @property
+    def out(self) -> Linear:
+        return self._value(self._node.outputs[0])
+
+    @property
+    def outs(self) -> list[Linear]:
+        return [self._value(name) for name in self._node.outputs]
+
+    def number(self, operand: str) -> float | None:
+        """The numeric value of a literal operand."""
+        value = self._node.inputs.get(operand)
+        return None if value is None else self._graph.values[value].number
+
+    def integer(self, name: str) -> Linear:
+        """A fresh integer unknown, to express parity."""
+        return Linear({(self._node.name, name): 1})
+
+    def free(self, *exponents: Linear) -> list[Equation]:
+        """States that these exponents are under no condition."""
+        return [Equation({}, frozenset(e.terms)) for e in exponents]
+
+    def _operand(self, operand: str) -> Linear:
+        value = self._graph.values[self._node.inputs[operand]]
+        if not value.floating:
+            return Linear()
+        return Linear({Use(self._node.name, operand): 1})
+
+    def _value(self, name: str) -> Linear:
+        return Linear({name: 1}) if self._graph.values[name].floating else Linear()
+
+
+Rule = Callable[[Exponents], Iterable[Equation]]
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A rule with what else the planner wants to know of an operator.
+
+    `saturates`: the function is constant beyond 2**14, so its input may be clipped there.
+    `relative`: operands whose entries matter each by themselves (divisors, variances).
+    `addends`: operands that are added to something of the same exponent, so that what they lose to
+    subnormal steps is no more than the sum loses when it is rounded.
+    """
+
+    rule: Rule
+    saturates: bool = False
+    relative: tuple[str, ...] = ()
+    addends: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        return self.rule.__name__
+
+
+def equations(graph: Graph, node: Node, law: Law | None) -> list[Equation]:
+    """A node's equations. Floating operands and outputs that the rule leaves out are pinned to 0."""
+    k = Exponents(graph, node)
+    if not any(graph.values[v].floating for v in (*node.inputs.values(), *node.outputs)):
+        return []
+    found = list(law.rule(k)) if law else []
+    mentioned = {u for equation in found for u in equation.mentions}
+    everything = [k[operand] for operand in node.inputs] + k.outs
+    unmentioned = {u for exponent in everything for u in exponent.terms} - mentioned
+    pins = [Equation({u: 1}, frozenset([u])) for u in sorted(unmentioned, key=str)]
+    return [e for e in found if e.terms] + pins

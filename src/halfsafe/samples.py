@@ -1,0 +1,83 @@
+"""What users pass as `samples`: one sample, or any iterable of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from halfsafe.errors import BadInput
+
+
+class Call(NamedTuple):
+    """One sample as the arguments of forward()."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def calls(samples: Any) -> Iterator[Call]:
+    """Samples as calls, lazily; a DataLoader or a generator is never held in memory.
+
+    A tensor is the only argument, a tuple the positional ones, a mapping the keyword ones; any
+    other iterable is a collection of samples. Raises BadInput for anything else, and for none.
+
+    >>> [call.kwargs for call in calls([{"x": 1}, {"x": 2}])]
+    [{'x': 1}, {'x': 2}]
+    """
+    if _is_sample(samples):
+        yield _call(samples)
+        return
+    if not isinstance(samples, Iterable):
+        raise BadInput(
+            f"samples is a {type(samples).__name__}: pass a tensor, a tuple of positional "
+            "arguments, a dict of keyword arguments, or an iterable of these"
+        )
+    empty = True
+    for sample in samples:  # pyright: ignore[reportUnknownVariableType]
+        empty = False
+        yield _call(tuple(sample) if isinstance(sample, list) else sample)  # pyright: ignore
+    if empty:
+        raise BadInput("samples is empty: ranges are measured on samples, so pass at least one")
+
+
+class Samples:
+    """The user's samples: read for measuring as often as needed, some kept for the proof.
+
+    Of three or more samples the last is held out of measuring. A collection or a DataLoader is
+    iterated anew each time and never held in memory; a one-shot iterator has to be.
+    """
+
+    def __init__(self, samples: Any) -> None:
+        one_shot = isinstance(samples, Iterator)
+        self._samples: Any = list(samples) if one_shot else samples  # pyright: ignore
+        self.first = next(calls(self._samples))
+        self.proof: tuple[Call, ...] = ()
+        self.held_out = False
+        self.count = 0
+
+    def measured(self) -> Iterator[Call]:
+        """The samples to measure; `proof`, `held_out` and `count` are set when it is exhausted."""
+        self.count = 0
+        recent: list[Call] = []
+        for call in calls(self._samples):
+            self.count += 1
+            recent.append(call)
+            if len(recent) > 2:
+                yield recent.pop(0)
+        self.held_out = self.count > 2
+        self.proof = (recent[-1],) if self.held_out else tuple(recent)
+        yield from recent[:-1] if self.held_out else recent
+
+
+def _is_sample(sample: Any) -> bool:
+    return hasattr(sample, "shape") or isinstance(sample, (tuple, Mapping))
+
+
+def _call(sample: Any) -> Call:
+    if isinstance(sample, Mapping):
+        return Call((), dict(sample))  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(sample, tuple):
+        return Call(sample, {})  # pyright: ignore[reportUnknownArgumentType]
+    if hasattr(sample, "shape"):
+        return Call((sample,), {})
+    raise BadInput(f"a sample is a {type(sample).__name__}: pass a tensor, a tuple or a dict")

@@ -1,0 +1,78 @@
+"""What the pipeline asks of a front end. The pipeline itself knows no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfsafe.edits import Edit
+from halfsafe.graph import Graph
+from halfsafe.ranges import Range
+from halfsafe.samples import Call
+
+Arrays = Sequence[NDArray[np.float64]]
+Precision = Literal["float32", "float16", "floor"]
+"""How values are stored while a graph is evaluated; `floor` is FP16's 11 bits at any exponent."""
+
+Progress = Callable[[str], None]
+
+
+class Source(Protocol):
+    """A captured model. Immutable: `apply` gives another one."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    @property
+    def name(self) -> str:
+        """The user's name for the model."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the capture."""
+        ...
+
+    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
+        """Ranges of inputs and activations, one FP32 pass a sample."""
+        ...
+
+    def constants(self) -> dict[str, Range]:
+        """Ranges of constants and literals."""
+        ...
+
+    def apply(self, edits: Iterable[Edit]) -> Self: ...
+
+    def reference(self, call: Call) -> Arrays:
+        """Floating outputs of the user's own model in FP32."""
+        ...
+
+    def evaluate(self, call: Call, precision: Precision) -> Arrays:
+        """Floating outputs of the graph, in FP32 arithmetic, stored in the given precision."""
+        ...
+
+    def half_outputs(self, call: Call) -> Arrays:
+        """Floating outputs of the graph run by the framework's own FP16 kernels."""
+        ...
+
+    def fixed(self, original: Self, call: Call, dynamic_shapes: Any) -> Forms:
+        """What the user gets: the forms in which this source, an edited `original`, is deployed."""
+        ...
+
+
+class Forms(Protocol):
+    """A fixed model in the forms in which people deploy it."""
+
+    def float32(self) -> Any: ...
+
+    def half(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def apply_to(self, model: Any) -> Any: ...
+
+    def save(self, path: Path, dtype: Literal["float16", "float32"]) -> None: ...

@@ -1,0 +1,179 @@
+"""What a fix is worth: bit-equality in FP32, and the error in FP16 against the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfsafe.errors import BadInput
+from halfsafe.samples import Call
+from halfsafe.source import Arrays, Source
+
+Kernels = Literal["strict", "half"]
+"""How FP16 is run: strict evaluation, or the framework's own half kernels."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """How far outputs are from the reference: squared error, squared norm, nonfinite entries.
+
+    Only entries that are finite in the reference count; `nonfinite` are those of them that the
+    candidate does not give as finite numbers.
+    """
+
+    squared_error: float = 0.0
+    squared_norm: float = 0.0
+    nonfinite: int = 0
+    count: int = 0
+
+    def __add__(self, other: Deviation) -> Deviation:
+        return Deviation(
+            self.squared_error + other.squared_error,
+            self.squared_norm + other.squared_norm,
+            self.nonfinite + other.nonfinite,
+            self.count + other.count,
+        )
+
+    @property
+    def relative(self) -> float:
+        """||candidate - reference|| / ||reference||; inf as soon as an entry is nonfinite."""
+        if self.nonfinite:
+            return inf
+        if not self.squared_norm:
+            return 0.0 if not self.squared_error else inf
+        return sqrt(self.squared_error / self.squared_norm)
+
+
+def deviation(candidate: Array, reference: Array) -> Deviation:
+    """Compares one output. Raises ValueError when the shapes differ.
+
+    >>> deviation(np.array([1.0, 2.5]), np.array([1.0, 2.0])).relative
+    0.22360679774997896
+    """
+    if candidate.shape != reference.shape:
+        raise ValueError(f"outputs of shapes {candidate.shape} and {reference.shape}")
+    counted = np.isfinite(reference)
+    broken = counted & ~np.isfinite(candidate)
+    both = counted & ~broken
+    difference = candidate[both] - reference[both]
+    return Deviation(
+        squared_error=float(np.sum(difference**2)),
+        squared_norm=float(np.sum(reference[counted] ** 2)),
+        nonfinite=int(broken.sum()),
+        count=int(counted.sum()),
+    )
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Deviations by output, summed over samples."""
+
+    outputs: tuple[Deviation, ...] = ()
+
+    def add(self, candidate: Sequence[Array], reference: Sequence[Array]) -> Errors:
+        new = [deviation(c, r) for c, r in zip(candidate, reference, strict=True)]
+        old = self.outputs or tuple(Deviation() for _ in new)
+        return Errors(tuple(a + b for a, b in zip(old, new, strict=True)))
+
+    @property
+    def nonfinite(self) -> int:
+        return sum(d.nonfinite for d in self.outputs)
+
+    @property
+    def relative(self) -> float:
+        """Root mean square of the relative errors of all outputs that are not all zero."""
+        counted = [d.relative for d in self.outputs if d.count and (d.squared_norm or d.nonfinite)]
+        return sqrt(sum(e * e for e in counted) / len(counted)) if counted else 0.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The proof. `bit_equal` compares FP32 with FP32; the errors compare FP16 with the FP32 reference.
+
+    `floor` is the error of the original graph rounded to an 11-bit significand with unlimited
+    exponent range, `before` that of the original in FP16, `after` that of the fixed model in FP16.
+    """
+
+    samples: int
+    held_out: bool
+    bit_equal: bool
+    worst_difference: float
+    before: float
+    before_nonfinite: int
+    after: float
+    after_nonfinite: int
+    floor: float
+    kernels: Kernels
+
+    @property
+    def ratio(self) -> float:
+        """after / floor: 1.0 is the best that any FP16 deployment can reach."""
+        if self.floor == 0.0:
+            return 1.0 if self.after == 0.0 else inf
+        return self.after / self.floor
+
+    @property
+    def safe(self) -> bool:
+        """Nothing is nonfinite that was finite in FP32."""
+        return self.after_nonfinite == 0
+
+
+def worst_relative_difference(candidate: Iterable[Array], reference: Iterable[Array]) -> float:
+    """The largest relative error of an output; 0.0 for identical outputs."""
+    found = [deviation(c, r).relative for c, r in zip(candidate, reference, strict=True)]
+    return max(found, default=0.0)
+
+
+def verify_source(
+    original: Source, fixed: Source, calls: Sequence[Call], held_out: bool, kernels: Kernels
+) -> Verification:
+    """The whole proof, on the given samples. Raises BadInput if the reference is not finite."""
+    equal, worst = True, 0.0
+    before = after = floor = Errors()
+    for i, call in enumerate(calls):
+        reference = original.reference(call)
+        _check_reference(reference, i)
+        rewritten = fixed.evaluate(call, "float32")
+        equal &= all(map(_bit_equal, rewritten, reference))
+        worst = max(worst, worst_relative_difference(rewritten, reference))
+        half = kernels == "half"
+        before = before.add(_half(original, call, half), reference)
+        after = after.add(_half(fixed, call, half), reference)
+        floor = floor.add(original.evaluate(call, "floor"), reference)
+    return Verification(
+        samples=len(calls),
+        held_out=held_out,
+        bit_equal=equal,
+        worst_difference=worst,
+        before=before.relative,
+        before_nonfinite=before.nonfinite,
+        after=after.relative,
+        after_nonfinite=after.nonfinite,
+        floor=floor.relative,
+        kernels=kernels,
+    )
+
+
+def _half(source: Source, call: Call, real: bool) -> Arrays:
+    return source.half_outputs(call) if real else source.evaluate(call, "float16")
+
+
+def _bit_equal(a: Array, b: Array) -> bool:
+    return np.array_equal(a, b, equal_nan=True)
+
+
+def _check_reference(reference: Arrays, sample: int) -> None:
+    for i, output in enumerate(reference):
+        bad = int(np.isnan(output).sum() + np.isposinf(output).sum())
+        if bad:
+            raise BadInput(
+                f"output {i} of the FP32 model holds {bad} NaN or inf on sample {sample}: there is "
+                "no reference to be safe against"
+            )

@@ -1,0 +1,138 @@
+"""The exponents at which each value may be stored: above `low` it fits, below `high` it is precise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
+from halfsafe.graph import Graph, Use, Value
+from halfsafe.ranges import Range, Ranges
+from halfsafe.rules import Unknown, law_of
+
+Precision = Literal["none", "whole", "each"]
+"""Error that does not count, counts against the whole tensor, or against each entry."""
+
+ANY = 10_000
+"""Stands for no bound at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """`low` keeps the headroom and `least` only just fits; `high` is the limit of precision and
+    `comfort` the exponent up to which practically nothing is lost."""
+
+    low: int = -ANY
+    least: int = -ANY
+    high: int = ANY
+    comfort: int = ANY
+
+    def __and__(self, other: Window) -> Window:
+        return Window(
+            max(self.low, other.low),
+            max(self.least, other.least),
+            min(self.high, other.high),
+            min(self.comfort, other.comfort),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How windows are drawn.
+
+    `headroom` bits are left above amax. `loss` is how much the rounding error of one tensor may
+    grow over an unlimited exponent range before its exponent counts as too large; `comfort` is the
+    growth that is not worth avoiding. A tensor that loses more than `loss` as it is may stay so
+    (lifting it is a wish) up to the growth `ruin`, from which on it counts as an underflow.
+    """
+
+    format: FloatFormat = FLOAT16
+    headroom: int = 1
+    loss: float = 1.15
+    comfort: float = 1.005
+    ruin: float = 32.0
+
+
+def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Window]:
+    """The window of each activation and input (by name), and of each constant at each use."""
+    found: dict[Unknown, Window] = {}
+    for name, value in graph.values.items():
+        uses = graph.consumers[name]
+        measured = ranges.get(name)
+        if not value.floating or measured is None:
+            continue
+        if value.kind in ("input", "activation"):
+            headroom = limits.headroom if value.kind == "activation" else 0
+            needs: set[Precision] = {_need(graph, use) for use in uses}
+            if name in graph.outputs:
+                needs.add("whole")
+            found[name] = _window(value, measured, limits, headroom, needs)
+        else:
+            for use in uses:
+                if value.number is None:
+                    found[use] = _window(value, measured, limits, 0, {_need(graph, use)})
+                else:
+                    found[use] = _literal_window(graph, use, value.number, measured, limits)
+    return found
+
+
+def _need(graph: Graph, use: Use) -> Precision:
+    """What a use asks of the precision of what it reads."""
+    law = law_of(graph.by_name[use.node])
+    if law and use.operand in law.addends:
+        return "none"
+    return "each" if law and use.operand in law.relative else "whole"
+
+
+def _window(
+    value: Value, measured: Range, limits: Limits, headroom: int, needs: set[Precision]
+) -> Window:
+    exact = _float32_window(measured)
+    if not value.bounded or not measured.amax:
+        return exact
+    fmt = limits.format
+    fits = Window(fmt.bits_above(measured.amax, headroom), fmt.bits_above(measured.amax))
+    if needs <= {"none"}:
+        return exact & fits
+
+    def highest(loss: float) -> int:
+        found = measured.highest_exponent(loss, fmt, relative="each" in needs)
+        return ANY if found is None else found
+
+    high = max(highest(limits.loss), min(highest(limits.ruin), 0))
+    return exact & fits & Window(high=high, comfort=highest(limits.comfort))
+
+
+def _float32_window(measured: Range) -> Window:
+    """Where scaling is exact in FP32: nothing overflows, nothing normal becomes subnormal."""
+    if not measured.amax:
+        return Window()
+    top = FLOAT32.bits_above(measured.amax)
+    normal = [b for b in measured.binades if b >= FLOAT32.min_binade]
+    bottom = min(normal) - FLOAT32.min_binade if normal else 0
+    return Window(low=top, least=top, high=max(bottom, 0), comfort=max(bottom, 0))
+
+
+def _literal_window(
+    graph: Graph, use: Use, number: float, measured: Range, limits: Limits
+) -> Window:
+    """A scalar operand is not stored in the deployed format, but should not vanish in a sum."""
+    if number == 0 or abs(number) == inf or number != number:
+        return Window()
+    exact = _float32_window(measured)
+    node = graph.by_name[use.node]
+    law = law_of(node)
+    if law is None or use.operand not in law.addends or not graph.values[node.outputs[0]].bounded:
+        return exact
+    vanishes = max(measured.binades) - (limits.format.min_binade - limits.format.mantissa_bits)
+    return exact & Window(high=max(vanishes, 0))
+
+
+def bits_lost(window: Window, exponent: int) -> int:
+    """How far an exponent lies outside the hard part of a window, in bits; 0 inside."""
+    return max(window.least - exponent, exponent - window.high, 0)
+
+
+Windows = Mapping[Unknown, Window]
