@@ -119,7 +119,7 @@ def mobilenet_v2() -> Any:
     return MobileNetV2ForImageClassification(config), lambda: {"pixel_values": _image()}
 
 
-@architecture({r"projection.project_bn": 3e5})
+@architecture({r"_conv\.weight|squeeze_excite": 30.0, r"projection.project_bn": 3e5})
 def efficientnet() -> Any:
     """SiLU, squeeze-and-excitation gates, and a stream between blocks."""
     from transformers import EfficientNetConfig, EfficientNetForImageClassification

@@ -18,11 +18,11 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class SetNumber:
-    """Write another number in place of a literal."""
+    """Write a literal, `number` in the original, times 2**-exponent."""
 
     use: Use
-    old: float
-    new: float
+    number: float
+    exponent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,18 @@ class Lower:
 
 
 @dataclass(frozen=True, slots=True)
+class Island:
+    """Compute these nodes in FP32, between casts."""
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
-    """Change the function: a sentinel or a floor that the deployed format cannot hold."""
+    """Change the function: a sentinel or a floor that the deployed format cannot hold.
+
+    In a constant tensor, every entry of larger magnitude than `new` is replaced, its sign kept.
+    """
 
     use: Use
     old: float
@@ -75,4 +85,4 @@ class Replace:
     why: str
 
 
-Edit = Fold | SetNumber | Insert | ScaleInput | ScaleOutput | Lower | Replace
+Edit = Fold | SetNumber | Insert | ScaleInput | ScaleOutput | Lower | Island | Replace

@@ -1,4 +1,4 @@
-"""What halfsafe raises. Every message names the thing, the number and the next step, on one line."""
+"""What halfsafe raises: on one line the thing, the number and the next step."""
 
 
 class HalfsafeError(Exception):

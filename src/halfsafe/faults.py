@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from halfsafe.formats import FLOAT16, FloatFormat
-from halfsafe.graph import Graph, Kind, Node
-from halfsafe.ranges import Range, Ranges
+from halfsafe.graph import Graph, Kind, Node, Use
+from halfsafe.ranges import Ranges
+from halfsafe.windows import Window, Windows
 
 
 class FaultKind(StrEnum):
@@ -16,7 +16,6 @@ class FaultKind(StrEnum):
 
     OVERFLOW = "overflow"
     UNDERFLOW = "underflow"
-    NONFINITE = "nonfinite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +37,25 @@ class Fault:
     exits: tuple[str, ...] = ()
 
 
-RUIN = 32.0
-"""Growth of the rounding error from which a tensor counts as lost: 5 of its 11 bits."""
-
-
-def find_faults(graph: Graph, ranges: Ranges, fmt: FloatFormat = FLOAT16) -> list[Fault]:
+def find_faults(graph: Graph, ranges: Ranges, windows: Windows) -> list[Fault]:
     """Faults in the order of the graph; constants first, then inputs and operators.
 
-    A producer's own floating inputs are in range. Values that the model computes in FP32 are
-    bounded by nothing, and so are no fault.
+    A value is at fault when exponent 0 lies outside its window; a producer is one none of whose
+    inputs has the same fault. Values that the model computes in FP32 are never at fault.
     """
-    bad = {
-        name: kind
-        for name, value in graph.values.items()
-        if value.bounded and name in ranges and (kind := _fault(ranges[name], fmt))
-    }
+    bad: dict[str, tuple[FaultKind, int]] = {}
+    for unknown, window in windows.items():
+        name = str(unknown)
+        if isinstance(unknown, Use):
+            name = graph.by_name[unknown.node].inputs[unknown.operand]
+        if graph.values[name].bounded and (fault := _fault(window)):
+            bad[name] = fault
+    kinds = {name: kind for name, (kind, _) in bad.items()}
     found: list[Fault] = []
-    for name, kind in bad.items():
+    for name, (kind, excess) in bad.items():
         node = graph.producers.get(name)
-        if node is None or not any(bad.get(v) == kind for v in node.inputs.values()):
-            carriers, exits = _region(graph, bad, name)
+        if node is None or not any(kinds.get(v) == kind for v in node.inputs.values()):
+            carriers, exits = _region(graph, kinds, name)
             found.append(
                 Fault(
                     kind=kind,
@@ -66,7 +64,7 @@ def find_faults(graph: Graph, ranges: Ranges, fmt: FloatFormat = FLOAT16) -> lis
                     module=node.module if node else "",
                     line=node.line if node else "",
                     amax=ranges[name].amax,
-                    excess=_excess(ranges[name], kind, fmt),
+                    excess=excess,
                     carriers=carriers,
                     exits=exits,
                 )
@@ -75,21 +73,13 @@ def find_faults(graph: Graph, ranges: Ranges, fmt: FloatFormat = FLOAT16) -> lis
     return sorted(found, key=lambda f: order.index(graph.values[f.value].kind))
 
 
-def _fault(measured: Range, fmt: FloatFormat) -> FaultKind | None:
-    if measured.amax > fmt.max:
-        return FaultKind.OVERFLOW
-    if measured.nonfinite and not measured.amax:
-        return FaultKind.NONFINITE
-    if measured.amax and measured.rounding_loss(0, fmt) > RUIN:
-        return FaultKind.UNDERFLOW
+def _fault(window: Window) -> tuple[FaultKind, int] | None:
+    """The fault of a value stored as it is, and by how many bits it is outside."""
+    if window.least > 0:
+        return FaultKind.OVERFLOW, window.least
+    if window.high < 0:
+        return FaultKind.UNDERFLOW, -window.high
     return None
-
-
-def _excess(measured: Range, kind: FaultKind, fmt: FloatFormat) -> int:
-    if kind == FaultKind.OVERFLOW:
-        return fmt.bits_above(measured.amax)
-    highest = measured.highest_exponent(1.15, fmt)
-    return max(-highest, 0) if highest is not None else 0
 
 
 def _region(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from halfsafe import remedies
 from halfsafe.edits import Edit
 from halfsafe.errors import BadInput
-from halfsafe.faults import find_faults
+from halfsafe.faults import Fault, find_faults
 from halfsafe.frontends import open_model
 from halfsafe.plan import Plan, plan
 from halfsafe.ranges import Ranges
@@ -77,45 +77,58 @@ def fix(
     original = open_model(model, supply.first, dynamic_shapes)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    prepared = _prepare(original, supply, Limits(headroom=headroom), progress)
-    fixed = prepared.source.apply(prepared.edits)
+    prepared = prepare(original, supply, Limits(headroom=headroom), progress)
+    exact = original.apply(prepared.forms).apply(prepared.edits)
+    deployed = exact.apply(prepared.replacements)
     progress("verifying")
-    proof = verify_source(original, fixed, supply.proof, supply.held_out, kernels)
+    proof = verify_source(original, exact, deployed, supply.proof, supply.held_out, kernels)
     report = write_report(original, prepared, proof, supply.count, headroom)
-    forms = fixed.fixed(original, supply.first, dynamic_shapes)
+    forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
     return Fixed(forms.float32(), report, forms)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A source in the form in which it can be planned, and what was found on the way."""
+    """A source that can be planned, the plan, and all that has to be done for it.
+
+    `forms` keep the function but not its bits, `edits` keep the bits, and `replacements` change
+    what FP16 cannot hold: they go into the FP16 deployable only.
+    """
 
     source: Source
     ranges: Ranges
-    faults: tuple[Any, ...]
+    faults: tuple[Fault, ...]
     plan: Plan
     forms: tuple[Edit, ...]
     edits: tuple[Edit, ...]
+    replacements: tuple[Edit, ...]
 
 
-def _prepare(original: Source, supply: Samples, limits: Limits, progress: Progress) -> Prepared:
-    """Measures and plans; where pinned operators stand in the way, again with their gate forms."""
+def prepare(original: Source, supply: Samples, limits: Limits, progress: Progress) -> Prepared:
+    """Measures and plans; where pinned operators stand in the way, again with other forms."""
     masks = remedies.sentinels(original.graph, original.constants())
-    source, forms = original.apply(masks), list[Edit](masks)
-    faults = None
+    source, forms, faults = original.apply(masks), list[Edit](), None
     while True:
         ranges = source.measure(supply.measured(), progress) | source.constants()
-        if faults is None:
-            faults = tuple(find_faults(source.graph, ranges))
         progress("planning")
         bounds = windows(source.graph, ranges, limits)
+        if faults is None:
+            faults = find_faults(source.graph, ranges, bounds)
         found = plan(source.graph, bounds)
-        gates = remedies.gate_forms(source.graph, bounds) if found.conflicts else []
-        gates = [g for g in gates if g not in forms]
-        if not gates:
+        remedy = remedies.next_remedy(source.graph, bounds, found)
+        if not remedy:
             break
-        source = source.apply(gates)
-        forms += gates
-    floors = remedies.floors(source.graph, found, ranges)
-    edits = [*rewrite(source.graph, found, ranges), *floors]
-    return Prepared(source, ranges, faults, found, (*forms, *floors), tuple(edits))
+        source = source.apply(remedy)
+        forms += remedy
+    return Prepared(
+        source=source,
+        ranges=ranges,
+        faults=tuple(faults),
+        plan=found,
+        forms=tuple(forms),
+        edits=tuple(rewrite(source.graph, found, ranges)),
+        replacements=(
+            *remedies.stored_masks(masks, found),
+            *remedies.floors(source.graph, found, ranges),
+        ),
+    )

@@ -19,8 +19,12 @@ from halfsafe.graph import Graph, Kind, Use
 from halfsafe.rules import Unknown, equations, law_of, unknown_ops
 from halfsafe.windows import Window, Windows, bits_lost
 
+_SECONDS = 60.0
+"""Time limit of one solve; what is found by then is used."""
+
 REACH = 120
-"""No exponent beyond this is ever considered; FP16 spans 40 binades in all."""
+"""No exponent beyond this is ever considered: FP32 has 127 binades on either side of 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
@@ -44,6 +48,9 @@ class Plan:
     def changed(self) -> int:
         """How many values are stored at an exponent other than 0."""
         return sum(1 for k in self.exponents.values() if k)
+
+
+_COMPUTED = (Kind.INPUT, Kind.ACTIVATION)
 
 
 def plan(graph: Graph, windows: Windows) -> Plan:
@@ -70,7 +77,11 @@ def _fold(*, headroom: bool) -> _Attempt:
 _INSERT = _Attempt(headroom=False, insert=True, slack=False)
 _LEAST_BAD = _Attempt(headroom=False, insert=True, slack=True)
 
-_WEIGHTS = {"slack": 1e4, "cut": 1.0, "headroom": 0.1, "comfort": 1e-2, "change": 1e-5}
+_UNRESOLVED, _INSERTED, _FINISH = range(3)
+"""Levels of the objective: a lower one is settled before the next is looked at."""
+
+_HEADROOM, _COMFORT, _CHANGE = 10.0, 1.0, 1e-3
+"""Within the last level: bits of headroom, bits of comfort, bits by which a constant changes."""
 
 
 class _Program:
@@ -83,7 +94,7 @@ class _Program:
         for node in graph.nodes:
             for operand, value in node.inputs.items():
                 found = graph.values[value]
-                if found.floating and found.kind in (Kind.INPUT, Kind.ACTIVATION):
+                if found.floating and found.kind in _COMPUTED:
                     self.reads.append((Use(node.name, operand), value))
 
     def solve(self, attempt: _Attempt) -> Mapping[Unknown, int] | None:
@@ -116,7 +127,7 @@ class _Program:
     def _cuts(self) -> dict[Unknown, Unknown]:
         """Where a Mul may go, far side to near side: in front of operators that do more than move
         entries, and at the graph's rim."""
-        cuts: dict[Unknown, Unknown] = {name: _ZERO for name in self._rim()}
+        cuts: dict[Unknown, Unknown] = dict.fromkeys(self._rim(), _ZERO)
         for use, value in self.reads:
             if not self.graph.by_name[use.node].moves:
                 cuts[use] = value
@@ -147,7 +158,7 @@ class _Program:
                 for use in uses:
                     model.change(use, 4.0 if use.operand == "eps" else 50.0)
             elif value.kind == Kind.ACTIVATION:
-                model.change(name, 0.01)
+                model.change(name, 0.1)
 
 
 _ZERO: Unknown = "0"
@@ -205,6 +216,7 @@ class _Model:
         self.low: list[float] = []
         self.high: list[float] = []
         self.cost: list[float] = []
+        self.level: list[int] = []
         self.integer: list[int] = []
         self.rows: list[tuple[dict[int, float], float, float]] = []
         self.impossible = False
@@ -225,7 +237,7 @@ class _Model:
         terms = self._roots({far: 1, near: -1})
         if not terms:
             return
-        is_cut = self._column(0, 1, _WEIGHTS["cut"] * (1 + size * 1e-7), integer=1)
+        is_cut = self._column(0, 1, 1.0 + size * 1e-6, _INSERTED, integer=1)
         columns = {self._exponent(u): float(f) for u, f in terms.items()}
         self._row({**columns, is_cut: -2.0 * REACH}, -np.inf, 0)
         self._row({**columns, is_cut: 2.0 * REACH}, 0, np.inf)
@@ -247,17 +259,32 @@ class _Model:
                 self._absolute({self._exponent(root): 1.0}, weight)
         if self.impossible:
             return None
-        result = milp(
-            np.array(self.cost),
-            integrality=np.array(self.integer),
-            bounds=Bounds(np.array(self.low), np.array(self.high)),
-            constraints=self._constraints(),
-            options={"mip_rel_gap": 0.0, "time_limit": 60.0},
-        )
-        if result.x is None:
+        solution = self._lexicographic()
+        if solution is None:
             return None
-        found = {root: round(float(result.x[i])) for root, i in self.column.items()}
+        found = {root: round(float(solution[i])) for root, i in self.column.items()}
         return {u: found.get(self.classes.find(u), 0) for u in list(self.classes.parent)}
+
+    def _lexicographic(self) -> np.ndarray | None:
+        """Settles one level of the objective after the other, keeping what is settled."""
+        level, cost = np.array(self.level), np.array(self.cost)
+        low, high = np.array(self.low), np.array(self.high)
+        constraints = self._constraints()
+        solution: np.ndarray | None = None
+        for current in sorted(set(self.level)):
+            result = milp(
+                np.where(level == current, cost, 0.0),
+                integrality=np.array(self.integer),
+                bounds=Bounds(low, high),
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0, "time_limit": _SECONDS},
+            )
+            if result.x is None:
+                return solution
+            solution = np.asarray(result.x)
+            settled = (level == current) & (current < _FINISH)
+            high = np.where(settled, np.ceil(solution - 1e-6), high)
+        return solution
 
     def _bound(self, root: Unknown, window: Window, attempt: _Attempt) -> None:
         """Hard limits as bounds, wishes as penalties, and slack where the attempt allows it."""
@@ -269,26 +296,28 @@ class _Model:
         k = self._exponent(root)
         if attempt.slack:
             if low > -REACH:
-                self._penalty({k: -1.0}, -low, _WEIGHTS["slack"])
+                self._penalty({k: -1.0}, -low, 1.0, _UNRESOLVED)
             if high < REACH:
-                self._penalty({k: 1.0}, high, _WEIGHTS["slack"])
+                self._penalty({k: 1.0}, high, 1.0, _UNRESOLVED)
         else:
             self.low[k] = max(self.low[k], low)
             self.high[k] = min(self.high[k], high)
             self.impossible |= self.low[k] > self.high[k]
         if not attempt.headroom and window.low > window.least:
-            self._penalty({k: -1.0}, -window.low, _WEIGHTS["headroom"])
+            self._penalty({k: -1.0}, -window.low, _HEADROOM)
         if window.comfort < self.high[k]:
-            self._penalty({k: 1.0}, window.comfort, _WEIGHTS["comfort"])
+            self._penalty({k: 1.0}, window.comfort, _COMFORT)
 
-    def _penalty(self, columns: dict[int, float], limit: float, weight: float) -> None:
+    def _penalty(
+        self, columns: dict[int, float], limit: float, weight: float, level: int = _FINISH
+    ) -> None:
         """Pays `weight` for each bit by which the sum of columns exceeds the limit."""
-        excess = self._column(0, np.inf, weight)
+        excess = self._column(0, np.inf, weight, level)
         self._row({**columns, excess: -1.0}, -np.inf, limit)
 
     def _absolute(self, columns: dict[int, float], weight: float) -> None:
-        self._penalty(columns, 0, weight * _WEIGHTS["change"])
-        self._penalty({c: -f for c, f in columns.items()}, 0, weight * _WEIGHTS["change"])
+        self._penalty(columns, 0, weight * _CHANGE)
+        self._penalty({c: -f for c, f in columns.items()}, 0, weight * _CHANGE)
 
     def _roots(self, terms: Mapping[Unknown, int]) -> dict[Unknown, int]:
         found: dict[Unknown, int] = defaultdict(int)
@@ -298,13 +327,14 @@ class _Model:
 
     def _exponent(self, root: Unknown) -> int:
         if root not in self.column:
-            self.column[root] = self._column(-REACH, REACH, 0.0, integer=1)
+            self.column[root] = self._column(-REACH, REACH, 0.0, _FINISH, integer=1)
         return self.column[root]
 
-    def _column(self, low: float, high: float, cost: float, integer: int = 0) -> int:
+    def _column(self, low: float, high: float, cost: float, level: int, integer: int = 0) -> int:
         self.low.append(low)
         self.high.append(high)
         self.cost.append(cost)
+        self.level.append(level)
         self.integer.append(integer)
         return len(self.low) - 1
 
@@ -330,8 +360,17 @@ def _read(graph: Graph, windows: Windows, solution: Mapping[Unknown, int]) -> Pl
         if graph.values[value].floating
     }
     stored: dict[Unknown, int] = {**exponents, **uses}
-    conflicts: list[Conflict] = []
-    for unknown, window in windows.items():
-        if bits_lost(window, stored.get(unknown, 0)):
-            conflicts.append(Conflict(unknown, stored.get(unknown, 0), window))
-    return Plan(exponents, uses, tuple(conflicts), tuple(unknown_ops(graph)))
+    bounds = dict(windows)
+    for use, k in uses.items():
+        node = graph.by_name[use.node]
+        value = node.inputs[use.operand]
+        law = law_of(node)
+        inserted = exponents.get(value, k) != k and graph.values[value].kind in _COMPUTED
+        if inserted and value in windows and not (law and law.saturates):
+            bounds[use] = windows[value]
+    conflicts = tuple(
+        Conflict(unknown, stored.get(unknown, 0), window)
+        for unknown, window in bounds.items()
+        if bits_lost(window, stored.get(unknown, 0))
+    )
+    return Plan(exponents, uses, conflicts, tuple(unknown_ops(graph)))

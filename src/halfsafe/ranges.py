@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import inf, sqrt
+from dataclasses import dataclass, field, replace
+from math import frexp, inf, sqrt
 from typing import Any
 
 from halfsafe.formats import FLOAT16, FloatFormat
@@ -40,10 +40,11 @@ class Range:
             binades=dict(sorted((Counter(self.binades) + Counter(other.binades)).items())),
         )
 
-    def share_below(self, magnitude_binade: int) -> float:
-        """Share of all entries that are nonzero and below 2**magnitude_binade."""
-        small = sum(n for binade, n in self.binades.items() if binade < magnitude_binade)
-        return small / self.count if self.count else 0.0
+    def without(self, magnitude: float) -> Range:
+        """The same, less the entries in the binade of a magnitude, unless that leaves nothing."""
+        binade = frexp(magnitude)[1] - 1
+        kept = {b: n for b, n in self.binades.items() if b != binade}
+        return replace(self, binades=kept) if kept else self
 
     def rounding_loss(
         self, exponent: int, fmt: FloatFormat = FLOAT16, *, relative: bool = False
@@ -67,7 +68,7 @@ class Range:
     def highest_exponent(
         self, loss: float, fmt: FloatFormat = FLOAT16, *, relative: bool = False
     ) -> int | None:
-        """The largest exponent at which `rounding_loss` stays within `loss`; None if any will do."""
+        """The largest exponent whose `rounding_loss` stays within `loss`; None if any will do."""
         if not self.binades:
             return None
         low = min(self.binades) - fmt.min_binade

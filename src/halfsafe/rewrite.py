@@ -40,7 +40,7 @@ def _edit(
     if found.kind == Kind.CONSTANT:
         return Fold(value, use, k) if k else None
     if found.number is not None:
-        return SetNumber(use, found.number, found.number * 2.0**-k) if k and found.number else None
+        return SetNumber(use, found.number, k) if k and found.number else None
     bits = plan.exponents.get(value, 0) - k
     if not bits:
         return None

@@ -59,8 +59,8 @@ class Source(Protocol):
         """Floating outputs of the graph run by the framework's own FP16 kernels."""
         ...
 
-    def fixed(self, original: Self, call: Call, dynamic_shapes: Any) -> Forms:
-        """What the user gets: the forms in which this source, an edited `original`, is deployed."""
+    def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> Forms:
+        """What the user gets of this source, an edited `original`, and its FP16 variant."""
         ...
 
 

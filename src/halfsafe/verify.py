@@ -132,20 +132,28 @@ def worst_relative_difference(candidate: Iterable[Array], reference: Iterable[Ar
 
 
 def verify_source(
-    original: Source, fixed: Source, calls: Sequence[Call], held_out: bool, kernels: Kernels
+    original: Source,
+    exact: Source,
+    deployed: Source,
+    calls: Sequence[Call],
+    held_out: bool,
+    kernels: Kernels,
 ) -> Verification:
-    """The whole proof, on the given samples. Raises BadInput if the reference is not finite."""
+    """The whole proof: `exact` against the original in FP32, `deployed` against it in FP16.
+
+    Raises BadInput if the reference is not finite.
+    """
     equal, worst = True, 0.0
     before = after = floor = Errors()
     for i, call in enumerate(calls):
         reference = original.reference(call)
         _check_reference(reference, i)
-        rewritten = fixed.evaluate(call, "float32")
+        rewritten = exact.evaluate(call, "float32")
         equal &= all(map(_bit_equal, rewritten, reference))
         worst = max(worst, worst_relative_difference(rewritten, reference))
         half = kernels == "half"
         before = before.add(_half(original, call, half), reference)
-        after = after.add(_half(fixed, call, half), reference)
+        after = after.add(_half(deployed, call, half), reference)
         floor = floor.add(original.evaluate(call, "floor"), reference)
     return Verification(
         samples=len(calls),

@@ -8,7 +8,7 @@ from math import inf
 from typing import Literal
 
 from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
-from halfsafe.graph import Graph, Use, Value
+from halfsafe.graph import Graph, Node, Use, Value
 from halfsafe.ranges import Range, Ranges
 from halfsafe.rules import Unknown, law_of
 
@@ -68,6 +68,7 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
             needs: set[Precision] = {_need(graph, use) for use in uses}
             if name in graph.outputs:
                 needs.add("whole")
+            measured = _above_floor(graph, name, measured)
             found[name] = _window(value, measured, limits, headroom, needs)
         else:
             for use in uses:
@@ -84,6 +85,29 @@ def _need(graph: Graph, use: Use) -> Precision:
     if law and use.operand in law.addends:
         return "none"
     return "each" if law and use.operand in law.relative else "whole"
+
+
+def floor_operand(graph: Graph, node: Node) -> str | None:
+    """The operand that keeps an operator's output from 0: eps in x + eps, clamp's min.
+
+    Entries there carry no information, and do not have to be kept precise.
+    """
+    law = law_of(node)
+    if law is None or law.family not in ("total", "aligned"):
+        return None
+    numbers = {o: graph.values[v].number for o, v in node.inputs.items() if o != "alpha"}
+    return next((o for o, n in numbers.items() if n is not None and 0 < n < 1e-2), None)
+
+
+def _above_floor(graph: Graph, name: str, measured: Range) -> Range:
+    """A range less the entries at the floor of the operator that made it, or its source."""
+    node = graph.producers.get(name)
+    while node is not None and node.moves:
+        node = graph.producers.get(next(iter(node.inputs.values())))
+    operand = floor_operand(graph, node) if node else None
+    if node is None or operand is None:
+        return measured
+    return measured.without(graph.values[node.inputs[operand]].number or 0.0)
 
 
 def _window(
@@ -127,7 +151,7 @@ def _literal_window(
     if law is None or use.operand not in law.addends or not graph.values[node.outputs[0]].bounded:
         return exact
     vanishes = max(measured.binades) - (limits.format.min_binade - limits.format.mantissa_bits)
-    return exact & Window(high=max(vanishes, 0))
+    return exact & Window(comfort=max(vanishes, 0))
 
 
 def bits_lost(window: Window, exponent: int) -> int:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from halfsafe.edits import Edit, Fold, Insert, Lower, Replace, ScaleInput, ScaleOutput, SetNumber
-from halfsafe.frontends.torch_program import Program, argument, aten
+from halfsafe.edits import (
+    Edit,
+    Fold,
+    Insert,
+    Island,
+    Lower,
+    Replace,
+    ScaleInput,
+    ScaleOutput,
+    SetNumber,
+)
+from halfsafe.frontends.torch_program import Program, argument, aten, is_deployed
+from halfsafe.graph import Use
 
 CLIP = 2.0**14
 """Saturating functions are constant in FP32 from far below this magnitude on."""
@@ -39,8 +50,8 @@ class _Editor:
         for edit in edits:
             match edit:
                 case SetNumber():
-                    _, write = argument(self.nodes[edit.use.node], edit.use.operand)
-                    write(edit.new)
+                    number, write = argument(self.nodes[edit.use.node], edit.use.operand)
+                    write(number * 2.0**-edit.exponent)
                 case Replace():
                     self._replace(edit)
                 case Insert():
@@ -51,6 +62,8 @@ class _Editor:
                     self._scale_input(edit)
                 case ScaleOutput():
                     self._scale_output(edit)
+                case Island():
+                    self._island(edit.nodes)
                 case Lower():
                     LOWERINGS[edit.form](self, self.nodes[edit.node])
                 case Fold():
@@ -65,19 +78,20 @@ class _Editor:
 
     def _fold(self, folds: list[Fold]) -> None:
         """Uses that agree share one tensor; the most used variant keeps the constant's name."""
-        chosen: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+        chosen: dict[str, dict[Use, int]] = defaultdict(dict)
         for fold in folds:
-            chosen[fold.constant][fold.use.node, fold.use.operand] = fold.exponent
-        uses = self.program.graph.consumers
+            held, _ = argument(self.nodes[fold.use.node], fold.use.operand)
+            chosen[str(held.target)][fold.use] = fold.exponent
         for name, exponents in chosen.items():
             tensor = self.constants[name]
-            wanted = [exponents.get((use.node, use.operand), 0) for use in uses[name]]
+            uses = self.program.graph.consumers[name]
+            wanted = [exponents.get(use, 0) for use in uses]
             kept = Counter(wanted).most_common(1)[0][0]
-            for use, exponent in zip(uses[name], wanted, strict=True):
+            for use, exponent in zip(uses, wanted, strict=True):
                 if exponent != kept:
                     clone = f"{name}__times_2_to_{-exponent}".replace("-", "minus_")
                     self.constants[clone] = scaled(tensor, exponent)
-                    self._read_instead(use.node, use.operand, clone)
+                    self._read_instead(use, clone)
             if kept:
                 self.constants[name] = scaled(tensor, kept)
 
@@ -87,20 +101,38 @@ class _Editor:
         if not isinstance(held, fx.Node):
             write(edit.new)
             return
-        tensor = self.constants[str(held.target)]
+        tensor, limit = self.constants[str(held.target)], abs(edit.new)
         name = f"{held.target}__limited"
-        limit = abs(edit.new)
-        finite = torch.isfinite(tensor)
-        self.constants[name] = torch.where(finite, tensor.clamp(-limit, limit), tensor)
-        self._read_instead(edit.use.node, edit.use.operand, name)
+        self.constants[name] = torch.where(tensor.isinf(), tensor, tensor.clamp(-limit, limit))
+        self._read_instead(edit.use, name)
 
-    def _read_instead(self, node: str, operand: str, constant: str) -> None:
-        consumer = self.nodes[node]
-        source, write = argument(consumer, operand)
+    def _read_instead(self, use: Use, constant: str) -> None:
+        source, write = argument(self.nodes[use.node], use.operand)
         with self.graph.inserting_before(source):
             clone = self.graph.get_attr(constant)
         clone.meta = dict(source.meta)
         write(clone)
+
+    def _island(self, names: tuple[str, ...]) -> None:
+        """What these nodes read is cast to FP32, what others read of them is cast back."""
+        island = [self.nodes[name] for name in names]
+        for node in island:
+            for source in node.all_input_nodes:
+                if source not in island and is_deployed(source, self.program.deployed):
+                    node.replace_input_with(source, self._cast(source, torch.float32))
+            node.meta["val"] = node.target(  # type: ignore[operator]
+                *fx.node.map_arg(node.args, _fake), **fx.node.map_arg(node.kwargs, _fake)
+            )
+        for node in island:
+            outside = [user for user in node.users if user not in island]
+            if outside:
+                back = self._cast(node, self.program.deployed)
+                for user in outside:
+                    user.replace_input_with(node, back)
+
+    def _cast(self, source: fx.Node, dtype: torch.dtype) -> fx.Node:
+        with self.graph.inserting_after(source):
+            return self.call(aten.to.dtype, source, dtype, like=source)
 
     def _scaled(self, source: fx.Node, bits: int, clip: bool, consumer: fx.Node) -> fx.Node:
         """source * 2**bits, made once for all consumers that want the same."""
@@ -179,8 +211,9 @@ def _tanh_argument(editor: _Editor, x: fx.Node, node: fx.Node) -> fx.Node:
     """sqrt(2/pi) (x + 0.044715 x^3), x clipped to 16 where tanh of it is 1: x^3 stays in range."""
     x = editor.call(aten.clamp.default, x, -16.0, 16.0, like=node)
     square = editor.call(aten.mul.Tensor, x, x, like=node)
-    bend = editor.call(aten.add.Tensor, editor.call(
-        aten.mul.Tensor, square, 0.044715, like=node), 1.0, like=node)
+    bend = editor.call(
+        aten.add.Tensor, editor.call(aten.mul.Tensor, square, 0.044715, like=node), 1.0, like=node
+    )
     line = editor.call(aten.mul.Tensor, x, (2 / torch.pi) ** 0.5, like=node)
     return editor.call(aten.mul.Tensor, line, bend, like=node)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
 from halfsafe.frontends.torch_export import same_outputs
 from halfsafe.frontends.torch_program import Program, argument
@@ -28,11 +27,15 @@ log = logging.getLogger("halfsafe")
 
 @dataclass(frozen=True)
 class TorchModel:
-    """`original` is the user's module, `before` its capture and `after` the edited capture."""
+    """`original` is the user's module, `before` its capture and `after` the edited capture.
+
+    `deployed` is `after` with what FP16 cannot hold replaced.
+    """
 
     original: nn.Module
     before: Program
     after: Program
+    deployed: Program
     call: Call
     dynamic_shapes: Any = None
 
@@ -42,7 +45,7 @@ class TorchModel:
 
     def half(self) -> nn.Module:
         """The FP16 deployable. FP32 inputs are cast; the model's own upcasts to FP32 stay."""
-        return self.after.module(torch.float16)
+        return self.deployed.module(torch.float16)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The original's state_dict with the folded constants, when constants alone suffice.
@@ -62,7 +65,7 @@ class TorchModel:
 
     @property
     def attributes(self) -> dict[str, float]:
-        """Qualified names of module attributes, such as "norm.eps", and the numbers they must get."""
+        """Module attributes that change too, by qualified name ("norm.eps"), with their numbers."""
         return self._recipe.attributes
 
     def apply_to(self, model: nn.Module) -> nn.Module:
@@ -100,9 +103,10 @@ class TorchModel:
             return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
         args, kwargs = pytree.tree_map(cast, (self.call.args, self.call.kwargs))
+        module = self.half() if dtype == torch.float16 else self.float32()
         with torch.no_grad():
             exported = torch.export.export(
-                self.after.module(dtype),
+                module,
                 args,
                 kwargs,
                 dynamic_shapes=self.dynamic_shapes,
@@ -131,7 +135,7 @@ class TorchModel:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """The whole fix in the original's own terms: tensors of its state_dict, attributes of modules."""
+    """A fix in the original's own terms: tensors of its state_dict, attributes of modules."""
 
     tensors: dict[str, Tensor]
     attributes: dict[str, float]
@@ -234,25 +238,7 @@ def _attribute(model: nn.Module, module: str, operand: str, number: float) -> st
     """The attribute of a module that holds a number, preferring one named like the operand."""
     owner = model.get_submodule(module)
     held = [
-        name
-        for name, found in vars(owner).items()
-        if isinstance(found, float) and found == number
+        name for name, found in vars(owner).items() if isinstance(found, float) and found == number
     ]
     named = [name for name in held if operand.partition("_")[0] in name] or held
     return f"{module}.{named[0]}".lstrip(".") if named else None
-
-
-def atomically(path: Path, write: Callable[[str], Any]) -> None:
-    """Writes a file under a temporary name beside it, and renames it when it is complete."""
-    if not path.parent.is_dir():
-        raise BadInput(f"cannot write '{path}': the folder '{path.parent}' does not exist")
-    handle, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-

@@ -147,7 +147,7 @@ def argument(node: fx.Node, name: str) -> tuple[Any, Callable[[Any], None]]:
 
 
 class _Evaluation(fx.Interpreter):
-    """Runs a graph, passing floating values through `store` and freeing them after their last use."""
+    """Runs a graph, passing floating values through `store`; frees them after their last use."""
 
     def __init__(self, module: fx.GraphModule, store: Store | None) -> None:
         super().__init__(module)
@@ -309,7 +309,9 @@ def _moves(node: fx.Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):  # pyright: ignore
         return False
     returns = _schema(node).returns
-    view = bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
+    view = (
+        bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
+    )
     return view or _operator_name(node) in _COPIES
 
 

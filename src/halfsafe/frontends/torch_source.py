@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from halfsafe.edits import Edit
 from halfsafe.frontends.torch_edit import apply
-from halfsafe.frontends.torch_fixed import TorchModel
 from halfsafe.frontends.torch_export import capture, check_call, run_model
+from halfsafe.frontends.torch_fixed import TorchModel
 from halfsafe.frontends.torch_measure import measure, measure_constants
 from halfsafe.frontends.torch_program import Program
 from halfsafe.frontends.torch_strict import evaluate_rounded, to_eleven_bits, to_float16
@@ -77,9 +77,14 @@ class TorchSource:
             outputs = self.program.module(torch.float16)(*call.args, **call.kwargs)
         return arrays(pytree.tree_leaves(outputs))
 
-    def fixed(self, original: Self, call: Call, dynamic_shapes: Any) -> TorchModel:
+    def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> TorchModel:
         return TorchModel(
-            original.model, original.program, self.program, call, dynamic_shapes
+            original.model,
+            original.program,
+            self.program,
+            deployed.program,
+            call,
+            dynamic_shapes,
         )
 
 

@@ -9,7 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halfsafe.edits import Edit, Fold, Insert, Lower, Replace, ScaleInput, ScaleOutput, SetNumber
+from halfsafe.atomic import atomically
+from halfsafe.edits import (
+    Edit,
+    Fold,
+    Insert,
+    Island,
+    Lower,
+    Replace,
+    ScaleInput,
+    ScaleOutput,
+    SetNumber,
+)
 from halfsafe.faults import Fault
 from halfsafe.graph import Graph, Kind
 from halfsafe.plan import Conflict
@@ -80,25 +91,18 @@ class Report:
         """Raises ValueError for a report of another schema."""
         if data.get("schema") != SCHEMA:
             raise ValueError(f"report schema {data.get('schema')}: this version reads {SCHEMA}")
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}  # pyright: ignore
-        return cls(
-            **{
-                **lists,
-                "values": tuple(
-                    ValueReport(**{**v, "range": Range.from_json(v["range"])})
-                    for v in data["values"]
-                ),
-                "faults": tuple(
-                    Fault(**{**f, "carriers": tuple(f["carriers"]), "exits": tuple(f["exits"])})
-                    for f in data["faults"]
-                ),
-                "verification": Verification(**_infinite(data["verification"])),
-            }
+        rest: dict[str, Any] = {k: _tuple(v) for k, v in data.items()}
+        rest["values"] = tuple(_value(v) for v in data["values"])
+        rest["faults"] = tuple(
+            Fault(**{k: _tuple(v) for k, v in f.items()}) for f in data["faults"]
         )
+        rest["verification"] = Verification(**_infinite(data["verification"]))
+        return cls(**rest)
 
     def save(self, path: str | Path) -> None:
-        """Writes JSON."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+        """Writes JSON, whole or not at all."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        atomically(Path(path), lambda partial: Path(partial).write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -130,8 +134,8 @@ def write_report(
         insertions=tuple(
             _describe(graph, e) for e in edits if isinstance(e, (Insert, ScaleInput, ScaleOutput))
         ),
-        forms=tuple(_describe(graph, e) for e in prepared.forms if isinstance(e, Lower)),
-        replacements=tuple(_describe(graph, e) for e in prepared.forms if isinstance(e, Replace)),
+        forms=tuple(_describe(graph, e) for e in prepared.forms),
+        replacements=tuple(_describe(graph, e) for e in prepared.replacements),
         conflicts=tuple(_conflict(graph, c) for c in prepared.plan.conflicts),
         unknown_ops=prepared.plan.unknown_ops,
         verification=proof,
@@ -162,7 +166,9 @@ def _describe(graph: Graph, edit: Edit) -> str:
         case Fold():
             return f"{edit.constant} times 2^{-edit.exponent}"
         case SetNumber():
-            return f"{edit.use}: {edit.old:.6g} becomes {edit.new:.6g}"
+            return f"{edit.use} = {edit.number:.6g} times 2^{-edit.exponent}"
+        case Island():
+            return f"in FP32: {', '.join(edit.nodes)}"
         case Insert():
             clip = ", clipped" if edit.clip else ""
             return f"{edit.value} times 2^{edit.bits}{clip} in front of {edit.use}"
@@ -185,6 +191,17 @@ def _conflict(graph: Graph, conflict: Conflict) -> str:
     else:
         need = f"underflows: it needs an exponent of at most {window.high}"
     return f"{what} {need}, but the rules allow {conflict.exponent}"
+
+
+def _tuple(found: Any) -> Any:
+    """JSON has lists where the report has tuples."""
+    return tuple(found) if isinstance(found, list) else found  # pyright: ignore[reportUnknown]
+
+
+def _value(data: Mapping[str, Any]) -> ValueReport:
+    rest: dict[str, Any] = dict(data)
+    rest["range"] = Range.from_json(data["range"])
+    return ValueReport(**rest)
 
 
 def _finite(data: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,9 @@ class Equation:
     def __str__(self) -> str:
         def side(sign: int) -> str:
             parts = [
-                f"{abs(f) if abs(f) > 1 else ''}k[{u}]" for u, f in self.terms.items() if f * sign > 0
+                f"{abs(f) if abs(f) > 1 else ''}k[{u}]"
+                for u, f in self.terms.items()
+                if f * sign > 0
             ]
             return " + ".join(parts) or "0"
 

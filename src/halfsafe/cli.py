@@ -1,0 +1,195 @@
+"""The command line: parses, calls, renders."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from halfsafe.errors import BadInput, HalfsafeError
+from halfsafe.fix import fix
+from halfsafe.report.model import Report
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Makes trained networks safe in half precision, exactly.",
+    epilog="Exit status: 0 safe, 1 unresolved faults, 2 misuse.",
+)
+out, err = Console(), Console(stderr=True)
+
+Model = Annotated[
+    str,
+    typer.Argument(help="package.module:callable that returns a model, or (model, samples)."),
+]
+Samples = Annotated[
+    str | None,
+    typer.Option(help="package.module:callable, .npz, .safetensors, or a folder of .npz files."),
+]
+
+
+@app.callback()
+def root() -> None:
+    """Finds where FP16 breaks a network, fixes it by powers of two, and proves it."""
+
+
+@app.command("fix")
+def fix_command(
+    model: Model,
+    samples: Samples = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="fixed.pt2 (program) or fixed.safetensors (weights)."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"],
+        typer.Option(help="What OUTPUT holds: the FP16 deployable or the rescaled FP32 model."),
+    ] = "float16",
+    headroom: Annotated[int, typer.Option(min=0, help="Bits left free above amax.")] = 1,
+    kernels: Annotated[
+        Literal["strict", "half"],
+        typer.Option(help="How FP16 runs for the proof: strict evaluation, or real half kernels."),
+    ] = "strict",
+) -> None:
+    """Rescale MODEL so that it runs in FP16, prove it, and write it.
+
+    Example: halfsafe fix mypackage.zoo:detector --samples images/ -o detector.pt2
+    """
+    check_output(output, (".pt2", ".safetensors"))
+    check_output(report, (".json",))
+    loaded, given = load_model(model)
+    inputs = load_samples(samples) if samples else given
+    if inputs is None:
+        raise BadInput(f"no samples: pass --samples, or let {model} return (model, samples)")
+    with spinner() as progress:
+        fixed = fix(loaded, inputs, headroom=headroom, kernels=kernels, progress=progress)
+        if output:
+            progress(f"writing {output}")
+            fixed.save(output, dtype=dtype)
+        if report:
+            fixed.report.save(report)
+    show(fixed.report)
+    if report is None:
+        out.print(f"Next: halfsafe fix {model} --report report.json -o fixed.pt2", style="dim")
+    else:
+        out.print(f"Next: halfsafe report {report}", style="dim")
+    raise typer.Exit(0 if fixed.report.safe else 1)
+
+
+@app.command("report")
+def report_command(
+    path: Annotated[Path, typer.Argument(help="A report written by halfsafe fix --report.")],
+) -> None:
+    """Show a saved report again. Exit status 1 if it says that the model is not safe."""
+    if not path.is_file():
+        raise BadInput(f"there is no report '{path}'")
+    try:
+        report = Report.load(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"'{path}' is not a report: {error}") from error
+    show(report)
+    raise typer.Exit(0 if report.safe else 1)
+
+
+def show(report: Report) -> None:
+    """Prints a report to the terminal."""
+    from halfsafe.report.text import renderable
+
+    out.print(renderable(report))
+
+
+def load_model(spec: str) -> tuple[Any, Any]:
+    """The model, and the samples if the callable returns them as well."""
+    made = _call(spec)
+    if isinstance(made, tuple) and len(made) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        return made[0], made[1]  # pyright: ignore[reportUnknownVariableType]
+    return made, None
+
+
+def load_samples(spec: str) -> Any:
+    """Samples from a file, a folder or a callable. Raises BadInput."""
+    path = Path(spec)
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise BadInput(f"the folder '{spec}' holds no .npz files")
+        return [_load_file(file) for file in files]
+    if path.suffix in (".npz", ".safetensors"):
+        return _load_file(path)
+    return _call(spec)
+
+
+def _load_file(path: Path) -> Any:
+    """One sample: arrays by argument name, or arr_0, arr_1, ... as positional arguments."""
+    import torch
+
+    if not path.is_file():
+        raise BadInput(f"there is no file '{path}'")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            arrays = load_file(path)
+        else:
+            import numpy as np
+
+            with np.load(path) as archive:
+                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
+    except Exception as error:
+        raise BadInput(f"cannot read '{path}': {error}") from error
+    if all(name.startswith("arr_") for name in arrays):
+        return tuple(arrays.values())
+    return arrays
+
+
+def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Refuses, before any work is done, what could not be written after it."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise BadInput(f"cannot write '{path}': give it the suffix {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write '{path}': the folder '{path.parent}' does not exist")
+
+
+def _call(spec: str) -> Any:
+    module_name, _, name = spec.partition(":")
+    if not name:
+        raise BadInput(f"'{spec}' is not package.module:callable, nor a file that halfsafe reads")
+    sys.path.insert(0, "")
+    try:
+        target = importlib.import_module(module_name)
+        for part in name.split("."):
+            target = getattr(target, part)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"cannot find '{spec}': {error}") from error
+    if not callable(target):
+        raise BadInput(f"'{spec}' is a {type(target).__name__}, not a callable")
+    return target()
+
+
+@contextmanager
+def spinner() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done, while it is."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("starting")
+        yield lambda what: progress.update(task, description=what)
+
+
+def main() -> None:
+    """Entry point. Errors are one line, and exit status 2."""
+    try:
+        app()
+    except HalfsafeError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from error

@@ -1,0 +1,170 @@
+"""Calls of the operators that move, pick, replace, create and compare entries."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.case import Case, calls, f64, ints, mask, x
+
+F32 = torch.float32
+F64 = torch.float64
+INT = torch.int64
+
+MOVEMENT: list[Case] = [
+    *calls("alias clone contiguous detach lift_fresh_copy t tril triu", "out = self", x(3, 4)),
+    *calls("view _unsafe_view reshape", "out = self", x(3, 4), [2, 6]),
+    *calls("_reshape_alias as_strided", "out = self", x(3, 4), [4, 3], [3, 1]),
+    *calls("as_strided", "out = self", x(3, 4), [2, 2], [4, 1], 1),
+    *calls("flatten.using_ints", "out = self", x(2, 3, 4), 1),
+    *calls("unflatten.int", "out = self", x(3, 4), 1, [2, 2]),
+    *calls("squeeze", "out = self", x(3, 1)),
+    *calls("squeeze.dim unsqueeze", "out = self", x(3, 1, 4), 1),
+    *calls("squeeze.dims", "out = self", x(3, 1, 1), [1, 2]),
+    *calls("expand", "out = self", x(3, 1), [3, 4]),
+    *calls("expand_as", "out = self", x(3, 1), x(3, 4)),
+    *calls("view_as", "out = self", x(3, 4), x(2, 6)),
+    *calls("permute", "out = self", x(2, 3, 4), [2, 0, 1]),
+    *calls("transpose.int swapaxes movedim.int", "out = self", x(3, 4), 0, 1),
+    *calls("movedim.intlist", "out = self", x(2, 3, 4), [0, 1], [1, 2]),
+    *calls("diagonal tril triu", "out = self", x(3, 4), 1),
+    *calls("flip", "out = self", x(3, 4), [1]),
+    *calls("roll", "out = self", x(3, 4), [1], [0]),
+    *calls("repeat tile", "out = self", x(3, 4), [2, 1]),
+    *calls("repeat_interleave.self_int", "out = self", x(3, 4), 2, 1),
+    *calls("repeat_interleave.self_Tensor", "out = self", x(3, 4), ints(3), 0),
+    *calls("pixel_shuffle channel_shuffle", "out = self", x(1, 4, 2, 3), 2),
+    *calls("pixel_unshuffle", "out = self", x(1, 2, 4, 6), 2),
+    *calls("im2col", "out = self", x(1, 2, 4, 4), [2, 2], [1, 1], [1, 1], [2, 2]),
+    *calls("col2im", "out = self", x(1, 8, 9), [4, 4], [2, 2], [1, 1], [0, 0], [1, 1]),
+    *calls("narrow", "out = self", x(3, 4), 1, 1, 2),
+    *calls("narrow.Tensor", "out = self", x(3, 4), 1, torch.tensor(1), 2),
+    *calls("slice.Tensor", "out = self", x(3, 4), 1, 0, 4, 2),
+    *calls("select.int", "out = self", x(3, 4), 1, 2),
+    *calls("unfold", "out = self", x(3, 6), 1, 3, 2),
+    *calls("split.Tensor chunk tensor_split.sections", "out.0 = self, out.1 = self", x(3, 4), 2, 1),
+    *calls("split_with_sizes", "out.0 = self, out.1 = self", x(3, 4), [1, 3], 1),
+    *calls("unbind.int", "out.0 = self, out.1 = self", x(2, 4)),
+    *calls("gather", "out = self", x(3, 4), 1, ints(3, 2)),
+    *calls("index.Tensor", "out = self", x(3, 4), [ints(2)]),
+    *calls("index.Tensor", "out = self", x(3, 4), [None, ints(2)]),
+    *calls("index.Tensor", "out = self", x(3, 4), [mask(3, 4)]),
+    *calls("index_select", "out = self", x(3, 4), 1, ints(2)),
+    *calls("take_along_dim", "out = self", x(3, 4), ints(3, 2), 1),
+    *calls("masked_select", "out = self", x(3, 4), mask(3, 4)),
+    *calls("embedding", "out = weight", x(3, 4), ints(2, 5)),
+    *calls("embedding", "out = weight", x(3, 4), ints(2, 5), 1),
+]
+
+# Integers and booleans have exponent 0.
+CASTS: list[Case] = [
+    *calls("_to_copy", "out = self", x(3, 4), dtype=F32),
+    *calls("_to_copy", "self = 0", x(3, 4), dtype=INT),
+    *calls("_to_copy", "out = 0", ints(3, 4), dtype=F64),
+    *calls("to.dtype", "out = self", x(3, 4), F32),
+    *calls("to.dtype", "self = 0", x(3, 4), INT),
+    *calls("to.dtype", "out = 0", mask(3, 4), F64),
+    *calls("to.device", "out = self", x(3, 4), "cpu", F32),
+    *calls("to.other type_as", "out = self", x(3, 4), x(2).float()),
+    *calls("to.other type_as", "self = 0", x(3, 4), ints(2)),
+    *calls("to.other type_as", "out = 0", ints(3, 4), x(2)),
+    *calls("view.dtype", "self = 0, out = 0", x(3, 4), F32),
+    *calls("view.dtype", "self = 0", x(3, 4), INT),
+    *calls("view.dtype", "out = 0", ints(3, 4), F64),
+]
+
+REPLACEMENT: list[Case] = [
+    *calls("cat", "tensors.0 = out, tensors.1 = out", [x(3, 4), x(2, 4)]),
+    *calls("stack", "tensors.0 = out, tensors.1 = out", [x(3, 4), x(3, 4)], 1),
+    *calls("stack", "tensors.0 = 0, out = 0", [x(3, 4), ints(3, 4)], 1),
+    *calls("where.self", "self = out, other = out", mask(3, 4), x(3, 4), x(4)),
+    *calls("where.self", "self = 0, out = 0", mask(3, 4), x(3, 4), ints(4)),
+    *calls("where.ScalarOther", "self = out, other = out", mask(3, 4), x(3, 4), -1e9),
+    *calls("where.ScalarSelf", "self = out, other = out", mask(3, 4), 2.5, x(3, 4)),
+    *calls("where.Scalar", "self = out, other = out", mask(3, 4), 0.5, -2.0),
+    *calls("masked_fill.Scalar", "self = out, value = out", x(3, 4), mask(3, 4), -1e9),
+    *calls("masked_fill.Scalar", "self = out, value = out", x(3, 4), mask(3, 4), -torch.inf),
+    *calls("masked_fill.Tensor", "self = out, value = out", x(3, 4), mask(3, 4), x()),
+    *calls("masked_scatter", "self = out, source = out", x(3, 4), mask(3, 4), x(12)),
+    *calls("copy", "src = out", x(3, 4), x(3, 4)),
+    *calls("copy", "out = 0", x(3, 4), ints(3, 4)),
+    *calls("copy", "src = 0", ints(3, 4), x(3, 4)),
+    *calls("constant_pad_nd", "self = out, value = out", x(3, 4), [1, 2], 0.5),
+    *calls("pad", "self = out, value = out", x(3, 4), [1, 2], "constant", 0.5),
+    *calls("pad", "self = out", x(3, 4), [1, 2]),
+    *calls("pad", "self = out", x(3, 4), [1, 2], "reflect"),
+    *calls("pad", "self = out", x(3, 4), [1, 2], "circular"),
+    *calls("index_put", "self = out, values = out", x(3, 4), [ints(2)], x(2, 4)),
+    *calls("index_put", "self = out, values = out", x(3, 4), [None, ints(2)], x(2), True),
+    *calls("index_put", "self = out, values = out", x(3, 4), [mask(3, 4)], x()),
+    *calls("index_add", "self = out, source = out, alpha = 0", x(3, 4), 0, ints(2), x(2, 4)),
+    *calls("index_fill.int_Scalar", "self = out, value = out", x(3, 4), 1, ints(2), 2.5),
+    *calls("index_fill.int_Tensor", "self = out, value = out", x(3, 4), 1, ints(2), x()),
+    *calls("index_copy", "self = out, source = out", x(3, 4), 0, ints(2), x(2, 4)),
+    *calls("scatter.src scatter_add", "self = out, src = out", x(3, 4), 1, ints(3, 2), x(3, 2)),
+    *calls("scatter.value", "self = out, value = out", x(3, 4), 1, ints(3, 2), 2.5),
+    *calls(
+        "scatter.reduce", "self = out, src = out", x(3, 4), 1, ints(3, 2), x(3, 2), reduce="add"
+    ),
+    *calls(
+        "scatter.value_reduce", "self = out, value = out", x(3, 4), 1, ints(3, 2), 2.5, reduce="add"
+    ),
+    *calls(
+        "scatter.reduce",
+        "self = 0, src = 0, out = 0",
+        *(x(3, 4), 1, ints(3, 2), x(3, 2)),
+        reduce="multiply",
+    ),
+    *calls(
+        "scatter.value_reduce",
+        "self = 0, value = 0, out = 0",
+        *(x(3, 4), 1, ints(3, 2), 2.5),
+        reduce="multiply",
+    ),
+    *calls("select_scatter", "self = out, src = out", x(3, 4), x(4), 0, 1),
+    *calls("slice_scatter", "self = out, src = out", x(3, 4), x(3, 2), 1, 0, 2),
+    *calls("diagonal_scatter", "self = out, src = out", x(3, 4), x(3)),
+]
+
+CREATION: list[Case] = [
+    *calls("full", "out = fill_value", [2, 3], 2.5),
+    *calls("full", "out = fill_value", [2, 3], -torch.inf, dtype=F64),
+    *calls("full", "", [2, 3], 2, dtype=INT),
+    *calls("full_like", "out = fill_value", x(3, 4), 2.5),
+    *calls("full_like", "out = fill_value", ints(3, 4), 2.5, dtype=F64),
+    *calls("full_like", "fill_value = 0", x(3, 4), 2, dtype=INT),
+    *calls("new_full", "out = fill_value", x(3, 4), [2], 2.5),
+    *calls("fill.Scalar", "out = value", x(3, 4), 2.5),
+    *calls("fill.Tensor", "out = value", x(3, 4), x()),
+    *calls("scalar_tensor", "out = s", 2.5),
+    *calls("zeros", "", [2, 3]),
+    *calls("empty.memory_format", "", [0, 3]),
+    *calls("zeros_like", "", x(3, 4)),
+    *calls("empty_like", "", x(0, 4)),
+    *calls("new_zeros", "", x(3, 4), [2]),
+    *calls("new_empty", "", x(3, 4), [0]),
+    *calls("ones", "out = 0", [2, 3]),
+    *calls("ones_like", "out = 0", x(3, 4)),
+    *calls("new_ones", "out = 0", x(3, 4), [2]),
+    *calls("eye", "out = 0", 3),
+    *calls("arange", "end = 0, out = 0", 5.0),
+    *calls("arange.start_step", "start = 0, end = 0, step = 0, out = 0", 0.5, 5.0, 0.7),
+    *calls("linspace", "start = 0, end = 0, out = 0", 0.0, 1.7, 5),
+    *calls("sym_size.int", "", x(3, 4), 1),
+]
+
+DECISIONS: list[Case] = [
+    *calls("isnan isinf isfinite nonzero logical_not any all", "", x(3, 4)),
+    *calls("isnan isinf isfinite", "", f64(torch.inf, 1, torch.nan)),
+    *calls("nonzero logical_not any all", "", f64(1.5, -2, 0)),
+    *calls("argmax argmin argsort", "", x(3, 4)),
+    *calls("argmax argmin argsort any.dim all.dim", "", x(3, 4), 1),
+    *calls("logical_and logical_or", "", f64(1.5, -2, 0), f64(0, 1, 0)),
+    *calls("sign", "out = 0", f64(1.5, -2, 0)),
+    *calls("eq.Tensor ne.Tensor lt.Tensor", "self = other", x(3, 4), x(3, 4)),
+    *calls("le.Tensor gt.Tensor ge.Tensor", "self = other", x(3, 4), x(4)),
+    *calls("eq.Tensor equal", "self = other", f64(1.5, -2, 0), f64(1.5, -2, 0)),
+    *calls("eq.Scalar ne.Scalar lt.Scalar", "self = other", f64(1.5, -2, 0), 1.5),
+    *calls("le.Scalar gt.Scalar ge.Scalar", "self = other", f64(1.5, -2, 0), 1.5),
+    *calls("lt.Tensor", "self = 0", x(3, 4), ints(3, 4)),
+    *calls("equal", "self = other", x(3, 4), x(3, 4)),
+]
