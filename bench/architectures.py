@@ -247,7 +247,7 @@ def t5_relu() -> Any:
     return _t5("relu")
 
 
-@architecture({r"shared|\.o\.weight|wo\.weight": 1e4})
+@architecture({r"shared|\.o\.weight|wo\.weight": 1e6})
 def t5_gated() -> Any:
     return _t5("gated-gelu")
 

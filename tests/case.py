@@ -159,6 +159,8 @@ def parse(equation: str) -> dict[str, int]:
 def random_exponents(rows: list[dict[str, int]], names: list[str], seed: int) -> dict[str, int]:
     """A random integer solution of the equations, as far from 0 as a random direction allows."""
     columns = sorted({*names, *(n for row in rows for n in row)})
+    if not columns:
+        return {}
     rng = np.random.default_rng(seed)
     matrix = np.array([[row.get(c, 0) for c in columns] for row in rows] or [[0] * len(columns)])
     result = milp(

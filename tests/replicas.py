@@ -260,7 +260,7 @@ def tanh_gelu_written_out():  # CASES 21
         h = m.i(x)
         return m.o(0.5 * h * (1 + torch.tanh(0.7978845608 * (h + 0.044715 * h.pow(3)))))
 
-    return Net(forward, i=scaled(nn.Linear(16, 16), 60.0), o=nn.Linear(16, 4)), draws(6, 16)
+    return Net(forward, i=scaled(nn.Linear(16, 16), 500.0), o=nn.Linear(16, 4)), draws(6, 16)
 
 
 @replica

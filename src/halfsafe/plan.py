@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -152,7 +153,7 @@ class _Program:
             if value.kind == Kind.CONSTANT:
                 for use in uses:
                     model.change(use, 1.0)
-                for first, second in zip(uses, uses[1:], strict=False):
+                for first, second in pairwise(uses):
                     model.difference(first, second, 10.0)
             elif value.kind == Kind.LITERAL and value.number:
                 for use in uses:

@@ -95,7 +95,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Verification:
-    """The proof. `bit_equal` compares FP32 with FP32; the errors compare FP16 with the FP32 reference.
+    """The proof. `bit_equal` is about FP32; the errors compare FP16 with the FP32 reference.
 
     `floor` is the error of the original graph rounded to an 11-bit significand with unlimited
     exponent range, `before` that of the original in FP16, `after` that of the fixed model in FP16.

@@ -1,4 +1,4 @@
-"""The exponents at which each value may be stored: above `low` it fits, below `high` it is precise."""
+"""The exponents at which a value may be stored: from `low` on it fits, up to `high` precisely."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from halfsafe.edits import (
     ScaleOutput,
     SetNumber,
 )
-from halfsafe.faults import Fault
+from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
 from halfsafe.plan import Conflict
 from halfsafe.ranges import Range
@@ -93,9 +93,7 @@ class Report:
             raise ValueError(f"report schema {data.get('schema')}: this version reads {SCHEMA}")
         rest: dict[str, Any] = {k: _tuple(v) for k, v in data.items()}
         rest["values"] = tuple(_value(v) for v in data["values"])
-        rest["faults"] = tuple(
-            Fault(**{k: _tuple(v) for k, v in f.items()}) for f in data["faults"]
-        )
+        rest["faults"] = tuple(_fault(f) for f in data["faults"])
         rest["verification"] = Verification(**_infinite(data["verification"]))
         return cls(**rest)
 
@@ -202,6 +200,11 @@ def _value(data: Mapping[str, Any]) -> ValueReport:
     rest: dict[str, Any] = dict(data)
     rest["range"] = Range.from_json(data["range"])
     return ValueReport(**rest)
+
+
+def _fault(data: Mapping[str, Any]) -> Fault:
+    rest: dict[str, Any] = {k: _tuple(v) for k, v in data.items()}
+    return Fault(**{**rest, "kind": FaultKind(data["kind"])})
 
 
 def _finite(data: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Unknown = str | Use | tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """An integer combination of exponents. `absent` marks an operand that the node does not have."""
+    """An integer combination of exponents; `absent` marks an operand the node does not have."""
 
     terms: Mapping[Unknown, int] = field(default_factory=dict[Unknown, int])
     absent: bool = False
@@ -161,7 +161,7 @@ class Law:
 
 
 def equations(graph: Graph, node: Node, law: Law | None) -> list[Equation]:
-    """A node's equations. Floating operands and outputs that the rule leaves out are pinned to 0."""
+    """A node's equations. Floating operands and outputs that its rule leaves out are pinned."""
     k = Exponents(graph, node)
     if not any(graph.values[v].floating for v in (*node.inputs.values(), *node.outputs)):
         return []

@@ -11,7 +11,7 @@ from halfsafe.rules import families as f
 from halfsafe.rules.algebra import Law, Rule
 
 _MOVEMENT = """
-    alias clone contiguous detach lift_fresh_copy view _unsafe_view reshape _reshape_alias flatten
+    alias clone contiguous detach lift_fresh_copy _unsafe_view reshape _reshape_alias flatten
     unflatten squeeze unsqueeze expand expand_as permute transpose t swapaxes movedim narrow slice
     select split split_with_sizes chunk tensor_split unbind unfold as_strided diagonal tril triu
     flip roll repeat tile repeat_interleave gather index index_select take_along_dim masked_select
@@ -34,25 +34,26 @@ _SCALING = """
 """.split()
 
 _ALIGNED = """
-    cat stack where maximum minimum fmax fmin max min copy diff
+    cat stack where maximum minimum fmax fmin max min diff
     clamp clamp_min clamp_max clip hardtanh
-    relu6 threshold masked_fill masked_scatter constant_pad_nd pad index_put index_add index_fill
+    threshold masked_fill masked_scatter constant_pad_nd pad index_put index_add index_fill
     index_copy scatter scatter_add select_scatter slice_scatter diagonal_scatter
-    eq ne lt le gt ge equal aminmax hardshrink softshrink
+    eq ne lt le gt ge equal aminmax hardshrink softshrink fmod remainder
 """.split()
 
 _PINNED = """
     softmax _softmax log_softmax _log_softmax sigmoid tanh exp exp2 expm1 log log1p log2 log10
     logsumexp sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv silu gelu mish softplus elu
-    selu celu hardswish hardsigmoid log_sigmoid glu logit round floor ceil trunc frac fmod remainder
-    floor_divide arange linspace ones ones_like new_ones scalar_tensor cumprod prod eye
-    nan_to_num
+    selu celu hardswish hardsigmoid log_sigmoid glu logit round floor ceil trunc frac
+    floor_divide arange linspace ones cumprod prod eye nan_to_num relu6
 """.split()
 
 _SATURATING = ("sigmoid", "tanh", "erf", "hardsigmoid")
 
 _BY_RULE: Mapping[Rule, list[str]] = {
     f.movement: _MOVEMENT,
+    f.view: ["view"],
+    f.overwrite: ["copy"],
     f.homogeneous: _SCALING,
     f.aligned: _ALIGNED,
     f.total: ["add", "sub", "rsub"],
@@ -74,10 +75,10 @@ _BY_RULE: Mapping[Rule, list[str]] = {
     f.normalisation: "layer_norm native_layer_norm group_norm native_group_norm rms_norm".split(),
     f.weight_norm: ["_weight_norm", "_weight_norm_interface"],
     f.attention: ["scaled_dot_product_attention"],
-    f.fill: ["full", "full_like", "new_full", "fill"],
+    f.fill: ["full", "full_like", "new_full", "fill", "scalar_tensor"],
     f.zeros: "zeros zeros_like new_zeros empty empty_like new_empty".split(),
     f.invariant: "sign argmax argmin argsort isnan isinf isfinite nonzero logical_not logical_and "
-    "logical_or any all sym_size".split(),
+    "logical_or any all sym_size ones_like new_ones".split(),
     f.pinned: _PINNED,
 }
 

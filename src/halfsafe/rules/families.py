@@ -19,15 +19,25 @@ def movement(k: Exponents) -> Equations:
     return [*(y == x for y in k.outs), *k.free(*others)]
 
 
+def view(k: Exponents) -> Equations:
+    """Entries in another shape are moved; their bits, read as another type, are pinned."""
+    return [] if k.attributes.get("dtype") is not None else movement(k)
+
+
+def overwrite(k: Exponents) -> Equations:
+    """Entries are copied into a tensor that lends a shape and a type."""
+    return [k.out == k["src"], *k.free(k["self"])]
+
+
 def homogeneous(k: Exponents) -> Equations:
-    """f(s x) = s f(x), for every s > 0."""
-    x = k.tensors[0]
-    return [y == x for y in k.outs]
+    """f(s x) = s f(x), for every s > 0; positions of entries, where they come out too, stay."""
+    x, (y, *others) = k.tensors[0], k.outs
+    return [y == x, *(other == x for other in others if other.terms)]
 
 
 def aligned(k: Exponents) -> Equations:
-    """f(s a, s b) = s f(a, b): operands share one exponent; so does the output, if it is floating."""
-    if k.attributes.get("reduce") is not None:  # scatter(..., reduce="multiply") is a product
+    """f(s a, s b) = s f(a, b): operands share an exponent, and so does a floating output."""
+    if k.attributes.get("reduce") == "multiply":  # of scatter
         return []
     first, *rest = k.all_but("alpha", "condition", "mask", "index", "indices")
     return [x == first for x in rest] + [y == first for y in k.outs if y.terms]
@@ -65,7 +75,8 @@ def spread_and_mean(k: Exponents) -> Equations:
 
 def vector_norm(k: Exponents) -> Equations:
     """||s x||_p = s ||x||_p, for the p that are computed without a general power."""
-    if k.number("ord") not in (None, 1, 2, inf, -inf) or k.number("p") not in (None, 1, 2, inf):
+    orders = (None, 1, 2, inf, -inf)
+    if k.number("ord") not in orders or k.number("p") not in orders:
         return []
     return homogeneous(k)
 
@@ -135,8 +146,10 @@ def batch_norm(k: Exponents) -> Equations:
 def normalisation(k: Exponents) -> Equations:
     """norm(s x, s^2 eps) = norm(x, eps); gain and bias carry the output's exponent."""
     x, (y, *statistics) = k["input"], k.outs
-    mean_and_rstd = [found == expected for found, expected in zip(statistics, (x, -x))]
-    return [k["eps"] == 2 * x, y == k.gain("weight"), k["bias"] == y, *mean_and_rstd]
+    mean_and_rstd = [
+        found == expected for found, expected in zip(statistics, (x, -x), strict=False)
+    ]
+    return [k.gain("eps") == 2 * x, y == k.gain("weight"), k["bias"] == y, *mean_and_rstd]
 
 
 def weight_norm(k: Exponents) -> Equations:
@@ -149,7 +162,7 @@ def attention(k: Exponents) -> Equations:
 
     The scale's exponent is even because some kernels multiply q and k by sqrt(scale) each.
     """
-    scale = k["scale"]
+    scale = k.gain("scale")
     return [
         k["query"] + k["key"] + scale == 0,
         scale == 2 * k.integer("half"),
@@ -159,7 +172,7 @@ def attention(k: Exponents) -> Equations:
 
 def fill(k: Exponents) -> Equations:
     """A tensor made of one number, which may be any number; a prototype lends only its shape."""
-    (number,) = k.all("fill_value", "s")
+    (number,) = k.all("fill_value", "value", "s")
     return [k.out == number, *k.free(*k.tensors)]
 
 
