@@ -94,8 +94,7 @@ class Case:
 
 
 def calls(names: str, law: str, *args: Any, **kwargs: Any) -> list[Case]:
-    """The same call of several operators ("relu neg mean.dim"), with the equations of their law,
-    separated by commas."""
+    """A call of each named operator ("maximum max.other"), of one law ("a = out, b = out")."""
     expected = tuple(equation.strip() for equation in law.split(",") if equation.strip())
     return [Case(_overload(name), args, expected, kwargs) for name in names.split()]
 

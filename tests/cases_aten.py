@@ -59,8 +59,6 @@ ALIGNED: list[Case] = [
     *calls("hardtanh", "self = out, min_val = out, max_val = out", x(3, 4), 0.0, 0.6),
     *calls("threshold", "self = out, threshold = out, value = out", x(3, 4), 0.1, -1.5),
     *calls("hardshrink softshrink", "self = out, lambd = out", x(3, 4), 0.3),
-    *calls("fmod.Tensor remainder.Tensor", "self = out, other = out", x(3, 4), p(3, 4)),
-    *calls("fmod.Scalar remainder.Scalar", "self = out, other = out", x(3, 4), 0.3),
 ]
 
 PRODUCTS: list[Case] = [
@@ -165,8 +163,14 @@ PINNED: list[Case] = [
     *calls("logit", "self = 0, eps = 0, out = 0", x(3, 4).sigmoid(), 1e-5),
     *calls("nan_to_num", "self = 0, nan = 0, out = 0", x(3, 4), 0.5),
     *calls("atan2", "self = 0, other = 0, out = 0", x(3, 4), x(3, 4)),
-    *calls("floor_divide", "self = 0, other = 0, out = 0", x(3, 4), p(3, 4)),
-    *calls("floor_divide", "self = 0, other = 0, out = 0", x(3, 4), 0.3),
+    *calls(
+        "floor_divide fmod.Tensor remainder.Tensor",
+        "self = 0, other = 0, out = 0",
+        *(x(3, 4), p(3, 4)),
+    ),
+    *calls(
+        "floor_divide fmod.Scalar remainder.Scalar", "self = 0, other = 0, out = 0", x(3, 4), 0.3
+    ),
     *calls("div.Tensor_mode", "self = 0, other = 0, out = 0", x(3), p(3), rounding_mode="floor"),
     *calls("div.Scalar_mode", "self = 0, other = 0, out = 0", x(3), 0.3, rounding_mode="trunc"),
 ]

@@ -6,7 +6,7 @@ from tests.case import Case, calls, mask, p, x
 
 _AFFINE = "out = input + weight"
 _BIASED = "out = input + weight, bias = out"
-_ONE, _TWO, _NONE = [1, 1], [2, 2], [0, 0]
+_ONE, _TWO, _ZERO = [1, 1], [2, 2], [0, 0]
 
 LINEAR: list[Case] = [
     *calls("linear", _BIASED, x(3, 4), x(5, 4), x(5)),
@@ -22,18 +22,18 @@ LINEAR: list[Case] = [
     *calls("conv_transpose1d", _BIASED, x(1, 2, 5), x(2, 3, 3), x(3), [2]),
     *calls("conv_transpose2d.input", _BIASED, x(1, 2, 3, 3), x(2, 3, 2, 2), x(3)),
     *calls(
-        "conv_transpose2d.input", _AFFINE, x(1, 4, 3, 3), x(4, 1, 2, 2), None, _TWO, _NONE, _ONE, 2
+        "conv_transpose2d.input", _AFFINE, x(1, 4, 3, 3), x(4, 1, 2, 2), None, _TWO, _ZERO, _ONE, 2
     ),
     *calls("conv_transpose3d.input", _BIASED, x(1, 2, 2, 3, 3), x(2, 3, 2, 2, 2), x(3)),
     *calls(
         "convolution",
         _BIASED,
-        *(x(1, 2, 5, 5), x(3, 2, 3, 3), x(3), _ONE, _NONE, _ONE, False, _NONE, 1),
+        *(x(1, 2, 5, 5), x(3, 2, 3, 3), x(3), _ONE, _ZERO, _ONE, False, _ZERO, 1),
     ),
     *calls(
         "convolution",
         _AFFINE,
-        *(x(1, 2, 3, 3), x(2, 3, 2, 2), None, _TWO, _NONE, _ONE, True, _NONE, 1),
+        *(x(1, 2, 3, 3), x(2, 3, 2, 2), None, _TWO, _ZERO, _ONE, True, _ZERO, 1),
     ),
 ]
 
@@ -41,9 +41,9 @@ POOLING: list[Case] = [
     *calls("max_pool1d avg_pool1d", "out = self", x(1, 2, 7), [3], [2], [1]),
     *calls("max_pool2d avg_pool2d", "out = self", x(1, 2, 6, 7), [3, 2]),
     *calls("max_pool2d", "out = self", x(1, 2, 6, 7), [3, 3], _TWO, _ONE, _ONE, True),
-    *calls("max_pool2d", "out = self", x(1, 2, 7, 7), _TWO, _TWO, _NONE, _TWO),
+    *calls("max_pool2d", "out = self", x(1, 2, 7, 7), _TWO, _TWO, _ZERO, _TWO),
     *calls("avg_pool2d", "out = self", x(1, 2, 6, 7), [3, 3], _TWO, _ONE, True, False),
-    *calls("avg_pool2d", "out = self", x(1, 2, 6, 6), _TWO, _TWO, _NONE, False, True, 3),
+    *calls("avg_pool2d", "out = self", x(1, 2, 6, 6), _TWO, _TWO, _ZERO, False, True, 3),
     *calls("max_pool3d avg_pool3d", "out = self", x(1, 2, 4, 6, 6), [2, 3, 3]),
     *calls("max_pool2d_with_indices", "out.0 = self", x(1, 2, 6, 6), [3, 3], _TWO),
     *calls("max_pool3d_with_indices", "out.0 = self", x(1, 2, 4, 4, 4), [2, 2, 2]),

@@ -40,8 +40,8 @@ class Fault:
 def find_faults(graph: Graph, ranges: Ranges, windows: Windows) -> list[Fault]:
     """Faults in the order of the graph; constants first, then inputs and operators.
 
-    A value is at fault when exponent 0 lies outside its window; a producer is one none of whose
-    inputs has the same fault. Values that the model computes in FP32 are never at fault.
+    A value is at fault when exponent 0 lies outside its window; a producer is one that computes
+    it from activations without that fault. What the model computes in FP32 is never at fault.
     """
     bad: dict[str, tuple[FaultKind, int]] = {}
     for unknown, window in windows.items():
@@ -51,10 +51,12 @@ def find_faults(graph: Graph, ranges: Ranges, windows: Windows) -> list[Fault]:
         if graph.values[name].bounded and (fault := _fault(window)):
             bad[name] = fault
     kinds = {name: kind for name, (kind, _) in bad.items()}
+    constants = {n for n, v in graph.values.items() if v.kind == Kind.CONSTANT}
     found: list[Fault] = []
     for name, (kind, excess) in bad.items():
         node = graph.producers.get(name)
-        if node is None or not any(kinds.get(v) == kind for v in node.inputs.values()):
+        computed = [v for v in node.inputs.values() if v not in constants] if node else []
+        if not any(kinds.get(v) == kind for v in computed):
             carriers, exits = _region(graph, kinds, name)
             found.append(
                 Fault(

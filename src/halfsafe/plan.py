@@ -11,17 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-
-import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
+from math import inf
 
 from halfsafe.graph import Graph, Kind, Use
+from halfsafe.integer_program import Columns, IntegerProgram
 from halfsafe.rules import Unknown, equations, law_of, unknown_ops
 from halfsafe.windows import Window, Windows, bits_lost
-
-_SECONDS = 60.0
-"""Time limit of one solve; what is found by then is used."""
 
 REACH = 120
 """No exponent beyond this is ever considered: FP32 has 127 binades on either side of 1."""
@@ -110,14 +105,14 @@ class _Program:
                 merged.join(name, _ZERO)
         rest = merged.absorb(self.laws)
         model = _Model(merged)
-        self._add_windows(model, attempt, cuts)
+        self._add_windows(model, cuts)
         for terms in rest:
             model.equation(terms)
         for far, near in cuts.items():
             source = far if isinstance(far, str) else near
             model.cut(far, near, self.graph.values[str(source)].size)
         self._add_changes(model)
-        return model.solve()
+        return model.solve(attempt)
 
     def _rim(self) -> list[str]:
         """Graph inputs and outputs: what the outside world sees, at exponent 0."""
@@ -134,16 +129,16 @@ class _Program:
                 cuts[use] = value
         return cuts
 
-    def _add_windows(self, model: _Model, attempt: _Attempt, cuts: Iterable[Unknown]) -> None:
+    def _add_windows(self, model: _Model, cuts: Iterable[Unknown]) -> None:
         for unknown, window in self.windows.items():
-            model.window(unknown, window, attempt)
+            model.window(unknown, window)
         for cut in cuts:
             if isinstance(cut, Use):
                 value = self.graph.by_name[cut.node].inputs[cut.operand]
                 law = law_of(self.graph.by_name[cut.node])
                 window = self.windows.get(value)
                 if window and not (law and law.saturates):
-                    model.window(cut, window, attempt)
+                    model.window(cut, window)
 
     def _add_changes(self, model: _Model) -> None:
         for name, value in self.graph.values.items():
@@ -209,147 +204,85 @@ class _Classes:
 
 
 class _Model:
-    """An integer program under construction: columns, rows, and what each column means."""
+    """An integer program whose columns are the exponents of classes."""
 
     def __init__(self, classes: _Classes) -> None:
         self.classes = classes
+        self.program = IntegerProgram(free=_FINISH)
         self.column: dict[Unknown, int] = {}
-        self.low: list[float] = []
-        self.high: list[float] = []
-        self.cost: list[float] = []
-        self.level: list[int] = []
-        self.integer: list[int] = []
-        self.rows: list[tuple[dict[int, float], float, float]] = []
-        self.impossible = False
-        self.bounds: dict[Unknown, Window] = {}
-        self.attempts: dict[Unknown, _Attempt] = {}
+        self.windows: dict[Unknown, Window] = {}
         self.changes: dict[Unknown, float] = defaultdict(float)
 
-    def window(self, unknown: Unknown, window: Window, attempt: _Attempt) -> None:
+    def window(self, unknown: Unknown, window: Window) -> None:
         root = self.classes.find(unknown)
-        self.bounds[root] = self.bounds.get(root, Window()) & window
-        self.attempts[root] = attempt
+        self.windows[root] = self.windows.get(root, Window()) & window
 
     def equation(self, terms: Mapping[Unknown, int]) -> None:
-        self._row({self._exponent(u): float(f) for u, f in self._roots(terms).items()}, 0, 0)
+        self.program.row(self._columns(terms), 0, 0)
 
     def cut(self, far: Unknown, near: Unknown, size: int) -> None:
         """far == near, unless a Mul over `size` elements is paid for."""
-        terms = self._roots({far: 1, near: -1})
-        if not terms:
-            return
-        is_cut = self._column(0, 1, 1.0 + size * 1e-6, _INSERTED, integer=1)
-        columns = {self._exponent(u): float(f) for u, f in terms.items()}
-        self._row({**columns, is_cut: -2.0 * REACH}, -np.inf, 0)
-        self._row({**columns, is_cut: 2.0 * REACH}, 0, np.inf)
+        columns = self._columns({far: 1, near: -1})
+        if columns:
+            is_cut = self.program.integer(0, 1, 1.0 + size * 1e-6, _INSERTED)
+            self.program.row({**columns, is_cut: -2.0 * REACH}, -inf, 0)
+            self.program.row({**columns, is_cut: 2.0 * REACH}, 0, inf)
 
     def change(self, unknown: Unknown, weight: float) -> None:
+        """Folding this unknown costs `weight` a bit."""
         self.changes[self.classes.find(unknown)] += weight
 
     def difference(self, first: Unknown, second: Unknown, weight: float) -> None:
-        terms = self._roots({first: 1, second: -1})
-        if terms:
-            self._absolute({self._exponent(u): float(f) for u, f in terms.items()}, weight)
+        """Storing two uses of a constant differently costs `weight` a bit."""
+        columns = self._columns({first: 1, second: -1})
+        if columns:
+            self.program.magnitude(columns, weight * _CHANGE)
 
-    def solve(self) -> Mapping[Unknown, int] | None:
-        """Exponents by class, or None."""
-        for root, window in self.bounds.items():
-            self._bound(root, window, self.attempts[root])
+    def solve(self, attempt: _Attempt) -> Mapping[Unknown, int] | None:
+        """Exponents of all unknowns, or None."""
+        for root, window in self.windows.items():
+            if root != _ZERO:
+                self._bound(root, window, attempt)
+            elif not attempt.slack and not self._lowest(window, attempt) <= 0 <= window.high:
+                return None
         for root, weight in self.changes.items():
             if root != _ZERO:
-                self._absolute({self._exponent(root): 1.0}, weight)
-        if self.impossible:
-            return None
-        solution = self._lexicographic()
+                self.program.magnitude({self._exponent(root): 1.0}, weight * _CHANGE)
+        solution = self.program.solve()
         if solution is None:
             return None
         found = {root: round(float(solution[i])) for root, i in self.column.items()}
         return {u: found.get(self.classes.find(u), 0) for u in list(self.classes.parent)}
 
-    def _lexicographic(self) -> np.ndarray | None:
-        """Settles one level of the objective after the other, keeping what is settled."""
-        level, cost = np.array(self.level), np.array(self.cost)
-        low, high = np.array(self.low), np.array(self.high)
-        constraints = self._constraints()
-        solution: np.ndarray | None = None
-        for current in sorted(set(self.level)):
-            result = milp(
-                np.where(level == current, cost, 0.0),
-                integrality=np.array(self.integer),
-                bounds=Bounds(low, high),
-                constraints=constraints,
-                options={"mip_rel_gap": 0.0, "time_limit": _SECONDS},
-            )
-            if result.x is None:
-                return solution
-            solution = np.asarray(result.x)
-            settled = (level == current) & (current < _FINISH)
-            high = np.where(settled, np.ceil(solution - 1e-6), high)
-        return solution
+    def _lowest(self, window: Window, attempt: _Attempt) -> int:
+        return window.low if attempt.headroom else window.least
 
     def _bound(self, root: Unknown, window: Window, attempt: _Attempt) -> None:
         """Hard limits as bounds, wishes as penalties, and slack where the attempt allows it."""
-        low = window.low if attempt.headroom else window.least
-        high = window.high
-        if root == _ZERO:
-            self.impossible |= not attempt.slack and not low <= 0 <= high
-            return
-        k = self._exponent(root)
+        k, program = self._exponent(root), self.program
+        low, high = self._lowest(window, attempt), window.high
         if attempt.slack:
-            if low > -REACH:
-                self._penalty({k: -1.0}, -low, 1.0, _UNRESOLVED)
-            if high < REACH:
-                self._penalty({k: 1.0}, high, 1.0, _UNRESOLVED)
+            program.penalty({k: -1.0}, -low, 1.0, _UNRESOLVED)
+            program.penalty({k: 1.0}, high, 1.0, _UNRESOLVED)
         else:
-            self.low[k] = max(self.low[k], low)
-            self.high[k] = min(self.high[k], high)
-            self.impossible |= self.low[k] > self.high[k]
-        if not attempt.headroom and window.low > window.least:
-            self._penalty({k: -1.0}, -window.low, _HEADROOM)
-        if window.comfort < self.high[k]:
-            self._penalty({k: 1.0}, window.comfort, _COMFORT)
+            program.low[k] = max(program.low[k], low)
+            program.high[k] = min(program.high[k], high)
+        if low < window.low:
+            program.penalty({k: -1.0}, -window.low, _HEADROOM)
+        if window.comfort < program.high[k]:
+            program.penalty({k: 1.0}, window.comfort, _COMFORT)
 
-    def _penalty(
-        self, columns: dict[int, float], limit: float, weight: float, level: int = _FINISH
-    ) -> None:
-        """Pays `weight` for each bit by which the sum of columns exceeds the limit."""
-        excess = self._column(0, np.inf, weight, level)
-        self._row({**columns, excess: -1.0}, -np.inf, limit)
-
-    def _absolute(self, columns: dict[int, float], weight: float) -> None:
-        self._penalty(columns, 0, weight * _CHANGE)
-        self._penalty({c: -f for c, f in columns.items()}, 0, weight * _CHANGE)
-
-    def _roots(self, terms: Mapping[Unknown, int]) -> dict[Unknown, int]:
+    def _columns(self, terms: Mapping[Unknown, int]) -> Columns:
+        """Terms over unknowns as terms over columns; pinned unknowns fall out."""
         found: dict[Unknown, int] = defaultdict(int)
         for unknown, factor in terms.items():
             found[self.classes.find(unknown)] += factor
-        return {root: f for root, f in found.items() if f and root != _ZERO}
+        return {self._exponent(root): float(f) for root, f in found.items() if f and root != _ZERO}
 
     def _exponent(self, root: Unknown) -> int:
         if root not in self.column:
-            self.column[root] = self._column(-REACH, REACH, 0.0, _FINISH, integer=1)
+            self.column[root] = self.program.integer(-REACH, REACH)
         return self.column[root]
-
-    def _column(self, low: float, high: float, cost: float, level: int, integer: int = 0) -> int:
-        self.low.append(low)
-        self.high.append(high)
-        self.cost.append(cost)
-        self.level.append(level)
-        self.integer.append(integer)
-        return len(self.low) - 1
-
-    def _row(self, columns: dict[int, float], low: float, high: float) -> None:
-        if columns:
-            self.rows.append((columns, low, high))
-
-    def _constraints(self) -> LinearConstraint:
-        entries = [(i, c, f) for i, (cols, _, _) in enumerate(self.rows) for c, f in cols.items()]
-        i, j, data = (np.array(x) for x in zip(*entries, strict=True)) if entries else ([], [], [])
-        matrix = coo_array((data, (i, j)), shape=(len(self.rows), len(self.low))).tocsr()
-        return LinearConstraint(
-            matrix, np.array([r[1] for r in self.rows]), np.array([r[2] for r in self.rows])
-        )
 
 
 def _read(graph: Graph, windows: Windows, solution: Mapping[Unknown, int]) -> Plan:

@@ -14,6 +14,9 @@ from halfsafe.samples import Call
 
 Statistics = Literal["amax", "full"]
 
+_MAGNITUDE, _INFINITY, _NORMAL = 0x7FFFFFFF, 0x7F800000, 0x00800000
+"""Bit patterns of FP32: all but the sign, infinity, and the smallest normal number."""
+
 
 def measure_tensor(x: Tensor, statistics: Statistics = "full") -> Range:
     """The Range of one tensor.
@@ -31,22 +34,22 @@ def measure_tensor(x: Tensor, statistics: Statistics = "full") -> Range:
         x = x.float()  # narrower formats are exact in FP32; FP64 is judged as FP32 sees it
     if statistics == "amax":
         return _extremes(x)
-    bits = x.contiguous().view(torch.int32) & 0x7FFFFFFF
-    histogram = torch.bincount((bits >> 23).flatten(), minlength=256)
-    counts: list[int] = histogram.tolist()
-    if counts[255] == 0 and counts[0] == 0:
-        lowest, highest = torch.aminmax(bits)
-        amax, smallest, zeros = _magnitude(highest), _magnitude(lowest), 0
-        binades = {i - 127: n for i, n in enumerate(counts) if n}
-    else:
-        finite = bits[bits < 0x7F800000]
-        nonzero = finite[finite > 0]
-        zeros = finite.numel() - nonzero.numel()
-        amax = _magnitude(nonzero.max()) if nonzero.numel() else 0.0
-        smallest = _magnitude(nonzero.min()) if nonzero.numel() else torch.inf
-        binades = _subnormal_binades(nonzero[nonzero < 0x00800000])
-        binades.update({i - 127: n for i, n in enumerate(counts) if n and 0 < i < 255})
-    return Range(amax, smallest, zeros, counts[255], x.numel(), binades)
+    bits = x.contiguous().view(torch.int32).flatten() & _MAGNITUDE
+    counts: list[int] = torch.bincount((bits >> 23).to(torch.uint8), minlength=256).tolist()
+    nonfinite = counts[255]
+    if nonfinite:
+        bits = torch.where(bits < _INFINITY, bits, 0)
+    smallest = int(((bits - 1) & _MAGNITUDE).min()) + 1  # 0 wraps around to the largest pattern
+    if smallest > _INFINITY:
+        return Range(zeros=x.numel() - nonfinite, nonfinite=nonfinite, count=x.numel())
+    binades = {i - 127: n for i, n in enumerate(counts) if n and 0 < i < 255}
+    zeros = counts[0]
+    if smallest < _NORMAL:
+        subnormal = bits[(bits > 0) & (bits < _NORMAL)]
+        zeros -= subnormal.numel()
+        binades = {**_subnormal_binades(subnormal), **binades}
+    amax = _number(int(bits.max()))
+    return Range(amax, _number(smallest), zeros, nonfinite, x.numel(), binades)
 
 
 def measure(
@@ -115,8 +118,9 @@ def _extremes(x: Tensor) -> Range:
     return Range(amax=amax, count=x.numel())
 
 
-def _magnitude(bits: Tensor) -> float:
-    return float(bits.view(torch.float32))
+def _number(bits: int) -> float:
+    """The positive FP32 number with these bits."""
+    return float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))
 
 
 def _subnormal_binades(bits: Tensor) -> dict[int, int]:

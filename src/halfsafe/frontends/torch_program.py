@@ -306,13 +306,15 @@ _COPIES = {"aten.clone", "aten._unsafe_view", "aten.contiguous", "aten.lift_fres
 
 def _moves(node: fx.Node) -> bool:
     """Whether an operator's output holds only entries of its input, in the same format."""
-    if not isinstance(node.target, torch._ops.OpOverload):  # pyright: ignore
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.all_input_nodes:  # pyright: ignore
         return False
     returns = _schema(node).returns
     view = (
         bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
     )
-    return view or _operator_name(node) in _COPIES
+    made, source = node.meta.get("val"), node.all_input_nodes[0].meta.get("val")
+    formats = {t.dtype for t in (made, source) if isinstance(t, Tensor)}
+    return (view or _operator_name(node) in _COPIES) and len(formats) == 1
 
 
 def module_path(node: fx.Node) -> str:

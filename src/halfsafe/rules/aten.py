@@ -11,12 +11,12 @@ from halfsafe.rules import families as f
 from halfsafe.rules.algebra import Law, Rule
 
 _MOVEMENT = """
-    alias clone contiguous detach lift_fresh_copy _unsafe_view reshape _reshape_alias flatten
+    alias clone contiguous detach lift_fresh_copy view _unsafe_view reshape _reshape_alias flatten
     unflatten squeeze unsqueeze expand expand_as permute transpose t swapaxes movedim narrow slice
     select split split_with_sizes chunk tensor_split unbind unfold as_strided diagonal tril triu
     flip roll repeat tile repeat_interleave gather index index_select take_along_dim masked_select
     pixel_shuffle pixel_unshuffle channel_shuffle im2col col2im view_as
-    _to_copy to type_as
+    _to_copy to type_as copy
 """.split()
 
 _SCALING = """
@@ -38,13 +38,13 @@ _ALIGNED = """
     clamp clamp_min clamp_max clip hardtanh
     threshold masked_fill masked_scatter constant_pad_nd pad index_put index_add index_fill
     index_copy scatter scatter_add select_scatter slice_scatter diagonal_scatter
-    eq ne lt le gt ge equal aminmax hardshrink softshrink fmod remainder
+    eq ne lt le gt ge equal aminmax hardshrink softshrink
 """.split()
 
 _PINNED = """
     softmax _softmax log_softmax _log_softmax sigmoid tanh exp exp2 expm1 log log1p log2 log10
     logsumexp sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv silu gelu mish softplus elu
-    selu celu hardswish hardsigmoid log_sigmoid glu logit round floor ceil trunc frac
+    selu celu hardswish hardsigmoid log_sigmoid glu logit round floor ceil trunc frac fmod remainder
     floor_divide arange linspace ones cumprod prod eye nan_to_num relu6
 """.split()
 
@@ -52,8 +52,6 @@ _SATURATING = ("sigmoid", "tanh", "erf", "hardsigmoid")
 
 _BY_RULE: Mapping[Rule, list[str]] = {
     f.movement: _MOVEMENT,
-    f.view: ["view"],
-    f.overwrite: ["copy"],
     f.homogeneous: _SCALING,
     f.aligned: _ALIGNED,
     f.total: ["add", "sub", "rsub"],

@@ -15,18 +15,10 @@ Equations = list[Equation]
 
 def movement(k: Exponents) -> Equations:
     """Entries are moved, copied or cast; further tensors lend a shape, a type or indices."""
-    x, *others = k.tensors
-    return [*(y == x for y in k.outs), *k.free(*others)]
-
-
-def view(k: Exponents) -> Equations:
-    """Entries in another shape are moved; their bits, read as another type, are pinned."""
-    return [] if k.attributes.get("dtype") is not None else movement(k)
-
-
-def overwrite(k: Exponents) -> Equations:
-    """Entries are copied into a tensor that lends a shape and a type."""
-    return [k.out == k["src"], *k.free(k["self"])]
+    if set(k.attributes) == {"dtype"}:  # view(dtype) reads the same bits as another type
+        return []
+    x, *_ = k.all("src") or k.tensors
+    return [*(y == x for y in k.outs), *k.free(*k.tensors)]
 
 
 def homogeneous(k: Exponents) -> Equations:
