@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import frexp, inf, sqrt
+from math import frexp, inf
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from halfsafe.formats import FLOAT16, FloatFormat
 
@@ -47,39 +50,37 @@ class Range:
         return replace(self, binades=kept) if kept else self
 
     def rounding_loss(
-        self, exponent: int, fmt: FloatFormat = FLOAT16, *, relative: bool = False
-    ) -> float:
-        """RMS rounding error of the tensor stored at an exponent, over that of an unlimited range.
+        self, exponents: Iterable[int], fmt: FloatFormat = FLOAT16, *, relative: bool = False
+    ) -> NDArray[np.float64]:
+        """RMS rounding error of the tensor stored at each exponent, over that at unlimited range.
 
         An entry of binade b is rounded in steps of 2**(b - m), m the mantissa bits; once
         b - k < min_binade the steps are those of the subnormals, 2**(min_binade - m + k), and an
         entry below half a step is lost whole. 1.0 means that no entry loses anything. With
         `relative`, each entry's error counts relative to itself, as it does for a divisor.
         """
-        ideal = actual = 0.0
-        for binade, n in self.binades.items():
-            weight = n * 4.0**-binade if relative else n
-            step = 4.0 ** (binade - fmt.mantissa_bits) / 12
-            coarse = 4.0 ** (fmt.min_binade - fmt.mantissa_bits + exponent) / 12
-            ideal += weight * step
-            actual += weight * max(step, min(coarse, 2.25 * 4.0**binade))
-        return sqrt(actual / ideal) if ideal else 1.0
+        binades = np.array(list(self.binades), dtype=np.float64)
+        k = np.fromiter(exponents, dtype=np.float64)[:, None]
+        weights = np.array(list(self.binades.values()), dtype=np.float64)
+        if relative:
+            weights = weights * 4.0**-binades
+        step = 4.0 ** (binades - fmt.mantissa_bits) / 12
+        coarse = 4.0 ** (fmt.min_binade - fmt.mantissa_bits + k) / 12
+        stored = np.maximum(step, np.minimum(coarse, 2.25 * 4.0**binades))
+        return np.sqrt((weights * stored).sum(axis=1) / (weights * step).sum())
 
-    def highest_exponent(
-        self, loss: float, fmt: FloatFormat = FLOAT16, *, relative: bool = False
-    ) -> int | None:
-        """The largest exponent whose `rounding_loss` stays within `loss`; None if any will do."""
-        if not self.binades:
-            return None
-        low = min(self.binades) - fmt.min_binade
-        high = max(self.binades) - fmt.min_binade + fmt.mantissa_bits + 2
-        while low < high:  # rounding_loss is monotone in the exponent
-            middle = (low + high + 1) // 2
-            if self.rounding_loss(middle, fmt, relative=relative) <= loss:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+    def highest_exponents(
+        self, losses: Sequence[float], fmt: FloatFormat = FLOAT16, *, relative: bool = False
+    ) -> list[int]:
+        """For each loss, the largest exponent whose `rounding_loss` stays within it.
+
+        There must be nonzero entries.
+        """
+        lowest = min(self.binades) - fmt.min_binade
+        highest = max(self.binades) - fmt.min_binade + fmt.mantissa_bits + 2
+        found = self.rounding_loss(range(lowest, highest + 1), fmt, relative=relative)
+        monotone = np.maximum.accumulate(found)
+        return [lowest + int(i) - 1 for i in np.searchsorted(monotone, losses, side="right")]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; binades as [lowest, counts...]."""

@@ -121,12 +121,10 @@ def _window(
     if needs <= {"none"}:
         return exact & fits
 
-    def highest(loss: float) -> int:
-        found = measured.highest_exponent(loss, fmt, relative="each" in needs)
-        return ANY if found is None else found
-
-    high = max(highest(limits.loss), min(highest(limits.ruin), 0))
-    return exact & fits & Window(high=high, comfort=highest(limits.comfort))
+    high, ruin, comfort = measured.highest_exponents(
+        (limits.loss, limits.ruin, limits.comfort), fmt, relative="each" in needs
+    )
+    return exact & fits & Window(high=max(high, min(ruin, 0)), comfort=comfort)
 
 
 def _float32_window(measured: Range) -> Window:
