@@ -358,3 +358,52 @@ def render(seed: int, width: int = 192, height: int = 192) -> Sample:
     for _ in range(rng.randint(2, 14)):
         _place(rng, canvas)
     return canvas.sample(_camera(rng, canvas.image))
+
+
+# A street scene -----------------------------------------------------------------------------
+
+SIGNS: tuple[tuple[str, int, Point, float, Colour, Colour | None], ...] = (
+    ("BAKERY", 52, (150, 96), 0.0, (250, 240, 220), (120, 40, 30)),
+    ("open daily", 22, (150, 146), 0.0, (120, 40, 30), (245, 230, 200)),
+    ("Books", 44, (470, 92), -6.0, (20, 40, 80), (235, 235, 225)),
+    ("24", 40, (596, 60), 0.0, (255, 255, 255), (30, 120, 60)),
+    ("COFFEE", 34, (318, 178), 4.0, (255, 220, 120), (40, 30, 30)),
+    ("Fresh bread", 26, (110, 262), 0.0, (70, 40, 20), None),
+    ("SALE", 60, (360, 282), -10.0, (250, 250, 250), (190, 20, 40)),
+    ("Station", 30, (548, 240), 0.0, (250, 250, 250), (20, 70, 140)),
+    ("platform 9", 20, (548, 276), 0.0, (20, 70, 140), (240, 240, 240)),
+    ("STREET", 28, (96, 392), 0.0, (240, 240, 240), (50, 50, 60)),
+    ("halfsafe", 36, (492, 396), 0.0, (250, 210, 60), None),
+)
+"""Words of the scene: text, size in pixels, centre, angle, colour, colour of the board behind."""
+
+
+def page(width: int = 640, height: int = 448) -> Sample:
+    """A street with shop signs; the same picture every time, and none that is trained on."""
+    rng = random.Random(7)
+    canvas = _Canvas(Image.new("RGB", (width, height), (176, 200, 222)))
+    _street(rng, canvas.draw, width, height)
+    for text, size, at, angle, colour, board in SIGNS:
+        stamp = _stamp(text, _font(None, size), size / 30, angle)
+        if board is not None:
+            word = replace(stamp.word, x=at[0], y=at[1])
+            canvas.draw.polygon(word.quad(0.35 * word.height), board, (30, 30, 30))
+        canvas.write(stamp, at, colour)
+    return canvas.sample(canvas.image.filter(ImageFilter.GaussianBlur(0.5)))
+
+
+def _street(rng: random.Random, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    """Three house fronts with shop windows, an awning, a pavement and a road."""
+    fronts = ((0, 232, (196, 164, 132)), (232, 416, (150, 158, 170)), (416, width, (206, 190, 150)))
+    for left, right, wall in fronts:
+        draw.rectangle((left, 30, right, 344), wall, (80, 70, 60), 2)
+        glass = tuple(rng.randint(70, 120) for _ in range(3))
+        draw.rectangle((left + 24, 292, right - 24, 340), glass, (60, 50, 50), 3)
+        draw.line((left + 40, 336, left + 70, 296), (190, 200, 205), 3)
+        for x in range(left, right, 24):
+            stripe = (170, 60, 50) if (x // 24) % 2 else (235, 225, 210)
+            draw.rectangle((x, 206, min(x + 24, right), 216), stripe)
+    draw.ellipse((270, 44, 330, 104), (240, 210, 120), (120, 100, 60), 3)
+    draw.rectangle((0, 344, width, 364), (168, 166, 160))
+    draw.rectangle((0, 364, width, height), (92, 92, 96))
+    draw.line((0, 434, width, 434), (220, 220, 210), 4)

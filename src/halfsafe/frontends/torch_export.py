@@ -198,6 +198,10 @@ def _simplify(graph: fx.Graph) -> None:
         elif node.target is aten.clone.default and "memory_format" not in node.kwargs:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+        elif node.target is aten._native_batch_norm_legit_no_training.default:
+            _single_batch_norm(graph, node)
+        elif node.target is aten.relu6.default:
+            _become(graph, node, aten.hardtanh.default, (node.args[0], 0.0, 6.0))
         elif node.target is aten.rms_norm.default:
             eps, write = argument(node, "eps")
             if eps is None:
@@ -207,6 +211,25 @@ def _simplify(graph: fx.Graph) -> None:
             if scale is None:
                 write(1.0 / float(node.args[0].meta["val"].shape[-1]) ** 0.5)
     graph.eliminate_dead_code()
+
+
+def _single_batch_norm(graph: fx.Graph, node: fx.Node) -> None:
+    """The user's batch_norm, with one output, in place of its decomposition, with three."""
+    *arguments, momentum, eps = node.args
+    (output,) = [user for user in node.users if user.args[1] == 0]
+    _become(graph, output, aten.batch_norm.default, (*arguments, False, momentum, eps, True), node)
+    graph.erase_node(node)
+
+
+def _become(
+    graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...], like: fx.Node | None = None
+) -> None:
+    """Puts another call, with the same value, in place of a node."""
+    with graph.inserting_before(node):
+        call = graph.call_function(target, args)
+    call.meta = {**(like or node).meta, "val": node.meta["val"]}
+    node.replace_all_uses_with(call)
+    graph.erase_node(node)
 
 
 def _register_dataclasses(outputs: Any) -> None:

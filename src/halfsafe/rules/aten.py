@@ -43,7 +43,7 @@ _ALIGNED = """
 
 _PINNED = """
     softmax _softmax log_softmax _log_softmax sigmoid tanh exp exp2 expm1 log log1p log2 log10
-    logsumexp sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv silu gelu mish softplus elu
+    logsumexp sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv silu gelu mish
     selu celu hardswish hardsigmoid log_sigmoid glu logit round floor ceil trunc frac fmod remainder
     floor_divide arange linspace ones cumprod prod eye nan_to_num relu6
 """.split()
@@ -73,6 +73,8 @@ _BY_RULE: Mapping[Rule, list[str]] = {
     f.normalisation: "layer_norm native_layer_norm group_norm native_group_norm rms_norm".split(),
     f.weight_norm: ["_weight_norm", "_weight_norm_interface"],
     f.attention: ["scaled_dot_product_attention"],
+    f.softplus: ["softplus"],
+    f.elu: ["elu"],
     f.fill: ["full", "full_like", "new_full", "fill", "scalar_tensor"],
     f.zeros: "zeros zeros_like new_zeros empty empty_like new_empty".split(),
     f.invariant: "sign argmax argmin argsort isnan isinf isfinite nonzero logical_not logical_and "

@@ -162,6 +162,18 @@ def attention(k: Exponents) -> Equations:
     ]
 
 
+def softplus(k: Exponents) -> Equations:
+    """log(1 + exp((b/s) s x)) / (b/s) = s log(1 + exp(b x)) / b: beta undoes x's exponent."""
+    x = k["self"]
+    return [k.out == x, k["beta"] == -x]
+
+
+def elu(k: Exponents) -> Equations:
+    """ELU(s x) with the inner slope 1/s and alpha s is s ELU(x); the outer slope is a factor."""
+    x = k["self"]
+    return [k["input_scale"] == -x, k["alpha"] == x, k.out == x + k["scale"]]
+
+
 def fill(k: Exponents) -> Equations:
     """A tensor made of one number, which may be any number; a prototype lends only its shape."""
     (number,) = k.all("fill_value", "value", "s")
