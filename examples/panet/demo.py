@@ -41,7 +41,8 @@ def panel(picture: Image.Image, logits: Tensor, title: str) -> Image.Image:
     size = (picture.width, picture.height)
     shown = Image.fromarray((np.nan_to_num(score) * 255).astype(np.uint8)).resize(size)
     text = np.asarray(shown, np.float32)[..., None] / 255
-    pixels = grey * (1 - text) + np.array((255, 236, 150), np.float32) * text
+    bright = np.asarray(picture.convert("L").convert("RGB"), np.float32) * (1.0, 0.9, 0.45)
+    pixels = grey * (1 - text) + (0.4 * bright + (120, 105, 40)) * text
     nan = np.asarray(Image.fromarray(np.isnan(score)).resize(size))
     pixels[nan] = 0.5 * pixels[nan] + 0.5 * np.array(BROKEN)
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Another point on the detector's own symmetry, where it overflows in FP16 as deployed PANets do."""
+"""Another point on the detector's own symmetry: there it overflows, as deployed PANets do."""
 
 from __future__ import annotations
 

@@ -236,7 +236,8 @@ def _shape(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int])
     if kind == 0:
         draw.rectangle(box, fill, outline, line)
     elif kind == 1:
-        draw.rounded_rectangle(box, 5, fill if rng.random() < 0.6 else None, outline, line)
+        radius = min(5.0, (box[2] - box[0]) / 3, (box[3] - box[1]) / 3)
+        draw.rounded_rectangle(box, radius, fill if rng.random() < 0.6 else None, outline, line)
     elif kind == 2:
         draw.ellipse(box, fill if rng.random() < 0.6 else None, fill, line)
     elif kind == 3:
@@ -264,9 +265,11 @@ def _pattern(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int
             draw.line((left, y, right, y), fill, line)
     elif kind == 2:
         tall = pitch * rng.uniform(0.4, 1.5)
+        gap = rng.choice((0.0, rng.uniform(0.1, 0.5)))
         for row, y in enumerate(np.arange(top, bottom, tall)):
             for x in columns + (row % 2) * pitch / 2 * (rng.random() < 0.8):
-                draw.rectangle((x, y, x + pitch, y + tall), fill, other)
+                edges = (x, y, x + pitch * (1 - gap), y + tall * (1 - gap))
+                draw.rectangle(edges, fill, other)
     else:
         dot = pitch * rng.uniform(0.2, 0.45)
         for y in np.arange(top, bottom, pitch):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
@@ -110,9 +110,10 @@ def show(report: Report) -> None:
 def load_model(spec: str) -> tuple[Any, Any]:
     """The model, and the samples if the callable returns them as well."""
     made = _call(spec)
-    if isinstance(made, tuple) and len(made) == 2:  # pyright: ignore[reportUnknownArgumentType]
-        return made[0], made[1]  # pyright: ignore[reportUnknownVariableType]
-    return made, None
+    pair = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made, None)
+    if len(pair) != 2:
+        raise BadInput(f"{spec} returns {len(pair)} things: a model, or a model and samples")
+    return pair[0], pair[1]
 
 
 def load_samples(spec: str) -> Any:
@@ -136,14 +137,14 @@ def _load_file(path: Path) -> Any:
         raise BadInput(f"there is no file '{path}'")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
             arrays = load_file(path)
         else:
             import numpy as np
 
             with np.load(path) as archive:
-                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
+                arrays = {name: torch.as_tensor(archive[name]) for name in archive.files}
     except Exception as error:
         raise BadInput(f"cannot read '{path}': {error}") from error
     if all(name.startswith("arr_") for name in arrays):
@@ -178,7 +179,7 @@ def _call(spec: str) -> Any:
 
 
 @contextmanager
-def spinner() -> Iterator[Callable[[str], None]]:
+def spinner() -> Generator[Callable[[str], None]]:
     """A line that says what is being done, while it is."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:

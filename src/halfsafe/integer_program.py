@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from math import inf
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 SECONDS = 60.0
 """Time limit of one solve; the best solution known by then is used."""
@@ -85,7 +89,7 @@ class IntegerProgram:
         self._integer.append(integer)
         return len(self.low) - 1
 
-    def _matrix(self) -> object:
+    def _matrix(self) -> csr_array[np.float64, tuple[int, int]]:
         from scipy.sparse import csr_array
 
         lengths = [len(columns) for columns, _, _ in self._rows]

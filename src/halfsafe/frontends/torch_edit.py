@@ -1,5 +1,9 @@
 """Applies edits to a captured PyTorch program, giving a new one."""
 
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections import Counter, defaultdict
@@ -8,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from halfsafe.edits import (
     Edit,
@@ -73,7 +78,7 @@ class _Editor:
         """A new node at the insertion point, with the metadata that reading and casting need."""
         node = self.graph.call_function(target, args, kwargs)
         node.meta = {k: v for k, v in like.meta.items() if k in ("nn_module_stack", "stack_trace")}
-        node.meta["val"] = target(*fx.node.map_arg(args, _fake), **fx.node.map_arg(kwargs, _fake))
+        node.meta["val"] = target(*map_arg(args, _fake), **map_arg(kwargs, _fake))
         return node
 
     def _fold(self, folds: list[Fold]) -> None:
@@ -121,7 +126,7 @@ class _Editor:
                 if source not in island and is_deployed(source, self.program.deployed):
                     node.replace_input_with(source, self._cast(source, torch.float32))
             node.meta["val"] = node.target(  # type: ignore[operator]
-                *fx.node.map_arg(node.args, _fake), **fx.node.map_arg(node.kwargs, _fake)
+                *map_arg(node.args, _fake), **map_arg(node.kwargs, _fake)
             )
         for node in island:
             outside = [user for user in node.users if user not in island]

@@ -6,6 +6,10 @@ weights, and must be bit-equal to the user's model on the first sample; if it is
 made in FP32, where those upcasts cannot be seen.
 """
 
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import copy
@@ -166,6 +170,7 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
     _drop_side_outputs(graph, exported)
     _simplify(graph)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
+    assert in_spec is not None and out_spec is not None
     names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)]
     return Program(
         fx=graph,

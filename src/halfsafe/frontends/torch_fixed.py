@@ -1,5 +1,9 @@
 """The fixed model in the forms in which people deploy it."""
 
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import copy
@@ -163,7 +167,7 @@ class _Recipe:
                             "written into the code of the model: use fixed.model instead"
                         )
                     attributes[name] = float(stored)
-        tensors = dict(model.state_dict())
+        tensors: dict[str, Tensor] = model.state_dict()
         return cls({name: filed.get(name, t) for name, t in tensors.items()}, attributes)
 
     def apply(self, model: nn.Module) -> None:

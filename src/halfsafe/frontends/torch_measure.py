@@ -1,5 +1,9 @@
 """Ranges of a program's values: one pass a sample, nothing kept but the statistics."""
 
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -86,7 +90,7 @@ class _Observer:
 
     def __init__(self, program: Program, statistics: Statistics) -> None:
         graph = program.graph
-        self.statistics = statistics
+        self.statistics: Statistics = statistics
         self.found: dict[str, Range] = {}
         self.skip = {name for name, value in graph.values.items() if value.kind == "constant"}
         self.inherits: dict[str, str] = {}

@@ -1,5 +1,9 @@
 """A captured PyTorch model: evaluated node by node, edited, and turned back into a module."""
 
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import operator
@@ -11,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo  # pyright: ignore[reportPrivateUsage]
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput
@@ -82,10 +87,9 @@ class Program:
         is not that of the captured one.
         """
         with torch.no_grad():
-            flat = self.flatten(call)
-            if store is None:
-                return _flat_outputs(_Evaluation(self._float32, None).run(*flat))
-            return _flat_outputs(_Evaluation(self._float32, store).run(*flat))
+            evaluation = _Evaluation(self._float32, store)
+            outputs = evaluation.run(*self.flatten(call), enable_io_processing=False)
+        return list(outputs)
 
     def flatten(self, call: Call) -> list[Any]:
         """A sample as the flat list of graph inputs."""
@@ -152,9 +156,6 @@ class _Evaluation(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, store: Store | None) -> None:
         super().__init__(module)
         self._store = store
-
-    def run(self, *args: Any) -> Any:
-        return super().run(*args, enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -343,7 +344,7 @@ def _hint(size: Any) -> int:
 
 
 def _with_dtype(arguments: Any, old: torch.dtype, new: torch.dtype) -> Any:
-    return fx.node.map_aggregate(arguments, lambda a: new if a is old else a)  # type: ignore
+    return map_aggregate(arguments, lambda a: new if a is old else a)  # type: ignore
 
 
 def _cast_inputs(graph: fx.Graph, deployed: torch.dtype, dtype: torch.dtype) -> None:
@@ -366,10 +367,6 @@ def _assign(root: nn.Module, name: str, tensor: Tensor, role: Role) -> None:
         root.register_parameter(leaf, nn.Parameter(tensor.detach(), requires_grad=False))
     else:
         root.register_buffer(leaf, tensor.detach(), persistent=role == "buffer")
-
-
-def _flat_outputs(outputs: Any) -> list[Any]:
-    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 
 
 def _shape(spec: pytree.TreeSpec) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from halfsafe.atomic import atomically
 from halfsafe.edits import (
@@ -193,7 +193,7 @@ def _conflict(graph: Graph, conflict: Conflict) -> str:
 
 def _tuple(found: Any) -> Any:
     """JSON has lists where the report has tuples."""
-    return tuple(found) if isinstance(found, list) else found  # pyright: ignore[reportUnknown]
+    return tuple(cast("list[Any]", found)) if isinstance(found, list) else found
 
 
 def _value(data: Mapping[str, Any]) -> ValueReport:
@@ -204,7 +204,8 @@ def _value(data: Mapping[str, Any]) -> ValueReport:
 
 def _fault(data: Mapping[str, Any]) -> Fault:
     rest: dict[str, Any] = {k: _tuple(v) for k, v in data.items()}
-    return Fault(**{**rest, "kind": FaultKind(data["kind"])})
+    rest["kind"] = FaultKind(data["kind"])
+    return Fault(**rest)
 
 
 def _finite(data: dict[str, Any]) -> dict[str, Any]:

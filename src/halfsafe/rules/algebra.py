@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import overload
 
 from halfsafe.graph import Graph, Node, Use
 
@@ -39,15 +38,9 @@ class Linear:
     def __sub__(self, other: Linear) -> Linear:
         return self + -other
 
-    @overload
-    def __eq__(self, other: Linear | int) -> Equation: ...
-    @overload
-    def __eq__(self, other: object) -> bool: ...
-    def __eq__(self, other: object) -> object:
-        if isinstance(other, int):
-            other = Linear()  # every law is homogeneous: only zero is ever written
-        if not isinstance(other, Linear):
-            return NotImplemented
+    def __eq__(self, other: Linear | int) -> Equation:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """States an equation; the only number that a homogeneous law needs is 0."""
+        other = Linear() if isinstance(other, int) else other
         difference = self - other
         seen = frozenset(self.terms) | frozenset(other.terms)
         return Equation({} if difference.absent else difference.terms, seen)

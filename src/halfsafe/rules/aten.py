@@ -5,7 +5,7 @@ To add one, put its name on the line of its law, and a call of it into tests/cas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from halfsafe.rules import families as f
 from halfsafe.rules.algebra import Law, Rule
@@ -50,7 +50,7 @@ _PINNED = """
 
 _SATURATING = ("sigmoid", "tanh", "erf", "hardsigmoid")
 
-_BY_RULE: Mapping[Rule, list[str]] = {
+_BY_RULE: Mapping[Rule, Sequence[str]] = {
     f.movement: _MOVEMENT,
     f.homogeneous: _SCALING,
     f.aligned: _ALIGNED,
@@ -82,7 +82,7 @@ _BY_RULE: Mapping[Rule, list[str]] = {
     f.pinned: _PINNED,
 }
 
-_ADDENDS = {
+_ADDENDS: Mapping[Rule, tuple[str, ...]] = {
     f.total: ("self", "other"),
     f.affine: ("bias",),
     f.matrix_sum: ("self",),
