@@ -15,7 +15,64 @@ import torch
 from torch import nn
 
 Sample = dict[str, torch.Tensor]
-Factory = Callable[[], tuple[nn.Module, Callable[[], Sample]]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a network is built: transformers by width, CNNs by channels."""
+
+    width: int = 32
+    layers: int = 3
+    heads: int = 4
+    tokens: int = 16
+    vocabulary: int = 99
+    channels: int = 16
+    image: int = 64
+    depth: int = 1
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        return {**self.vision, "vocab_size": self.vocabulary}
+
+    @property
+    def vision(self) -> dict[str, Any]:
+        return {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "intermediate_size": 2 * self.width,
+        }
+
+    @property
+    def decoder(self) -> dict[str, Any]:
+        return {
+            **self.encoder,
+            "num_key_value_heads": self.heads // 2,
+            "use_cache": False,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+        }
+
+    def ids(self, length: int | None = None) -> torch.Tensor:
+        return torch.randint(2, self.vocabulary, (2, length or self.tokens))
+
+    def mask(self) -> torch.Tensor:
+        """The second row is padded."""
+        mask = torch.ones(2, self.tokens, dtype=torch.int64)
+        mask[1, self.tokens * 2 // 3 :] = 0
+        return mask
+
+    def picture(self, channels: int = 3, shrink: int = 1) -> torch.Tensor:
+        return torch.randn(2, channels, self.image // shrink, self.image // shrink)
+
+
+TINY = Size()
+REAL = Size(
+    width=768, layers=12, heads=12, tokens=128, vocabulary=30000, channels=64, image=256, depth=2
+)
+
+Factory = Callable[[Size], tuple[nn.Module, Callable[[], Sample]]]
 
 
 @dataclass(frozen=True)
@@ -26,10 +83,10 @@ class Architecture:
     factory: Factory
     amplify: Mapping[str, float]
 
-    def build(self, seed: int = 0) -> tuple[nn.Module, list[Sample]]:
+    def build(self, size: Size = TINY) -> tuple[nn.Module, list[Sample]]:
         """The amplified model and four samples."""
-        torch.manual_seed(seed)
-        model, sample = self.factory()
+        torch.manual_seed(0)
+        model, sample = self.factory(size)
         samples = [sample() for _ in range(4)]
         for pattern, factor in self.amplify.items():
             amplify(model, pattern, factor)
@@ -74,92 +131,72 @@ def amplify(model: nn.Module, pattern: str, factor: float) -> None:
             parameter.mul_(factor)
 
 
-def _ids(length: int = 16, vocabulary: int = 99) -> torch.Tensor:
-    return torch.randint(2, vocabulary, (2, length))
-
-
-def _image(size: int = 64, channels: int = 3) -> torch.Tensor:
-    return torch.randn(2, channels, size, size)
-
-
-_ENCODER: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "vocab_size": 99,
-}
-_DECODER: dict[str, Any] = {
-    **_ENCODER,
-    "num_key_value_heads": 2,
-    "use_cache": False,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
-
-
 @architecture({r"encoder.*(layer.1|shortcut).normalization": 3e4})
-def resnet() -> Any:
+def resnet(z: Size) -> Any:
     """Conv-BN-ReLU residual stages whose sums overflow, as in deployed PANets."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 32, 64, 64], depths=[2, 2, 1, 1], layer_type="basic"
+        embedding_size=z.channels,
+        hidden_sizes=[z.channels * n for n in (1, 2, 4, 4)],
+        depths=[2, 2, z.depth, z.depth],
+        layer_type="basic",
     )
-    return ResNetForImageClassification(config), lambda: {"pixel_values": _image()}
+    return ResNetForImageClassification(config), lambda: {"pixel_values": z.picture()}
 
 
 @architecture({r"layer\.\d+\.reduce_1x1.normalization": 3e5})
-def mobilenet_v2() -> Any:
+def mobilenet_v2(z: Size) -> Any:
     """Linear bottlenecks between ReLU6."""
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    config = MobileNetV2Config(depth_multiplier=0.35, image_size=64)
-    return MobileNetV2ForImageClassification(config), lambda: {"pixel_values": _image()}
+    config = MobileNetV2Config(depth_multiplier=0.022 * z.channels, image_size=z.image)
+    return MobileNetV2ForImageClassification(config), lambda: {"pixel_values": z.picture()}
 
 
 @architecture({r"_conv\.weight|squeeze_excite": 30.0, r"projection.project_bn": 3e5})
-def efficientnet() -> Any:
+def efficientnet(z: Size) -> Any:
     """SiLU, squeeze-and-excitation gates, and a stream between blocks."""
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
     config = EfficientNetConfig(
-        width_coefficient=0.25, depth_coefficient=0.25, image_size=64, hidden_dim=320
+        width_coefficient=z.channels / 64,
+        depth_coefficient=0.25 * z.depth,
+        image_size=z.image,
+        hidden_dim=20 * z.channels,
     )
-    return EfficientNetForImageClassification(config), lambda: {"pixel_values": _image()}
+    return EfficientNetForImageClassification(config), lambda: {"pixel_values": z.picture()}
 
 
 @architecture({r"embeddings|attention.o_proj|attention.output.dense|mlp.fc2|output.dense": 3e5})
-def vit() -> Any:
+def vit(z: Size) -> Any:
     from transformers import ViTConfig, ViTForImageClassification
 
-    sizes = {k: v for k, v in _ENCODER.items() if k != "vocab_size"}
-    config = ViTConfig(**sizes, image_size=32, patch_size=8)
-    return ViTForImageClassification(config), lambda: {"pixel_values": _image(32)}
+    config = ViTConfig(**z.vision, image_size=z.image // 2, patch_size=8)
+    return ViTForImageClassification(config), lambda: {"pixel_values": z.picture(shrink=2)}
 
 
 @architecture({r"patch_embeddings.*layer_norm|attention.output.dense|mlp.dense2": 1e5})
-def segformer() -> Any:
+def segformer(z: Size) -> Any:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     config = SegformerConfig(
-        hidden_sizes=[16, 16, 32, 32],
-        depths=[1, 1, 1, 1],
-        decoder_hidden_size=32,
+        hidden_sizes=[z.channels * n for n in (1, 1, 2, 2)],
+        depths=[z.depth] * 4,
+        decoder_hidden_size=2 * z.channels,
         num_attention_heads=[1, 1, 2, 2],
     )
-    return SegformerForSemanticSegmentation(config), lambda: {"pixel_values": _image()}
+    return SegformerForSemanticSegmentation(config), lambda: {"pixel_values": z.picture()}
 
 
 @architecture({r"(encoder|decoder).layers.*(fc2|mlp.fc2|o_proj|out_proj)": 1e6})
-def detr() -> Any:
+def detr(z: Size) -> Any:
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
     backbone = ResNetConfig(
-        embedding_size=16,
-        hidden_sizes=[16, 16, 32, 32],
-        depths=[1, 1, 1, 1],
+        embedding_size=z.channels,
+        hidden_sizes=[z.channels * n for n in (1, 1, 2, 2)],
+        depths=[z.depth] * 4,
         layer_type="basic",
         out_features=["stage4"],
     )
@@ -168,180 +205,180 @@ def detr() -> Any:
         backbone=None,
         use_pretrained_backbone=False,
         backbone_config=backbone,
-        d_model=32,
+        d_model=z.width,
         encoder_layers=2,
         decoder_layers=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
+        encoder_ffn_dim=2 * z.width,
+        decoder_ffn_dim=2 * z.width,
+        encoder_attention_heads=z.heads,
+        decoder_attention_heads=z.heads,
         num_queries=10,
     )
-    return DetrForObjectDetection(config), lambda: {"pixel_values": _image()}
+    return DetrForObjectDetection(config), lambda: {"pixel_values": z.picture()}
 
 
 @architecture({r"output.dense": 1e6})
-def bert() -> Any:
+def bert(z: Size) -> Any:
     """Post-norm: LayerNorm reads sums that overflow; padded rows in the mask."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    mask = torch.tensor([[1] * 16, [1] * 10 + [0] * 6])
-    return BertForSequenceClassification(BertConfig(**_ENCODER)), lambda: {
-        "input_ids": _ids(),
-        "attention_mask": mask,
+    return BertForSequenceClassification(BertConfig(**z.encoder)), lambda: {
+        "input_ids": z.ids(),
+        "attention_mask": z.mask(),
     }
 
 
 @architecture({r"output.dense": 1e6})
-def roberta() -> Any:
+def roberta(z: Size) -> Any:
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    model = RobertaForSequenceClassification(RobertaConfig(**_ENCODER))
-    return model, lambda: {"input_ids": _ids()}
+    model = RobertaForSequenceClassification(RobertaConfig(**z.encoder))
+    return model, lambda: {"input_ids": z.ids()}
 
 
 @architecture({r"output.dense": 1e6})
-def deberta_v2() -> Any:
+def deberta_v2(z: Size) -> Any:
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
     config = DebertaV2Config(
-        **_ENCODER,
+        **z.encoder,
         relative_attention=True,
         pos_att_type=["p2c", "c2p"],
         position_buckets=8,
         norm_rel_ebd="layer_norm",
         share_att_key=True,
     )
-    mask = torch.tensor([[1] * 16, [1] * 10 + [0] * 6])
     return DebertaV2ForSequenceClassification(config), lambda: {
-        "input_ids": _ids(),
-        "attention_mask": mask,
+        "input_ids": z.ids(),
+        "attention_mask": z.mask(),
     }
 
 
 @architecture({r"wte|wpe|c_proj": 1e6})
-def gpt2() -> Any:
+def gpt2(z: Size) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        n_embd=32, n_layer=3, n_head=4, vocab_size=99, n_positions=64, use_cache=False,
+        n_embd=z.width, n_layer=z.layers, n_head=z.heads, vocab_size=z.vocabulary,
+        n_positions=256, use_cache=False,
         tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    return GPT2LMHeadModel(config), lambda: {"input_ids": _ids()}
+    return GPT2LMHeadModel(config), lambda: {"input_ids": z.ids()}
 
 
-def _t5(feed_forward: str) -> Any:
+def _t5(z: Size, feed_forward: str) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=99,
+        d_model=z.width, d_kv=z.width // z.heads, d_ff=2 * z.width, num_layers=2 * z.depth,
+        num_heads=z.heads, vocab_size=z.vocabulary,
         feed_forward_proj=feed_forward, use_cache=False,
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
-    return model, lambda: {"input_ids": _ids(), "decoder_input_ids": _ids(8)}
+    return model, lambda: {"input_ids": z.ids(), "decoder_input_ids": z.ids(8)}
 
 
 @architecture({r"shared|\.o\.weight|wo\.weight": 1e4})
-def t5_relu() -> Any:
+def t5_relu(z: Size) -> Any:
     """Tied embeddings, and a mask of finfo.min."""
-    return _t5("relu")
+    return _t5(z, "relu")
 
 
-@architecture({r"shared|\.o\.weight|wo\.weight": 1e6})
-def t5_gated() -> Any:
-    return _t5("gated-gelu")
+@architecture({r"shared|\.o\.weight|wo\.weight": 1e5})
+def t5_gated(z: Size) -> Any:
+    return _t5(z, "gated-gelu")
 
 
 @architecture({r"embed_tokens|o_proj|down_proj": 1e6})
-def llama() -> Any:
+def llama(z: Size) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(**_DECODER)), lambda: {"input_ids": _ids()}
+    return LlamaForCausalLM(LlamaConfig(**z.decoder)), lambda: {"input_ids": z.ids()}
 
 
 @architecture({r"up_proj": 1e8})
-def mistral() -> Any:
+def mistral(z: Size) -> Any:
     """The product gate * up overflows."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    return MistralForCausalLM(MistralConfig(**_DECODER)), lambda: {"input_ids": _ids()}
+    return MistralForCausalLM(MistralConfig(**z.decoder)), lambda: {"input_ids": z.ids()}
 
 
 @architecture({r"embed_tokens|o_proj|down_proj": 1e6})
-def phi3() -> Any:
+def phi3(z: Size) -> Any:
     """One linear for gate and up, split afterwards."""
     from transformers import Phi3Config, Phi3ForCausalLM
 
-    return Phi3ForCausalLM(Phi3Config(**_DECODER)), lambda: {"input_ids": _ids()}
+    return Phi3ForCausalLM(Phi3Config(**z.decoder)), lambda: {"input_ids": z.ids()}
 
 
 @architecture({r"embed_tokens|o_proj|down_proj": 1e6})
-def mixtral() -> Any:
+def mixtral(z: Size) -> Any:
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    config = MixtralConfig(**_DECODER, num_local_experts=4)
+    config = MixtralConfig(**z.decoder, num_local_experts=4)
     config._experts_implementation = "batched_mm"
-    return MixtralForCausalLM(config), lambda: {"input_ids": _ids()}
+    return MixtralForCausalLM(config), lambda: {"input_ids": z.ids()}
 
 
 @architecture({r"embed_tokens|post_.*layernorm": 1e6})
-def gemma2() -> Any:
+def gemma2(z: Size) -> Any:
     """Sandwich norms whose gain is stored as 1 + w, and soft-capped scores."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    config = Gemma2Config(**_DECODER, head_dim=8)
-    return Gemma2ForCausalLM(config), lambda: {"input_ids": _ids()}
+    config = Gemma2Config(**z.decoder, head_dim=z.width // z.heads)
+    return Gemma2ForCausalLM(config), lambda: {"input_ids": z.ids()}
 
 
 @architecture({r"embedding|out_proj|fc2": 1e6})
-def clip() -> Any:
+def clip(z: Size) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
-    vision = {k: v for k, v in _ENCODER.items() if k != "vocab_size"}
     config = CLIPConfig(
-        text_config={**_ENCODER, "max_position_embeddings": 32, "eos_token_id": 98},
-        vision_config={**vision, "image_size": 32, "patch_size": 8},
+        text_config={**z.encoder, "max_position_embeddings": 256, "eos_token_id": 98},
+        vision_config={**z.vision, "image_size": z.image // 2, "patch_size": 8},
         projection_dim=16,
     )
-    return CLIPModel(config), lambda: {"input_ids": _ids(), "pixel_values": _image(32)}
+    return CLIPModel(config), lambda: {"input_ids": z.ids(), "pixel_values": z.picture(shrink=2)}
 
 
 @architecture({r"encoder.layers.*(out_proj|output_dense)": 1e6})
-def wav2vec2() -> Any:
+def wav2vec2(z: Size) -> Any:
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
     config = Wav2Vec2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        conv_dim=(16, 16, 16), conv_stride=(5, 2, 2), conv_kernel=(10, 3, 3),
+        hidden_size=z.width, num_hidden_layers=2 * z.depth, num_attention_heads=z.heads,
+        intermediate_size=2 * z.width, conv_dim=(z.channels,) * 3,
+        conv_stride=(5, 2, 2), conv_kernel=(10, 3, 3),
         num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
         vocab_size=32,
     )  # fmt: skip
-    return Wav2Vec2ForCTC(config), lambda: {"input_values": torch.randn(2, 800)}
+    return Wav2Vec2ForCTC(config), lambda: {"input_values": torch.randn(2, 50 * z.tokens)}
 
 
 @architecture({r"resnets.*conv2|conv_in|conv_shortcut|to_out": 1e6})
-def autoencoder_kl() -> Any:
+def autoencoder_kl(z: Size) -> Any:
     """The VAE of latent diffusion: GroupNorm on a residual stream."""
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL(
-        block_out_channels=(16, 32),
+        block_out_channels=(z.channels, 2 * z.channels),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
         latent_channels=4,
         sample_size=32,
     )
-    return model, lambda: {"sample": _image(32)}
+    return model, lambda: {"sample": z.picture(shrink=2)}
 
 
 @architecture({r"resnets.*conv2|conv_in|proj_out": 1e5})
-def unet2d_condition() -> Any:
+def unet2d_condition(z: Size) -> Any:
     from diffusers import UNet2DConditionModel
 
     model = UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=(16, 32),
+        block_out_channels=(z.channels, 2 * z.channels),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -350,7 +387,7 @@ def unet2d_condition() -> Any:
         norm_num_groups=4,
     )
     return model, lambda: {
-        "sample": _image(16, 4),
+        "sample": z.picture(4, shrink=4),
         "timestep": torch.randint(0, 1000, (2,)),
         "encoder_hidden_states": torch.randn(2, 5, 16),
     }

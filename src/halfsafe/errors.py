@@ -19,3 +19,13 @@ class PlanError(HalfsafeError):
 
 class FoldError(HalfsafeError):
     """The plan cannot be expressed in the original model's own constants."""
+
+
+def first_line(error: BaseException) -> str:
+    """Anyone's error as part of one of ours.
+
+    >>> first_line(KeyError("x")), first_line(ValueError("too long\\nand more"))
+    ("KeyError: 'x'", 'ValueError: too long')
+    """
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

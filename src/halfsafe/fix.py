@@ -72,6 +72,8 @@ def fix(
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
+    if headroom < 0:
+        raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
     supply = Samples(samples)
     progress("capturing")
     original = open_model(model, supply.first, dynamic_shapes)

@@ -9,10 +9,11 @@ from halfsafe.errors import BadInput
 
 
 class Call(NamedTuple):
-    """One sample as the arguments of forward()."""
+    """One sample as the arguments of forward(); `number` is its place among the samples."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    number: int = 0
 
 
 def calls(samples: Any) -> Iterator[Call]:
@@ -25,18 +26,17 @@ def calls(samples: Any) -> Iterator[Call]:
     [{'x': 1}, {'x': 2}]
     """
     if _is_sample(samples):
-        yield _call(samples)
+        yield _call(samples, 0)
         return
     if not isinstance(samples, Iterable):
         raise BadInput(
             f"samples is a {type(samples).__name__}: pass a tensor, a tuple of positional "
             "arguments, a dict of keyword arguments, or an iterable of these"
         )
-    empty = True
-    for sample in samples:  # pyright: ignore[reportUnknownVariableType]
-        empty = False
-        yield _call(tuple(sample) if isinstance(sample, list) else sample)  # pyright: ignore
-    if empty:
+    index = -1
+    for index, sample in enumerate(samples):  # pyright: ignore
+        yield _call(tuple(sample) if isinstance(sample, list) else sample, index)  # pyright: ignore
+    if index < 0:
         raise BadInput("samples is empty: ranges are measured on samples, so pass at least one")
 
 
@@ -73,11 +73,12 @@ def _is_sample(sample: Any) -> bool:
     return hasattr(sample, "shape") or isinstance(sample, (tuple, Mapping))
 
 
-def _call(sample: Any) -> Call:
+def _call(sample: Any, index: int) -> Call:
     if isinstance(sample, Mapping):
-        return Call((), dict(sample))  # pyright: ignore[reportUnknownArgumentType]
+        return Call((), dict(sample), index)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(sample, tuple):
-        return Call(sample, {})  # pyright: ignore[reportUnknownArgumentType]
+        return Call(sample, {}, index)  # pyright: ignore[reportUnknownArgumentType]
     if hasattr(sample, "shape"):
-        return Call((sample,), {})
-    raise BadInput(f"a sample is a {type(sample).__name__}: pass a tensor, a tuple or a dict")
+        return Call((sample,), {}, index)
+    kind = type(sample).__name__
+    raise BadInput(f"sample {index} is a {kind}: pass a tensor, a tuple or a dict")

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -26,7 +29,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from halfsafe.errors import BadInput, CaptureError
+from halfsafe.errors import BadInput, CaptureError, first_line
 from halfsafe.frontends.torch_program import Program, Role, argument, aten
 from halfsafe.samples import Call
 
@@ -46,7 +49,7 @@ def capture(model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Capture
     line of the user's code, when torch.export cannot follow the model.
     """
     check_model(model)
-    check_call(call, 0)
+    check_call(call)
     reference = run_model(model, call)
     _register_dataclasses(reference)
     notes: list[str] = []
@@ -72,8 +75,8 @@ def run_model(model: nn.Module, call: Call) -> Any:
             return model(*call.args, **call.kwargs)
     except Exception as error:
         raise BadInput(
-            f"{type(model).__name__} fails on a sample, before halfsafe changed anything: "
-            f"{_first_line(error)}"
+            f"{type(model).__name__} itself fails on sample {call.number}: {first_line(error)}; "
+            "pass what its forward() takes"
         ) from error
 
 
@@ -91,6 +94,8 @@ def check_model(model: Any) -> None:
         raise BadInput(f"submodule '{inner}' is in training mode: call model.eval() first")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
+        if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
+            raise BadInput(f"'{name}' is float64: pass the FP32 model, model.float()")
         if tensor.dtype in (torch.float16, torch.bfloat16):
             raise BadInput(
                 f"'{name}' is already {_name(tensor.dtype)}: pass the FP32 model, the values that "
@@ -103,14 +108,16 @@ def check_model(model: Any) -> None:
                 raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
 
 
-def check_call(call: Call, index: int) -> None:
+def check_call(call: Call) -> None:
     """Raises BadInput for nonfinite samples."""
     for path, leaf in pytree.tree_leaves_with_path((call.args, call.kwargs)):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             bad = int((~torch.isfinite(leaf)).sum())
             if bad:
                 where = pytree.keystr(path[1:])
-                raise BadInput(f"sample {index}{where} holds {bad} NaN or inf")
+                raise BadInput(
+                    f"sample {call.number}{where} holds {bad} NaN or inf: pass finite samples"
+                )
 
 
 def same_outputs(found: list[Any], expected: list[Any]) -> bool:
@@ -131,8 +138,7 @@ def _export(model: nn.Module, call: Call, dtype: torch.dtype, dynamic_shapes: An
     source = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
     args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quietly():
             exported = torch.export.export(
                 source, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
@@ -140,6 +146,19 @@ def _export(model: nn.Module, call: Call, dtype: torch.dtype, dynamic_shapes: An
     except Exception as error:
         raise CaptureError(_explain(model, error)) from error
     return _program(exported, model, dtype)
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """torch.export warns, logs, and prints the graph so far when it fails: its error is enough."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) -> Program:
@@ -190,7 +209,8 @@ def _drop_side_outputs(graph: fx.Graph, exported: ExportedProgram) -> None:
     mutated = [s.target for s in specs if s.kind == OutputKind.BUFFER_MUTATION]
     if mutated:
         raise CaptureError(
-            f"forward() writes to the buffer '{mutated[0]}': a rescaled model must be stateless"
+            f"forward() writes to the buffer '{mutated[0]}': a rescaled model must be stateless, "
+            "so pass that state as an argument"
         )
     output.args = (tuple(output.args[0]),)
 
@@ -272,15 +292,10 @@ def _explain(model: nn.Module, error: Exception) -> str:
     ]
     where = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
     return (
-        f"torch.export cannot follow {type(model).__name__}{where}: {_first_line(error)}; "
+        f"torch.export cannot follow {type(model).__name__}{where}: {first_line(error)}; "
         "replace data-dependent Python by torch.where or torch.cond, or pass a wrapper module "
         "whose forward() is the exportable part"
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def _name(dtype: torch.dtype) -> str:

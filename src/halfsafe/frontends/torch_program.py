@@ -18,7 +18,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo  # pyright: ignore[report
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
-from halfsafe.errors import BadInput
+from halfsafe.errors import BadInput, first_line
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.samples import Call
 
@@ -84,11 +84,18 @@ class Program:
         """The flat outputs in FP32 arithmetic, each floating value passing through `store`.
 
         No value is kept longer than the graph needs it. Raises BadInput if the sample's structure
-        is not that of the captured one.
+        or shapes are not those of the captured one.
         """
-        with torch.no_grad():
-            evaluation = _Evaluation(self._float32, store)
-            outputs = evaluation.run(*self.flatten(call), enable_io_processing=False)
+        flat = self.flatten(call)
+        try:
+            with torch.no_grad():
+                evaluation = _Evaluation(self._float32, store)
+                outputs = evaluation.run(*flat, enable_io_processing=False)
+        except RuntimeError as error:
+            raise BadInput(
+                f"sample {call.number} does not fit the graph captured from sample 0: "
+                f"{first_line(error)}; give all samples one shape, or pass dynamic_shapes"
+            ) from error
         return list(outputs)
 
     def flatten(self, call: Call) -> list[Any]:
@@ -100,8 +107,8 @@ class Program:
         flat, spec = pytree.tree_flatten((tuple(call.args), kwargs))
         if spec != self.in_spec:
             raise BadInput(
-                f"a sample has the structure {_shape(spec)}, the first one had "
-                f"{_shape(self.in_spec)}: give all samples the same structure"
+                f"sample {call.number} has {_structure(spec)}, sample 0 had "
+                f"{_structure(self.in_spec)}: give all samples the same structure"
             )
         return flat
 
@@ -369,5 +376,12 @@ def _assign(root: nn.Module, name: str, tensor: Tensor, role: Role) -> None:
         root.register_buffer(leaf, tensor.detach(), persistent=role == "buffer")
 
 
-def _shape(spec: pytree.TreeSpec) -> str:
-    return " ".join(str(spec).split())
+class _Leaf:
+    def __repr__(self) -> str:
+        return "*"
+
+
+def _structure(spec: pytree.TreeSpec) -> str:
+    """``(*, *) and {'mask': *}``: arguments and keyword arguments, a star for each leaf."""
+    args, kwargs = pytree.tree_unflatten([_Leaf()] * spec.num_leaves, spec)
+    return f"{args} and {kwargs}"

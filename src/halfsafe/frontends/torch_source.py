@@ -48,8 +48,8 @@ class TorchSource:
 
     def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
         def checked() -> Iterable[Call]:
-            for i, call in enumerate(calls):
-                check_call(call, i)
+            for call in calls:
+                check_call(call)
                 yield call
 
         return measure(self.program, checked(), progress=progress)
@@ -61,6 +61,7 @@ class TorchSource:
         return replace(self, program=apply(self.program, edits))
 
     def reference(self, call: Call) -> Arrays:
+        check_call(call)
         return arrays(pytree.tree_leaves(run_model(self.model, call)))
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
