@@ -1,8 +1,9 @@
 """halfsafe makes trained networks safe in half precision, exactly."""
 
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
-from halfsafe.fix import Fixed, fix
+from halfsafe.fix import Fixed, fix, verify
 from halfsafe.report.model import Report
+from halfsafe.verify import Verification
 
 __all__ = [
     "BadInput",
@@ -11,5 +12,7 @@ __all__ = [
     "FoldError",
     "HalfsafeError",
     "Report",
+    "Verification",
     "fix",
+    "verify",
 ]

@@ -70,6 +70,7 @@ class Island:
     """Compute these nodes in FP32, between casts."""
 
     nodes: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

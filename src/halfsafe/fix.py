@@ -17,7 +17,7 @@ from halfsafe.report.model import Report, write_report
 from halfsafe.rewrite import rewrite
 from halfsafe.samples import Samples
 from halfsafe.source import Progress, Source
-from halfsafe.verify import Kernels, verify_source
+from halfsafe.verify import Kernels, Verification, verify_source
 from halfsafe.windows import Limits, windows
 
 Target = Literal["torch"]
@@ -87,6 +87,21 @@ def fix(
     report = write_report(original, prepared, proof, supply.count, headroom)
     forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
     return Fixed(forms.float32(), report, forms)
+
+
+def verify(model: Any, candidate: Any, samples: Any) -> Verification:
+    """How far a candidate is from the FP32 model, on all samples, and over the floor of FP16.
+
+    An FP32 candidate must be bit-equal, and is judged in FP16 by strict evaluation; one that is in
+    FP16 already runs as it is. Raises BadInput and CaptureError.
+    """
+    supply = Samples(samples)
+    original = open_model(model, supply.first)
+    calls = supply.all()
+    if original.is_half(candidate):
+        return verify_source(original, None, original.running(candidate), calls, False, "half")
+    rewritten = open_model(candidate, supply.first)
+    return verify_source(original, rewritten, rewritten, calls, False, "strict")
 
 
 @dataclass(frozen=True)

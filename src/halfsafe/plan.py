@@ -7,13 +7,13 @@ bits unresolved. Within an attempt: precision first, then the fewest changes.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
-from halfsafe.graph import Graph, Kind, Use
+from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.integer_program import Columns, IntegerProgram
 from halfsafe.rules import Unknown, equations, law_of, unknown_ops
 from halfsafe.windows import Window, Windows, bits_lost
@@ -24,11 +24,19 @@ REACH = 120
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A value that no exponent saves."""
+    """A value that no exponent saves, and what pins it nearby."""
 
     unknown: Unknown
     exponent: int
     window: Window
+    pinned_by: str
+
+    @property
+    def needs(self) -> str:
+        """The exponent that it would take."""
+        if self.exponent < self.window.least:
+            return f"needs exponent {self.window.least} or more"
+        return f"needs exponent {self.window.high} or less"
 
 
 @dataclass(frozen=True)
@@ -303,8 +311,42 @@ def _read(graph: Graph, windows: Windows, solution: Mapping[Unknown, int]) -> Pl
         if inserted and value in windows and not (law and law.saturates):
             bounds[use] = windows[value]
     conflicts = tuple(
-        Conflict(unknown, stored.get(unknown, 0), window)
+        Conflict(unknown, stored.get(unknown, 0), window, nearest_pin(graph, unknown))
         for unknown, window in bounds.items()
         if bits_lost(window, stored.get(unknown, 0))
     )
     return Plan(exponents, uses, conflicts, tuple(unknown_ops(graph)))
+
+
+def nearest_pin(graph: Graph, start: Unknown) -> str:
+    """What pins an unknown, the fewest equations away: a node's operand, or the graph's rim."""
+    touching: dict[Unknown, list[tuple[Node, Mapping[Unknown, int]]]] = defaultdict(list)
+    for node in graph.nodes:
+        for equation in equations(graph, node, law_of(node)):
+            for unknown in equation.terms:
+                touching[unknown].append((node, equation.terms))
+    rim = {*graph.inputs, *graph.outputs}
+    seen, pending = {start}, deque([start])
+    while pending:
+        unknown = pending.popleft()
+        if unknown in rim:
+            return f"the graph's own input or output {unknown}"
+        found: list[Unknown] = [*_same_value(graph, unknown)]
+        for node, terms in touching[unknown]:
+            if len(terms) == 1:
+                return str(node)
+            found += terms
+        new = [u for u in dict.fromkeys(found) if u not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return "the range of FP32"
+
+
+def _same_value(graph: Graph, unknown: Unknown) -> list[Unknown]:
+    """A value where it is read, and an operand where its value is made."""
+    if isinstance(unknown, str):
+        return [*graph.consumers.get(unknown, ())]
+    if isinstance(unknown, Use):
+        value = graph.by_name[unknown.node].inputs[unknown.operand]
+        return [value] if graph.values[value].kind in _COMPUTED else []
+    return []

@@ -11,7 +11,7 @@ from dataclasses import replace
 from halfsafe.edits import Edit, Island, Lower, Replace
 from halfsafe.formats import FLOAT16, FloatFormat
 from halfsafe.graph import Graph, Node, Use
-from halfsafe.plan import Plan
+from halfsafe.plan import Conflict, Plan
 from halfsafe.ranges import Ranges
 from halfsafe.rules import law_of
 from halfsafe.windows import Windows, floor_operand
@@ -65,7 +65,16 @@ def islands(graph: Graph, plan: Plan) -> list[Island]:
         for node in graph.nodes
         if node.name in nodes and any(graph.values[o].bounded for o in node.outputs)
     )
-    return [Island(in_order)] if in_order else []
+    if not in_order:
+        return []
+    return [Island(in_order, "; ".join(describe(graph, c) for c in plan.conflicts[:2]))]
+
+
+def describe(graph: Graph, conflict: Conflict) -> str:
+    """A conflict in words: the value, the exponent that it needs, and what pins it."""
+    unknown = conflict.unknown
+    what = graph.describe(unknown) if isinstance(unknown, str) else f"operand {unknown}"
+    return f"{what} {conflict.needs}, but {conflict.pinned_by} pins it to {conflict.exponent}"
 
 
 def sentinels(graph: Graph, constants: Ranges, fmt: FloatFormat = FLOAT16) -> list[Replace]:

@@ -55,6 +55,10 @@ class Samples:
         self.held_out = False
         self.count = 0
 
+    def all(self) -> list[Call]:
+        """All samples at once."""
+        return list(calls(self._samples))
+
     def measured(self) -> Iterator[Call]:
         """The samples to measure; `proof`, `held_out` and `count` are set when it is exhausted."""
         self.count = 0

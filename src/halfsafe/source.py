@@ -21,7 +21,19 @@ Precision = Literal["float32", "float16", "floor"]
 Progress = Callable[[str], None]
 
 
-class Source(Protocol):
+class Runnable(Protocol):
+    """Something that gives outputs in half precision."""
+
+    def evaluate(self, call: Call, precision: Precision) -> Arrays:
+        """Floating outputs of the graph, in FP32 arithmetic, stored in the given precision."""
+        ...
+
+    def half_outputs(self, call: Call) -> Arrays:
+        """Floating outputs as the framework's own FP16 kernels give them."""
+        ...
+
+
+class Source(Runnable, Protocol):
     """A captured model. Immutable: `apply` gives another one."""
 
     @property
@@ -51,12 +63,12 @@ class Source(Protocol):
         """Floating outputs of the user's own model in FP32."""
         ...
 
-    def evaluate(self, call: Call, precision: Precision) -> Arrays:
-        """Floating outputs of the graph, in FP32 arithmetic, stored in the given precision."""
+    def is_half(self, candidate: Any) -> bool:
+        """Whether a candidate, a model of the same kind, is in half precision already."""
         ...
 
-    def half_outputs(self, call: Call) -> Arrays:
-        """Floating outputs of the graph run by the framework's own FP16 kernels."""
+    def running(self, candidate: Any) -> Runnable:
+        """A candidate in half precision, to be run as it is."""
         ...
 
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> Forms:

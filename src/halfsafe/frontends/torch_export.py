@@ -30,7 +30,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, CaptureError, first_line
-from halfsafe.frontends.torch_program import Program, Role, argument, aten
+from halfsafe.frontends.torch_program import Program, Role, argument, aten, source_line
 from halfsafe.samples import Call
 
 
@@ -188,6 +188,7 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
         graph.erase_node(node)
     _drop_side_outputs(graph, exported)
     _simplify(graph)
+    _check_dtypes(graph)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     assert in_spec is not None and out_spec is not None
     names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)]
@@ -236,6 +237,26 @@ def _simplify(graph: fx.Graph) -> None:
             if scale is None:
                 write(1.0 / float(node.args[0].meta["val"].shape[-1]) ** 0.5)
     graph.eliminate_dead_code()
+
+
+_ONE_DTYPE = {
+    getattr(aten, name)
+    for name in """linear mm bmm matmul mv dot addmm baddbmm convolution conv1d conv2d conv3d
+    conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention
+    batch_norm layer_norm native_layer_norm group_norm native_group_norm""".split()
+}
+
+
+def _check_dtypes(graph: fx.Graph) -> None:
+    """Raises CaptureError for mixed operands that kernels refuse; capturing lets some pass."""
+    for node in graph.find_nodes(op="call_function"):
+        if getattr(node.target, "overloadpacket", None) in _ONE_DTYPE:
+            operands = (n.meta["val"] for n in node.all_input_nodes)
+            names = sorted({_name(x.dtype) for x in operands if x.dtype.is_floating_point})
+            if len(names) > 1:
+                raise CaptureError(
+                    f"{node.name} at {source_line(node)} mixes {' and '.join(names)}"
+                )
 
 
 def _single_batch_norm(graph: fx.Graph, node: fx.Node) -> None:

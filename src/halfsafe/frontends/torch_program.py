@@ -59,12 +59,12 @@ class Program:
         """
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.fx, {}))
-        root = nn.Module()
+        module = fx.GraphModule(nn.Module(), fx.Graph(), "Halfsafe")
         fits = {n.target: is_deployed(n, self.deployed) for n in graph.find_nodes(op="get_attr")}
         for name, deployed in fits.items():
             tensor = self.constants[str(name)]
             role = self.roles.get(str(name), "constant")
-            _assign(root, str(name), tensor.to(dtype) if deployed else tensor, role)
+            _assign(module, str(name), tensor.to(dtype) if deployed else tensor, role)
         for node in graph.nodes:
             node.args = _with_dtype(node.args, self.deployed, dtype)
             node.kwargs = _with_dtype(node.kwargs, self.deployed, dtype)
@@ -73,7 +73,7 @@ class Program:
         graph.set_codegen(
             _PyTreeCodeGen(_PyTreeInfo(list(self.argument_names), self.in_spec, self.out_spec))
         )
-        module = fx.GraphModule(root, graph, "Halfsafe")
+        module.graph = graph  # set last: a GraphModule copies buffers without their persistence
         return module.eval()
 
     @cached_property

@@ -78,6 +78,14 @@ class TorchSource:
             outputs = self.program.module(torch.float16)(*call.args, **call.kwargs)
         return arrays(pytree.tree_leaves(outputs))
 
+    def is_half(self, candidate: Any) -> bool:
+        return isinstance(candidate, nn.Module) and any(
+            p.dtype == torch.float16 for p in candidate.parameters()
+        )
+
+    def running(self, candidate: Any) -> HalfModule:
+        return HalfModule(candidate)
+
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> TorchModel:
         return TorchModel(
             original.model,
@@ -87,6 +95,23 @@ class TorchSource:
             call,
             dynamic_shapes,
         )
+
+
+@dataclass(frozen=True)
+class HalfModule:
+    """A module in FP16, run by PyTorch's own kernels on inputs cast to FP16."""
+
+    module: nn.Module
+
+    def evaluate(self, call: Call, precision: Precision) -> Arrays:
+        raise NotImplementedError(f"a module in FP16 cannot be evaluated in {precision}")
+
+    def half_outputs(self, call: Call) -> Arrays:
+        def cast(x: Any) -> Any:
+            return x.half() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+        args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
+        return arrays(pytree.tree_leaves(run_model(self.module, Call(args, kwargs))))
 
 
 def arrays(outputs: Sequence[Any]) -> Arrays:

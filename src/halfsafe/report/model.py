@@ -23,8 +23,8 @@ from halfsafe.edits import (
 )
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
-from halfsafe.plan import Conflict
 from halfsafe.ranges import Range
+from halfsafe.remedies import describe
 from halfsafe.verify import Verification
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def write_report(
         ),
         forms=tuple(_describe(graph, e) for e in prepared.forms),
         replacements=tuple(_describe(graph, e) for e in prepared.replacements),
-        conflicts=tuple(_conflict(graph, c) for c in prepared.plan.conflicts),
+        conflicts=tuple(describe(graph, c) for c in prepared.plan.conflicts),
         unknown_ops=prepared.plan.unknown_ops,
         verification=proof,
     )
@@ -166,7 +166,7 @@ def _describe(graph: Graph, edit: Edit) -> str:
         case SetNumber():
             return f"{edit.use} = {edit.number:.6g} times 2^{-edit.exponent}"
         case Island():
-            return f"in FP32: {', '.join(edit.nodes)}"
+            return f"in FP32: {', '.join(edit.nodes)} ({edit.why})"
         case Insert():
             clip = ", clipped" if edit.clip else ""
             return f"{edit.value} times 2^{edit.bits}{clip} in front of {edit.use}"
@@ -178,17 +178,6 @@ def _describe(graph: Graph, edit: Edit) -> str:
             return f"{edit.node} as carrier times gate ({edit.form})"
         case Replace():
             return f"{edit.use}: {edit.old:.6g} becomes {edit.new:.6g}: {edit.why}"
-
-
-def _conflict(graph: Graph, conflict: Conflict) -> str:
-    unknown = conflict.unknown
-    what = graph.describe(unknown) if isinstance(unknown, str) else f"operand {unknown}"
-    window = conflict.window
-    if conflict.exponent < window.least:
-        need = f"overflows: it needs exponent {window.least}"
-    else:
-        need = f"underflows: it needs an exponent of at most {window.high}"
-    return f"{what} {need}, but the rules allow {conflict.exponent}"
 
 
 def _tuple(found: Any) -> Any:
