@@ -180,7 +180,7 @@ def test_control_flow_that_export_cannot_follow_is_located(capfd):
 
 
 def test_a_module_that_writes_to_a_buffer():
-    with pytest.raises(halfsafe.CaptureError, match="writes to the buffer 'seen'.*stateless"):
+    with pytest.raises(halfsafe.CaptureError, match=r"writes to the buffer 'seen'.*stateless"):
         halfsafe.fix(Counting().eval(), X)
 
 

@@ -127,14 +127,17 @@ def test_a_model_output_of_transformers():
 
 
 def test_tied_weights_stored_at_two_exponents():
-    first, second = nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)
+    first, second = scaled(nn.Linear(16, 16, bias=False), 2e4), nn.Linear(16, 16, bias=False)
     second.weight = first.weight
-    model = overflowing(lambda m, x: m.second(m.norm(m.first(m.grow(x)[:, :16]))),
-                        first=first, second=second, norm=nn.LayerNorm(16))  # fmt: skip
-    model.second.weight.data.mul_(1e5)
-    fixed = fixed_exactly(model, X)
-    assert torch.equal(fixed.model(*X[0]), model(*X[0]))
-    assert_finite(fixed.half()(*X[0]))
+    model = Net(lambda m, x: m.second(m.norm(m.first(x)).sigmoid()),
+                first=first, norm=nn.LayerNorm(16), second=second).eval()  # fmt: skip
+    samples = draws(6, 16, times=30.0)
+    fixed = fixed_exactly(model, samples)
+    assert not fixed.report.insertions
+    stored = [*fixed.model.parameters(), *fixed.model.buffers()]
+    assert len({float(x.abs().max()) for x in stored if x.dim() == 2}) == 2
+    assert torch.equal(fixed.model(*samples[0]), model(*samples[0]))
+    assert_finite(fixed.half()(*samples[0]))
 
 
 class Constants(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from halfsafe.errors import BadInput, HalfsafeError
+from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.fix import fix
 from halfsafe.report.model import Report
 
@@ -94,7 +95,7 @@ def report_command(
         raise BadInput(f"there is no report '{path}'")
     try:
         report = Report.load(path)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"'{path}' is not a report: {error}") from error
     show(report)
     raise typer.Exit(0 if report.safe else 1)
@@ -164,7 +165,7 @@ def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
 
 def _call(spec: str) -> Any:
     module_name, _, name = spec.partition(":")
-    if not name:
+    if not (module_name and name):
         raise BadInput(f"'{spec}' is not package.module:callable, nor a file that halfsafe reads")
     sys.path.insert(0, "")
     try:
@@ -173,16 +174,30 @@ def _call(spec: str) -> Any:
             target = getattr(target, part)
     except (ImportError, AttributeError) as error:
         raise BadInput(f"cannot find '{spec}': {error}") from error
+    except Exception as error:
+        raise BadInput(f"importing '{module_name}' fails: {_located(error)}") from error
     if not callable(target):
         raise BadInput(f"'{spec}' is a {type(target).__name__}, not a callable")
-    return target()
+    try:
+        return target()
+    except HalfsafeError:
+        raise
+    except Exception as error:
+        raise BadInput(f"'{spec}' fails: {_located(error)}") from error
+
+
+def _located(error: Exception) -> str:
+    """An error in the user's code on one line, with the place where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{first_line(error)} at {frame.filename}:{frame.lineno}"
 
 
 @contextmanager
 def spinner() -> Generator[Callable[[str], None]]:
     """A line that says what is being done, while it is."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    quiet = not err.is_terminal
+    with Progress(*columns, console=err, transient=True, disable=quiet) as progress:
         task = progress.add_task("starting")
         yield lambda what: progress.update(task, description=what)
 

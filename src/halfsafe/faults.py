@@ -43,15 +43,16 @@ def find_faults(graph: Graph, ranges: Ranges, windows: Windows) -> list[Fault]:
     A value is at fault when exponent 0 lies outside its window; a producer is one that computes
     it from activations without that fault. What the model computes in FP32 is never at fault.
     """
+    constants = {n for n, v in graph.values.items() if v.kind == Kind.CONSTANT}
     bad: dict[str, tuple[FaultKind, int]] = {}
     for unknown, window in windows.items():
         name = str(unknown)
         if isinstance(unknown, Use):
             name = graph.by_name[unknown.node].inputs[unknown.operand]
-        if graph.values[name].bounded and (fault := _fault(window)):
+        counts = graph.values[name].bounded and (name in constants or name == unknown)
+        if counts and (fault := _fault(window)):
             bad[name] = fault
     kinds = {name: kind for name, (kind, _) in bad.items()}
-    constants = {n for n, v in graph.values.items() if v.kind == Kind.CONSTANT}
     found: list[Fault] = []
     for name, (kind, excess) in bad.items():
         node = graph.producers.get(name)

@@ -100,6 +100,7 @@ class _Program:
                 found = graph.values[value]
                 if found.floating and found.kind in _COMPUTED:
                     self.reads.append((Use(node.name, operand), value))
+        self.reading = {use for use, _ in self.reads}
 
     def solve(self, attempt: _Attempt) -> Mapping[Unknown, int] | None:
         """Exponents of all unknowns, or None when there are none that satisfy the attempt."""
@@ -113,7 +114,9 @@ class _Program:
                 merged.join(name, _ZERO)
         rest = merged.absorb(self.laws)
         model = _Model(merged)
-        self._add_windows(model, cuts)
+        for unknown, window in self.windows.items():
+            if unknown in cuts or not self._is_read(unknown):
+                model.window(unknown, window)
         for terms in rest:
             model.equation(terms)
         for far, near in cuts.items():
@@ -121,6 +124,10 @@ class _Program:
             model.cut(far, near, self.graph.values[str(source)].size)
         self._add_changes(model)
         return model.solve(attempt)
+
+    def _is_read(self, unknown: Unknown) -> bool:
+        """Whether this is an activation where it is read; uncut, its window is the value's."""
+        return isinstance(unknown, Use) and unknown in self.reading
 
     def _rim(self) -> list[str]:
         """Graph inputs and outputs: what the outside world sees, at exponent 0."""
@@ -136,17 +143,6 @@ class _Program:
             if not self.graph.by_name[use.node].moves:
                 cuts[use] = value
         return cuts
-
-    def _add_windows(self, model: _Model, cuts: Iterable[Unknown]) -> None:
-        for unknown, window in self.windows.items():
-            model.window(unknown, window)
-        for cut in cuts:
-            if isinstance(cut, Use):
-                value = self.graph.by_name[cut.node].inputs[cut.operand]
-                law = law_of(self.graph.by_name[cut.node])
-                window = self.windows.get(value)
-                if window and not (law and law.saturates):
-                    model.window(cut, window)
 
     def _add_changes(self, model: _Model) -> None:
         for name, value in self.graph.values.items():
@@ -302,20 +298,23 @@ def _read(graph: Graph, windows: Windows, solution: Mapping[Unknown, int]) -> Pl
         if graph.values[value].floating
     }
     stored: dict[Unknown, int] = {**exponents, **uses}
-    bounds = dict(windows)
-    for use, k in uses.items():
-        node = graph.by_name[use.node]
-        value = node.inputs[use.operand]
-        law = law_of(node)
-        inserted = exponents.get(value, k) != k and graph.values[value].kind in _COMPUTED
-        if inserted and value in windows and not (law and law.saturates):
-            bounds[use] = windows[value]
+    bounds = {u: w for u, w in windows.items() if not _repeats(graph, exponents, uses, u)}
     conflicts = tuple(
         Conflict(unknown, stored.get(unknown, 0), window, nearest_pin(graph, unknown))
         for unknown, window in bounds.items()
         if bits_lost(window, stored.get(unknown, 0))
     )
     return Plan(exponents, uses, conflicts, tuple(unknown_ops(graph)))
+
+
+def _repeats(
+    graph: Graph, exponents: Mapping[str, int], uses: Mapping[Use, int], unknown: Unknown
+) -> bool:
+    """Whether this is an activation read at the exponent at which it is made."""
+    if not isinstance(unknown, Use):
+        return False
+    value = graph.by_name[unknown.node].inputs[unknown.operand]
+    return graph.values[value].kind in _COMPUTED and uses[unknown] == exponents[value]
 
 
 def nearest_pin(graph: Graph, start: Unknown) -> str:

@@ -8,7 +8,7 @@ from math import inf
 from typing import Literal
 
 from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
-from halfsafe.graph import Graph, Node, Use, Value
+from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.ranges import Range, Ranges
 from halfsafe.rules import Unknown, law_of
 
@@ -56,35 +56,49 @@ class Limits:
 
 
 def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Window]:
-    """The window of each activation and input (by name), and of each constant at each use."""
+    """The windows of values as they are made (by name) and as they are read (by use).
+
+    A value that has to serve several uses has the narrowest of their windows; where a Mul is
+    inserted in front of one use, only that use's own window counts behind it.
+    """
     found: dict[Unknown, Window] = {}
     for name, value in graph.values.items():
-        uses = graph.consumers[name]
         measured = ranges.get(name)
         if not value.floating or measured is None:
             continue
-        if value.kind in ("input", "activation"):
-            headroom = limits.headroom if value.kind == "activation" else 0
-            needs: set[Precision] = {_need(graph, use) for use in uses}
-            if name in graph.outputs:
-                needs.add("whole")
-            measured = _above_floor(graph, name, measured)
-            found[name] = _window(value, measured, limits, headroom, needs)
-        else:
-            for use in uses:
-                if value.number is None:
-                    found[use] = _window(value, measured, limits, 0, {_need(graph, use)})
-                else:
-                    found[use] = _literal_window(graph, use, value.number, measured, limits)
+        if value.number is not None:
+            for use in graph.consumers[name]:
+                found[use] = _literal_window(graph, use, value.number, measured, limits)
+            continue
+        headroom = limits.headroom if value.kind == Kind.ACTIVATION else 0
+        draw = _Drawing(value, _above_floor(graph, name, measured), limits, headroom)
+        everything: set[Precision] = {"whole"} if name in graph.outputs else set()
+        for use in graph.consumers[name]:
+            needs = _needs(graph, use)
+            everything |= needs
+            found[use] = draw.exact if _saturates(graph, use) else draw.window(needs)
+        if value.kind != Kind.CONSTANT:
+            found[name] = draw.window(everything)
     return found
 
 
-def _need(graph: Graph, use: Use) -> Precision:
-    """What a use asks of the precision of what it reads."""
-    law = law_of(graph.by_name[use.node])
+def _needs(graph: Graph, use: Use) -> set[Precision]:
+    """The precision that a use asks for; operators that only move entries ask for their readers."""
+    node = graph.by_name[use.node]
+    law = law_of(node)
     if law and use.operand in law.addends:
-        return "none"
-    return "each" if law and use.operand in law.relative else "whole"
+        return {"none"}
+    if law and law.family == "movement" and use.operand in ("self", "input", "tensor"):
+        readers = [reader for output in node.outputs for reader in graph.consumers[output]]
+        shown = any(output in graph.outputs for output in node.outputs)
+        found: set[Precision] = {"whole"} if shown or not readers else {"none"}
+        return found.union(*(_needs(graph, reader) for reader in readers))
+    return {"each"} if law and use.operand in law.relative else {"whole"}
+
+
+def _saturates(graph: Graph, use: Use) -> bool:
+    law = law_of(graph.by_name[use.node])
+    return law is not None and law.saturates
 
 
 def floor_operand(graph: Graph, node: Node) -> str | None:
@@ -110,21 +124,28 @@ def _above_floor(graph: Graph, name: str, measured: Range) -> Range:
     return measured.without(graph.values[node.inputs[operand]].number or 0.0)
 
 
-def _window(
-    value: Value, measured: Range, limits: Limits, headroom: int, needs: set[Precision]
-) -> Window:
-    exact = _float32_window(measured)
-    if not value.bounded or not measured.amax:
-        return exact
-    fmt = limits.format
-    fits = Window(fmt.bits_above(measured.amax, headroom), fmt.bits_above(measured.amax))
-    if needs <= {"none"}:
-        return exact & fits
+class _Drawing:
+    """Draws the windows of one value: exact in FP32, fitting, and precise enough for a use."""
 
-    high, ruin, comfort = measured.highest_exponents(
-        (limits.loss, limits.ruin, limits.comfort), fmt, relative="each" in needs
-    )
-    return exact & fits & Window(high=max(high, min(ruin, 0)), comfort=comfort)
+    def __init__(self, value: Value, measured: Range, limits: Limits, headroom: int) -> None:
+        self.exact = _float32_window(measured)
+        self.bounded = value.bounded and measured.amax > 0
+        self.measured, self.limits = measured, limits
+        least = limits.format.bits_above(measured.amax) if self.bounded else -ANY
+        self.fits = self.exact & Window(low=least + headroom if self.bounded else -ANY, least=least)
+        self._precise: dict[bool, Window] = {}
+
+    def window(self, needs: set[Precision]) -> Window:
+        if not self.bounded or needs <= {"none"}:
+            return self.fits
+        relative = "each" in needs
+        if relative not in self._precise:
+            limits = self.limits
+            high, ruin, comfort = self.measured.highest_exponents(
+                (limits.loss, limits.ruin, limits.comfort), limits.format, relative=relative
+            )
+            self._precise[relative] = Window(high=max(high, min(ruin, 0)), comfort=comfort)
+        return self.fits & self._precise[relative]
 
 
 def _float32_window(measured: Range) -> Window:

@@ -236,7 +236,18 @@ def _simplify(graph: fx.Graph) -> None:
             scale, write = argument(node, "scale")
             if scale is None:
                 write(1.0 / float(node.args[0].meta["val"].shape[-1]) ** 0.5)
+        elif _is_factory(node):
+            dtype, write = argument(node, "dtype")
+            if dtype is None:
+                write(node.meta["val"].dtype)
     graph.eliminate_dead_code()
+
+
+def _is_factory(node: fx.Node) -> bool:
+    """Whether a call makes a tensor of a dtype of its own, as torch.full does."""
+    schema = getattr(node.target, "_schema", None)
+    reads = any(isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes)
+    return schema is not None and not reads and any(a.name == "dtype" for a in schema.arguments)
 
 
 _ONE_DTYPE = {
@@ -249,7 +260,7 @@ _ONE_DTYPE = {
 
 def _check_dtypes(graph: fx.Graph) -> None:
     """Raises CaptureError for mixed operands that kernels refuse; capturing lets some pass."""
-    for node in graph.find_nodes(op="call_function"):
+    for node in graph.nodes:
         if getattr(node.target, "overloadpacket", None) in _ONE_DTYPE:
             operands = (n.meta["val"] for n in node.all_input_nodes)
             names = sorted({_name(x.dtype) for x in operands if x.dtype.is_floating_point})

@@ -105,4 +105,10 @@ def _error(error: float, nonfinite: int) -> str:
 def _verdict(report: Report) -> Text:
     if report.safe:
         return Text("Safe in FP16.", style="bold green")
-    return Text("Not safe in FP16: see the unresolved values above.", style="bold red")
+    if report.conflicts:
+        why = "see the unresolved values above"
+    elif report.verification.safe:
+        why = "the rescaled model is not bit-equal in FP32"
+    else:
+        why = "the proof met values larger than those measured, so pass more samples"
+    return Text(f"Not safe in FP16: {why}.", style="bold red")

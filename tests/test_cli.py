@@ -1,0 +1,258 @@
+"""The command line: what it reads, writes and prints, and how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from halfsafe import Report, cli
+
+ZOO = """
+import torch
+from torch import nn
+
+from tests.replicas import Net
+
+
+def net():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    model[0].weight.data *= 1e6
+    model[2].weight.data *= 1e-6
+    return model
+
+
+def named():
+    inner = net()
+    return Net(lambda m, x, shift: m.inner(x) + shift, inner=inner).eval()
+
+
+def samples():
+    return [torch.randn(3, 4) for _ in range(3)]
+
+
+def both():
+    return net(), samples()
+
+
+def surprised():
+    return net(), [torch.ones(3, 4), torch.ones(3, 4), torch.full((3, 4), 1e6)]
+
+
+def unfoldable():
+    return Net(lambda m, x: (x * 1e6).clamp(max=5e5) * 1e-6).eval(), samples()
+
+
+def training():
+    return net().train(), samples()
+
+
+def three():
+    return 1, 2, 3
+
+
+def raising():
+    raise RuntimeError("no weights\\nat all")
+
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("zoo")
+    (place / "zoo_of_cli.py").write_text(ZOO)
+    (place / "broken_zoo.py").write_text("1 / 0")
+    return place
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys):
+    """Runs a command line in an empty folder, and gives status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["halfsafe", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def files() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+# Fixing
+
+
+def test_a_model_with_its_own_samples(run):
+    status, output, errors = run("fix", "zoo_of_cli:both")
+    assert status == 0
+    assert "Safe in FP16." in output
+    assert output.splitlines()[-1].startswith("Next: halfsafe fix zoo_of_cli:both")
+    assert errors == ""
+    assert files() == []
+
+
+def test_fix_then_report(run):
+    status, output, _ = run("fix", "zoo_of_cli:both", "--report", "r.json", "-o", "fixed.pt2")
+    assert status == 0
+    assert output.splitlines()[-1] == "Next: halfsafe report r.json"
+    assert files() == ["fixed.pt2", "r.json"]
+    loaded = torch.export.load("fixed.pt2").module()
+    assert torch.isfinite(loaded(torch.randn(3, 4).half())).all()
+    status, again, errors = run("report", "r.json")
+    assert (status, errors) == (0, "")
+    assert again.strip() == output.rpartition("Next:")[0].strip()
+    saved = Path("r.json").read_text()
+    assert json.loads(json.dumps(Report.load("r.json").to_json())) == json.loads(saved)
+
+
+def test_weights_in_float32(run):
+    status, _, _ = run(
+        "fix", "zoo_of_cli:both", "-o", "fixed.safetensors", "--dtype", "float32"
+    )  # fmt: skip
+    assert status == 0
+    assert files() == ["fixed.safetensors"]
+
+
+def test_a_model_that_is_not_safe_ends_with_status_1(run):
+    status, output, errors = run("fix", "zoo_of_cli:surprised", "--report", "r.json")
+    assert status == 1
+    assert "Not safe in FP16: the proof met values larger than those measured" in output
+    assert errors == ""
+    status, output, _ = run("report", "r.json")
+    assert status == 1
+    assert "Not safe in FP16" in output
+
+
+def test_headroom_and_real_half_kernels(run):
+    options = ("--headroom", "2", "--kernels", "half")
+    status, output, _ = run("fix", "zoo_of_cli:both", *options, "--report", "r.json")
+    assert status == 0
+    assert "half FP16" in output
+    assert Report.load("r.json").headroom == 2
+
+
+# Samples
+
+
+def test_samples_from_a_callable(run):
+    status, output, _ = run("fix", "zoo_of_cli:net", "--samples", "zoo_of_cli:samples")
+    assert status == 0
+    assert "3 samples" in output
+
+
+def test_samples_as_positional_arrays(run):
+    np.savez("one.npz", np.ones((3, 4), np.float32))
+    status, output, _ = run("fix", "zoo_of_cli:net", "--samples", "one.npz")
+    assert status == 0
+    assert "1 samples" in output
+
+
+def test_samples_as_named_arrays(run):
+    np.savez("one.npz", shift=np.ones(2, np.float32), x=np.ones((3, 4), np.float32))
+    assert run("fix", "zoo_of_cli:named", "--samples", "one.npz")[0] == 0
+
+
+def test_samples_as_a_folder(run):
+    Path("images").mkdir()
+    for i in range(4):
+        np.savez(f"images/{i}.npz", np.full((3, 4), i + 1, np.float32))
+    status, output, _ = run("fix", "zoo_of_cli:net", "--samples", "images")
+    assert status == 0
+    assert "4 samples" in output
+
+
+def test_samples_as_safetensors(run):
+    save_file({"x": torch.ones(3, 4), "shift": torch.ones(2)}, "one.safetensors")
+    assert run("fix", "zoo_of_cli:named", "--samples", "one.safetensors")[0] == 0
+
+
+# Misuse
+
+
+def complaint(run, *arguments: str) -> str:
+    """The one line on stderr; nothing is left behind."""
+    before = files()
+    status, output, errors = run(*arguments)
+    assert status == 2
+    assert output == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert files() == before
+    return errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("zoo_of_cli:training", "training mode: call model.eval()"),
+        ("zoo_of_cli:net", "no samples: pass --samples"),
+        ("zoo_of_cli:three", "zoo_of_cli:three returns 3 things"),
+        ("zoo_of_cli:nothing", "cannot find 'zoo_of_cli:nothing'"),
+        ("zoo_of_cli:NUMBER", "'zoo_of_cli:NUMBER' is a int, not a callable"),
+        ("zoo_of_cli:raising", "'zoo_of_cli:raising' fails: RuntimeError: no weights at"),
+        ("broken_zoo:net", "importing 'broken_zoo' fails: ZeroDivisionError: division by zero at"),
+        ("no_such_module:net", "cannot find 'no_such_module:net'"),
+        ("zoo_of_cli", "'zoo_of_cli' is not package.module:callable"),
+        (":net", "':net' is not package.module:callable"),
+        ("zoo_of_cli:", "'zoo_of_cli:' is not package.module:callable"),
+        ("zoo_of_cli:net --samples none.npz", "there is no file 'none.npz'"),
+        ("zoo_of_cli:net --samples none.safetensors", "there is no file 'none.safetensors'"),
+        ("zoo_of_cli:net --samples .", "the folder '.' holds no .npz files"),
+        ("zoo_of_cli:net --samples a.txt", "'a.txt' is not package.module:callable, nor a file"),
+        ("zoo_of_cli:both -o x.onnx", "cannot write 'x.onnx': give it the suffix"),
+        ("zoo_of_cli:both --report x.txt", "cannot write 'x.txt': give it the suffix .json"),
+        ("zoo_of_cli:both -o gone/x.pt2", "cannot write 'gone/x.pt2': the folder 'gone'"),
+        ("zoo_of_cli:unfoldable -o x.safetensors", "use fixed.model instead"),
+    ],
+)
+def test_misuse_of_fix(run, arguments, words):
+    assert words in complaint(run, "fix", *arguments.split())
+
+
+@pytest.mark.parametrize("name", ["one.npz", "one.safetensors"])
+def test_a_file_of_samples_that_is_none(run, name):
+    Path(name).write_text("no archive")
+    assert f"cannot read '{name}'" in complaint(run, "fix", "zoo_of_cli:net", "--samples", name)
+
+
+def test_a_report_that_is_missing(run):
+    assert "there is no report 'r.json'" in complaint(run, "report", "r.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1}'])
+def test_a_file_that_is_no_report(run, text):
+    Path("r.json").write_text(text)
+    assert "'r.json' is not a report" in complaint(run, "report", "r.json")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fix",), ("fix", "zoo_of_cli:both", "--headroom", "-1"), ("mend", "x"), ("fix", "x", "--y")],
+)
+def test_a_command_line_that_does_not_parse(run, arguments):
+    status, output, errors = run(*arguments)
+    assert status == 2
+    assert output == ""
+    assert "Traceback" not in errors
+
+
+def test_the_installed_command(folder):
+    command = [Path(sys.executable).with_name("halfsafe"), "fix", "zoo_of_cli:training"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("error: ")
+    assert ran.stderr.count("\n") == 1

@@ -1,0 +1,310 @@
+"""The fixed model in every form in which people ship it."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import halfsafe
+from halfsafe.atomic import atomically
+from tests.replicas import Block, Net, RMSNorm, draws, scaled
+
+
+class ConvNet(nn.Module):
+    """A stem, two residual blocks whose sums overflow, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.Sequential(Block(8), Block(8))
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.blocks(self.stem(x))).mean((2, 3)))
+
+
+class Transformer(nn.Module):
+    """One pre-norm block on a residual stream that overflows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(16) for _ in range(3))
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.head = nn.Linear(16, 20)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.embedding(ids)
+        q, k, v = self.qkv(self.norm1(h)).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = h + self.out(mixed)
+        h = h + self.down(F.gelu(self.up(self.norm2(h))))
+        return self.head(self.norm3(h))
+
+
+def conv_net() -> tuple[nn.Module, list[Any]]:
+    torch.manual_seed(0)
+    model = ConvNet()
+    for part in (model.stem, *(block.bn2 for block in model.blocks)):
+        scaled(part, 3e5)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 1.0
+    model(torch.randn(16, 3, 8, 8))  # gives the norms the statistics of a batch
+    return model.eval(), draws(2, 3, 8, 8)
+
+
+def transformer() -> tuple[nn.Module, list[Any]]:
+    torch.manual_seed(0)
+    model = Transformer()
+    for part in (model.embedding, model.out, model.down):
+        scaled(part, 3e6)
+    return model.eval(), [(torch.randint(0, 20, (2, 5)),) for _ in range(3)]
+
+
+MODELS = {"conv_net": conv_net, "transformer": transformer}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    """A model, one sample, and its fix."""
+    model, samples = MODELS[request.param]()
+    return model, samples[0], halfsafe.fix(model, samples)
+
+
+def needs_insertion() -> tuple[nn.Module, list[Any]]:
+    """Both ends are pinned: by the graph's input and by the softmax."""
+    torch.manual_seed(0)
+    grow = scaled(nn.Linear(8, 8), 3e5)
+    return Net(lambda m, x: (m.grow(x) * 1e-5 + x).softmax(-1) * m.grow(x), grow=grow).eval(), (
+        draws(4, 8)
+    )
+
+
+def assert_finite_half(output: Tensor) -> None:
+    assert output.dtype == torch.float16
+    assert torch.isfinite(output).all()
+
+
+def test_these_models_overflow(case):
+    fixed = case[2]
+    assert fixed.report.verification.before_nonfinite
+    assert fixed.report.safe
+    assert not fixed.report.insertions
+
+
+def test_the_fixed_model_is_bit_equal_in_float32(case):
+    model, sample, fixed = case
+    assert torch.equal(fixed.model(*sample), model(*sample))
+
+
+def test_half_takes_float16_and_float32_inputs_alike():
+    model, samples = conv_net()
+    half = halfsafe.fix(model, samples).half()
+    (x,) = samples[0]
+    assert_finite_half(half(x))
+    assert torch.equal(half(x.half()), half(x))
+
+
+# Other people's tools
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled(case, backend):
+    model, sample, fixed = case
+    with torch.no_grad():
+        assert torch.equal(torch.compile(fixed.model, backend=backend)(*sample), model(*sample))
+        half = fixed.half()
+        compiled = torch.compile(half, backend=backend)(*sample)
+        assert torch.equal(compiled, half(*sample))
+    assert_finite_half(compiled)
+
+
+def test_exported(case):
+    model, sample, fixed = case
+    exported = torch.export.export(fixed.model, sample).module()
+    assert torch.equal(exported(*sample), model(*sample))
+    assert_finite_half(torch.export.export(fixed.half(), sample).module()(*sample))
+
+
+def test_exported_to_onnx(case, tmp_path):
+    import onnx
+
+    _, sample, fixed = case
+    half = fixed.half()
+    given = tuple(x.half() if x.is_floating_point() else x for x in sample)
+    torch.onnx.export(half, given, tmp_path / "half.onnx", dynamo=True, verbose=False)
+    onnx.checker.check_model(tmp_path / "half.onnx")
+    graph = onnx.load(tmp_path / "half.onnx").graph
+    stored = {i.data_type for i in graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in stored
+    assert onnx.TensorProto.FLOAT not in stored
+    assert onnx.TensorProto.BFLOAT16 not in stored
+
+
+def test_copied_and_moved(case):
+    model, sample, fixed = case
+    moved = copy.deepcopy(fixed.model).to("cpu")
+    assert torch.equal(moved(*sample), model(*sample))
+    assert set(moved.state_dict()) == set(fixed.model.state_dict())
+
+
+# The original's own class
+
+
+def test_state_dict_has_the_keys_and_shapes_of_the_original(case):
+    model, _, fixed = case
+    before, after = model.state_dict(), fixed.state_dict()
+    assert list(after) == list(before)
+    assert all(after[name].shape == before[name].shape for name in before)
+    assert all(after[name].dtype == before[name].dtype for name in before)
+
+
+def test_the_original_class_with_folded_constants(case):
+    model, sample, fixed = case
+    rescaled = fixed.apply_to(copy.deepcopy(model))
+    assert type(rescaled) is type(model)
+    assert torch.equal(rescaled(*sample), model(*sample))
+    half = rescaled.half()
+    assert_finite_half(half(*(x.half() if x.is_floating_point() else x for x in sample)))
+
+
+def test_what_a_plain_half_of_the_original_gives(case):
+    model, sample, _ = case
+    half = copy.deepcopy(model).half()
+    output = half(*(x.half() if x.is_floating_point() else x for x in sample))
+    assert not torch.isfinite(output).all()
+
+
+def test_apply_to_sets_epsilons_and_state_dict_says_that_it_does_not(case, caplog):
+    model, _, fixed = case
+    with caplog.at_level(logging.WARNING, logger="halfsafe"):
+        fixed.state_dict()
+    assert "apply_to() sets both" in caplog.text
+    last = "norm3" if isinstance(model, Transformer) else "norm"
+    rescaled = fixed.apply_to(copy.deepcopy(model))
+    assert rescaled.get_submodule(last).eps != model.get_submodule(last).eps
+
+
+def test_apply_to_unties_parameters_stored_at_two_exponents():
+    torch.manual_seed(0)
+    first, second = scaled(nn.Linear(16, 16, bias=False), 2e4), nn.Linear(16, 16, bias=False)
+    second.weight = first.weight
+    model = Net(lambda m, x: m.second(m.norm(m.first(x)).sigmoid()),
+                first=first, norm=nn.LayerNorm(16), second=second).eval()  # fmt: skip
+    samples = draws(6, 16, times=30.0)
+    rescaled = halfsafe.fix(model, samples).apply_to(copy.deepcopy(model))
+    assert model.first.weight is model.second.weight
+    assert not torch.equal(rescaled.first.weight, rescaled.second.weight)
+    assert torch.equal(rescaled(*samples[0]), model(*samples[0]))
+    assert_finite_half(rescaled.half()(samples[0][0].half()))
+
+
+def test_an_insertion_cannot_be_a_state_dict(tmp_path):
+    model, samples = needs_insertion()
+    fixed = halfsafe.fix(model, samples)
+    before = copy.deepcopy(model)
+    assert fixed.report.insertions
+    with pytest.raises(halfsafe.FoldError, match=r"use fixed\.model instead"):
+        fixed.state_dict()
+    with pytest.raises(halfsafe.FoldError, match="constants alone do not suffice"):
+        fixed.apply_to(model)
+    with pytest.raises(halfsafe.FoldError):
+        fixed.save(tmp_path / "weights.safetensors")
+    assert all(map(torch.equal, model.state_dict().values(), before.state_dict().values()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_in_the_code_cannot_be_a_state_dict():
+    torch.manual_seed(0)
+    model = Net(
+        lambda m, x: m.norm(m.grow(x) + 1e5), grow=scaled(nn.Linear(16, 16), 1e6), norm=RMSNorm(16)
+    )
+    fixed = halfsafe.fix(model.eval(), draws(4, 16))
+    with pytest.raises(halfsafe.FoldError, match=r"100000\.0, which is written into the code"):
+        fixed.state_dict()
+
+
+def test_apply_to_refuses_another_class(case):
+    _, _, fixed = case
+    with pytest.raises(halfsafe.FoldError, match="use a model of the same class"):
+        fixed.apply_to(nn.Linear(2, 2))
+
+
+# Files
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_saved_as_a_program(case, tmp_path, dtype):
+    _, sample, fixed = case
+    fixed.save(tmp_path / "fixed.pt2", dtype=dtype)
+    loaded = torch.export.load(tmp_path / "fixed.pt2").module()
+    given = tuple(x.to(getattr(torch, dtype)) if x.is_floating_point() else x for x in sample)
+    expected = (fixed.half() if dtype == "float16" else fixed.model)(*given)
+    assert torch.equal(loaded(*given), expected)
+    assert [f.name for f in tmp_path.iterdir()] == ["fixed.pt2"]
+
+
+def test_saved_as_weights(case, tmp_path):
+    model, sample, fixed = case
+    path = tmp_path / "fixed.safetensors"
+    fixed.save(str(path), dtype="float32")
+    loaded = load_file(path)
+    assert all(torch.equal(loaded[name], t) for name, t in fixed.state_dict().items())
+    rescaled = copy.deepcopy(model)
+    rescaled.load_state_dict(loaded)
+    with safe_open(path, "pt") as file:
+        for name, number in file.metadata().items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(rescaled.get_submodule(parent), leaf, float(number))
+    assert torch.equal(rescaled(*sample), model(*sample))
+
+
+def test_weights_are_saved_in_half_precision_by_default(case, tmp_path):
+    fixed = case[2]
+    fixed.save(tmp_path / "fixed.safetensors")
+    floating = [
+        t for t in load_file(tmp_path / "fixed.safetensors").values() if t.is_floating_point()
+    ]
+    assert {t.dtype for t in floating} == {torch.float16}
+    assert all(torch.isfinite(t).all() for t in floating)
+
+
+@pytest.mark.parametrize("name", ["fixed.onnx", "fixed", "fixed.pt"])
+def test_a_suffix_that_says_nothing(case, tmp_path, name):
+    with pytest.raises(halfsafe.BadInput, match=r"suffix \.pt2 or \.safetensors"):
+        case[2].save(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["fixed.pt2", "fixed.safetensors"])
+def test_a_folder_that_does_not_exist(case, tmp_path, name):
+    with pytest.raises(halfsafe.BadInput, match=f"cannot write '.*{name}': No such file"):
+        case[2].save(tmp_path / "nowhere" / name)
+
+
+def test_a_failing_write_leaves_no_file(tmp_path):
+    def fail(partial: str) -> None:
+        Path(partial).write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(halfsafe.BadInput, match=r"cannot write '.*out\.bin': No space left"):
+        atomically(tmp_path / "out.bin", fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        atomically(path, lambda _: 1 / 0)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,95 @@
+"""The package as a whole: what importing it costs, and which layer may know which."""
+
+import ast
+import subprocess
+import sys
+from inspect import ismodule
+from pathlib import Path
+
+import pytest
+
+import halfsafe
+
+SOURCE = Path(halfsafe.__file__).parent
+LOWER = (
+    "errors", "samples", "formats", "graph", "ranges", "rules", "edits", "windows",
+    "integer_program", "plan", "rewrite", "remedies", "faults", "source", "verify",
+)  # fmt: skip
+"""Modules below the front ends; none of them knows a framework."""
+
+
+def imports(path: Path, *, everywhere: bool = True) -> set[str]:
+    """Modules that a file imports when it runs; `everywhere` includes those within functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found: set[str] = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def files(module: str) -> list[Path]:
+    """The files of a module or subpackage of halfsafe."""
+    single = SOURCE / f"{module}.py"
+    return [single] if single.is_file() else sorted((SOURCE / module).glob("*.py"))
+
+
+def test_importing_halfsafe_imports_no_framework():
+    code = "import sys, halfsafe; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "halfsafe.fix" in loaded
+    assert not loaded & {"torch", "onnx", "onnxruntime", "scipy.optimize", "transformers"}
+
+
+def test_importing_the_command_line_imports_no_framework():
+    code = "import sys, halfsafe.cli; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(ran.stdout.split()) & {"torch", "onnx", "scipy.optimize"}
+
+
+def test_the_public_names_are_those_of_all():
+    given = vars(halfsafe).items()
+    public = {n for n, found in given if not n.startswith("_") and not ismodule(found)}
+    assert public == set(halfsafe.__all__)
+    assert halfsafe.__all__ == sorted(halfsafe.__all__)
+
+
+@pytest.mark.parametrize("name", halfsafe.__all__)
+def test_a_public_name_is_documented(name):
+    found = getattr(halfsafe, name)
+    members = vars(found).items() if isinstance(found, type) else ()
+    public = [member for n, member in members if not n.startswith("_")]
+    assert found.__doc__
+    assert all(m.__doc__ for m in public if callable(m) or isinstance(m, property))
+
+
+@pytest.mark.parametrize("module", LOWER)
+def test_a_lower_layer_knows_no_framework_and_no_higher_layer(module):
+    higher = ("torch", "onnx", "halfsafe.frontends", "halfsafe.cli", "halfsafe.report")
+    for path in files(module):
+        known = {n for n in imports(path) if n.startswith(higher) or n == "halfsafe.fix"}
+        assert not known, f"{path.name} imports {known}"
+
+
+def test_nobody_below_the_command_line_knows_it():
+    everyone = [path for path in SOURCE.rglob("*.py") if path.name != "cli.py"]
+    assert len(everyone) > 20
+    assert not [path.name for path in everyone if "halfsafe.cli" in imports(path)]
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "report").glob("*.py")), ids=lambda p: p.name)
+def test_a_report_is_plain_data(path):
+    assert not {name for name in imports(path) if name.startswith(("torch", "halfsafe.frontends"))}
+
+
+def test_every_module_has_its_layer():
+    above = {"atomic", "bisect", "cli", "engines", "fix", "frontends", "manual", "report", "watch"}
+    modules = {p.stem for p in SOURCE.glob("*.py")} | {p.parent.name for p in SOURCE.glob("*/*.py")}
+    assert modules - {"__init__", SOURCE.name} <= set(LOWER) | above
