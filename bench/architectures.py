@@ -284,7 +284,7 @@ def t5_relu(z: Size) -> Any:
     return _t5(z, "relu")
 
 
-@architecture({r"shared|\.o\.weight|wo\.weight": 1e5})
+@architecture({r"\.o\.weight|wo\.weight": 1e6})
 def t5_gated(z: Size) -> Any:
     return _t5(z, "gated-gelu")
 

@@ -157,7 +157,7 @@ def test_samples_as_positional_arrays(run):
     np.savez("one.npz", np.ones((3, 4), np.float32))
     status, output, _ = run("fix", "zoo_of_cli:net", "--samples", "one.npz")
     assert status == 0
-    assert "1 samples" in output
+    assert "1 sample" in output
 
 
 def test_samples_as_named_arrays(run):

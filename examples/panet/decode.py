@@ -27,11 +27,13 @@ def score_map(logits: Tensor) -> np.ndarray:
     return np.where(np.isfinite(region.numpy()), region.sigmoid().numpy(), np.nan)
 
 
-def words(logits: Tensor, smallest: int = 6) -> list[Box]:
+def words(logits: Tensor, smallest: int = 6, confidence: float = 0.85) -> list[Box]:
     """Kernels as connected components, each grown over the region it lies in.
 
-    Components of fewer than `smallest` cells are dropped. Broken logits give no words.
+    Components of fewer than `smallest` cells, or of a lower mean probability than `confidence`, are
+    dropped. Broken logits give no words.
     """
+    score = score_map(logits)
     maps = logits[0, :2].float().numpy()
     region, kernel = maps > 0
     seeds, _ = ndimage.label(kernel & region)
@@ -39,7 +41,10 @@ def words(logits: Tensor, smallest: int = 6) -> list[Box]:
     grown = np.where(region & (distance <= 4), seeds[tuple(nearest)], 0)
     found = []
     for i, slices in enumerate(ndimage.find_objects(grown), start=1):
-        if slices is None or np.count_nonzero(grown[slices] == i) < smallest:
+        if slices is None:
+            continue
+        cells = grown[slices] == i
+        if np.count_nonzero(cells) < smallest or score[slices][cells].mean() < confidence:
             continue
         rows, columns = slices
         edges = (columns.start, rows.start, columns.stop, rows.stop)

@@ -131,7 +131,10 @@ def load_samples(spec: str) -> Any:
 
 
 def _load_file(path: Path) -> Any:
-    """One sample: arrays by argument name, or arr_0, arr_1, ... as positional arguments."""
+    """One sample: arrays by argument name, or arr_0, arr_1, ... as positional arguments.
+
+    NumPy's default FP64 becomes FP32.
+    """
     import torch
 
     if not path.is_file():
@@ -148,6 +151,7 @@ def _load_file(path: Path) -> Any:
                 arrays = {name: torch.as_tensor(archive[name]) for name in archive.files}
     except Exception as error:
         raise BadInput(f"cannot read '{path}': {error}") from error
+    arrays = {k: x.float() if x.dtype == torch.float64 else x for k, x in arrays.items()}
     if all(name.startswith("arr_") for name in arrays):
         return tuple(arrays.values())
     return arrays

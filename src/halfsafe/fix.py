@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from halfsafe.ranges import Ranges
 from halfsafe.report.model import Report, write_report
 from halfsafe.rewrite import rewrite
 from halfsafe.samples import Samples
-from halfsafe.source import Progress, Source
+from halfsafe.source import Forms, Progress, Source
 from halfsafe.verify import Kernels, Verification, verify_source
 from halfsafe.windows import Limits, windows
 
@@ -25,15 +26,18 @@ Target = Literal["torch"]
 
 @dataclass(frozen=True)
 class Fixed:
-    """The fixed model and the report on it.
+    """The fixed model in its forms, and the report on it."""
 
-    `model` is of the same kind as the argument of `fix`, in FP32, and bit-identical in function
-    unless the report lists a replacement.
-    """
-
-    model: Any
     report: Report
-    forms: Any
+    forms: Forms
+
+    @cached_property
+    def model(self) -> Any:
+        """A model of the same kind as the argument of `fix`, in FP32, of the same function.
+
+        It is bit-identical unless the report lists other forms of operators.
+        """
+        return self.forms.float32()
 
     def half(self) -> Any:
         """The FP16 deployable. It takes FP16 inputs; FP32 ones are cast."""
@@ -86,7 +90,7 @@ def fix(
     proof = verify_source(original, exact, deployed, supply.proof, supply.held_out, kernels)
     report = write_report(original, prepared, proof, supply.count, headroom)
     forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
-    return Fixed(forms.float32(), report, forms)
+    return Fixed(report, forms)
 
 
 def verify(model: Any, candidate: Any, samples: Any) -> Verification:

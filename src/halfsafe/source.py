@@ -45,6 +45,11 @@ class Source(Runnable, Protocol):
         ...
 
     @property
+    def captured_exactly(self) -> bool:
+        """Whether the captured graph is bit-equal to the user's model in FP32."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the capture."""
         ...

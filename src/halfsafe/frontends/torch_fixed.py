@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
-from halfsafe.frontends.torch_export import same_outputs
+from halfsafe.frontends.torch_export import difference
 from halfsafe.frontends.torch_program import Program, argument
 from halfsafe.graph import Kind, Node
 from halfsafe.samples import Call
@@ -44,8 +44,8 @@ class TorchModel:
     dynamic_shapes: Any = None
 
     def float32(self) -> nn.Module:
-        """A new FP32 module with the function of the original."""
-        return self.after.module(torch.float32)
+        """A new FP32 module with the function of the original, and constants of its own."""
+        return self.after.module(torch.float32, share=False)
 
     def half(self) -> nn.Module:
         """The FP16 deployable. FP32 inputs are cast; the model's own upcasts to FP32 stay."""
@@ -129,7 +129,7 @@ class TorchModel:
                 pytree.tree_leaves(m(*self.call.args, **self.call.kwargs))
                 for m in (trial, self.original)
             )
-        if not same_outputs(found, expected):
+        if difference(found, expected):
             raise FoldError(
                 f"{type(trial).__name__} with the folded constants is not bit-equal to the "
                 "original: some number is written into its code; use fixed.model instead"

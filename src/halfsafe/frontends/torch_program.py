@@ -52,10 +52,11 @@ class Program:
         """The same network as halfsafe's own frozen graph."""
         return read_graph(self.fx, self.constants, self.deployed)
 
-    def module(self, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
+    def module(self, dtype: torch.dtype = torch.float32, *, share: bool = True) -> fx.GraphModule:
         """A new module that computes in `dtype` what is deployed, and takes the user's arguments.
 
-        Constants are shared with the program where their dtype allows it.
+        With `share`, constants are the program's own, and thereby the user's, where their dtype
+        allows it.
         """
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.fx, {}))
@@ -64,12 +65,14 @@ class Program:
         for name, deployed in fits.items():
             tensor = self.constants[str(name)]
             role = self.roles.get(str(name), "constant")
-            _assign(module, str(name), tensor.to(dtype) if deployed else tensor, role)
+            tensor = tensor.to(dtype) if deployed else tensor
+            _assign(module, str(name), tensor if share else tensor.clone(), role)
         for node in graph.nodes:
             node.args = _with_dtype(node.args, self.deployed, dtype)
             node.kwargs = _with_dtype(node.kwargs, self.deployed, dtype)
         if dtype != torch.float32:
             _cast_inputs(graph, self.deployed, dtype)
+            _limit_bounds(graph, self.deployed, torch.finfo(dtype).max)
         graph.set_codegen(
             _PyTreeCodeGen(_PyTreeInfo(list(self.argument_names), self.in_spec, self.out_spec))
         )
@@ -361,6 +364,24 @@ def _cast_inputs(graph: fx.Graph, deployed: torch.dtype, dtype: torch.dtype) -> 
                 cast = graph.call_function(aten.to.dtype, (node, dtype))
             cast.meta = dict(node.meta)
             node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)
+
+
+_CLAMPS = {
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.clamp_max.default,
+    aten.hardtanh.default,
+}
+
+
+def _limit_bounds(graph: fx.Graph, deployed: torch.dtype, limit: float) -> None:
+    """Clip bounds that the dtype cannot hold become its largest number: no value lies beyond it."""
+    for node in graph.nodes:
+        if node.target in _CLAMPS and is_deployed(node, deployed):
+            node.args = map_aggregate(  # type: ignore[assignment]
+                node.args,
+                lambda a: min(max(a, -limit), limit) if isinstance(a, float) else a,
+            )
 
 
 def _assign(root: nn.Module, name: str, tensor: Tensor, role: Role) -> None:

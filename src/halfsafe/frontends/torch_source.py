@@ -30,13 +30,14 @@ class TorchSource:
 
     model: nn.Module
     program: Program
+    captured_exactly: bool
     notes: tuple[str, ...]
 
     @classmethod
     def open(cls, model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Self:
         """Captures a module. Raises BadInput and CaptureError."""
         found = capture(model, call, dynamic_shapes)
-        return cls(model, found.program, found.notes)
+        return cls(model, found.program, found.difference == 0, found.notes)
 
     @property
     def name(self) -> str:

@@ -27,7 +27,8 @@ def render(report: Report, width: int = 80) -> str:
 
 def renderable(report: Report) -> RenderableType:
     """The report as something that rich can print."""
-    title = f"{report.model}: {report.nodes} operators, {report.samples} samples"
+    plural = "" if report.samples == 1 else "s"
+    title = f"{report.model}: {report.nodes} operators, {report.samples} sample{plural}"
     parts: list[RenderableType] = [Text(title, style="bold"), *_notes(report), Text()]
     parts += _faults(report)
     parts += _plan(report)
