@@ -93,15 +93,19 @@ def normalise(image: Image.Image) -> torch.Tensor:
 # Fonts ------------------------------------------------------------------------------------
 
 
+BUILT_IN: tuple[Path | None, ...] = (None,)
+"""Pillow's own font alone, the same wherever Pillow is."""
+
+
 @lru_cache(maxsize=1)
-def _font_files() -> tuple[Path | None, ...]:
-    """Font files to choose from; None stands for Pillow's built-in font."""
+def all_fonts() -> tuple[Path | None, ...]:
+    """Font files to choose from, those of matplotlib where it is installed."""
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
-        return (None,)
+        return BUILT_IN
     folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
     files = sorted(p for p in folder.glob("DejaVu*.ttf") if "Display" not in p.name)
-    return (None, *files)
+    return (*BUILT_IN, *files)
 
 
 @lru_cache(maxsize=1024)
@@ -297,10 +301,10 @@ def _random_text(rng: random.Random) -> str:
     return rng.choice((str.lower, str.upper, str.upper, str.capitalize))(text)
 
 
-def _random_stamp(rng: random.Random) -> Stamp:
+def _random_stamp(rng: random.Random, fonts: tuple[Path | None, ...]) -> Stamp:
     """A word in a random font, size (12 to 76 pixels), weight and mild rotation."""
     size = round(12 * math.exp(rng.random() ** 1.3 * math.log(76 / 12)))
-    font = _font(rng.choice(_font_files()), size)
+    font = _font(rng.choice(fonts), size)
     bold = rng.choice((0, 0, 0, size / 40, size / 24))
     angle = rng.uniform(-20, 20) if rng.random() < 0.5 else 0.0
     return _stamp(_random_text(rng), font, bold, angle)
@@ -318,9 +322,9 @@ def _contrasting(rng: random.Random, patch: np.ndarray) -> Colour:
     return (12, 12, 12) if mean > 128 else (245, 245, 245)
 
 
-def _place(rng: random.Random, canvas: _Canvas) -> None:
+def _place(rng: random.Random, canvas: _Canvas, fonts: tuple[Path | None, ...]) -> None:
     """Write one random word where there is room; give up after a few attempts."""
-    stamp = _random_stamp(rng)
+    stamp = _random_stamp(rng, fonts)
     width, height = canvas.image.size
     inset = 0.0 if rng.random() < 0.15 else 0.5
     reach = (stamp.mask.width * inset, stamp.mask.height * inset)
@@ -353,13 +357,15 @@ def _camera(rng: random.Random, image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def render(seed: int, width: int = 192, height: int = 192) -> Sample:
-    """One random picture with 0 to about 12 words; the same seed gives the same picture."""
+def render(
+    seed: int, width: int = 192, height: int = 192, fonts: tuple[Path | None, ...] = BUILT_IN
+) -> Sample:
+    """One random picture with 0 to 14 words; the same seed and fonts give the same picture."""
     rng = random.Random(seed)
     canvas = _Canvas(_background(rng, width, height))
     _clutter(rng, canvas)
-    for _ in range(rng.randint(2, 14)):
-        _place(rng, canvas)
+    for _ in range(rng.choice((0, 1, 3, 6, 10, 14))):
+        _place(rng, canvas, fonts)
     return canvas.sample(_camera(rng, canvas.image))
 
 

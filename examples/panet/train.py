@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.panet.model import PAN, WEIGHTS
-from examples.panet.text import Sample, normalise, render
+from examples.panet.text import Sample, all_fonts, normalise, render
 
-SIZE = 160
+SIZE = 224
 """Side of the training pictures in pixels."""
 
 NEGATIVES = 3
@@ -105,10 +105,11 @@ def train(steps: int, size: int, out: Path) -> PAN:
     model = PAN()
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
-    held_out = [render(HELD_OUT + i, SIZE, SIZE) for i in range(32)]
+    fonts = all_fonts()
+    held_out = [render(HELD_OUT + i, SIZE, SIZE, fonts) for i in range(32)]
     for step in range(steps):
         model.train()
-        truth = batch([render(step * size + i, SIZE, SIZE) for i in range(size)])
+        truth = batch([render(step * size + i, SIZE, SIZE, fonts) for i in range(size)])
         value = loss(model(truth[0]), truth)
         optimiser.zero_grad()
         value.backward()
@@ -125,8 +126,8 @@ def train(steps: int, size: int, out: Path) -> PAN:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     train(arguments.steps, arguments.batch, arguments.out)

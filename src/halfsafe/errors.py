@@ -17,6 +17,10 @@ class PlanError(HalfsafeError):
     """The rules and the windows have no common solution."""
 
 
+class EditError(HalfsafeError):
+    """An operator cannot be computed in the form that was tried."""
+
+
 class FoldError(HalfsafeError):
     """The plan cannot be expressed in the original model's own constants."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from halfsafe import remedies
 from halfsafe.edits import Edit
-from halfsafe.errors import BadInput
+from halfsafe.errors import BadInput, EditError
 from halfsafe.faults import Fault, find_faults
 from halfsafe.frontends import open_model
 from halfsafe.plan import Plan, plan
@@ -136,10 +136,14 @@ def prepare(original: Source, supply: Samples, limits: Limits, progress: Progres
         if faults is None:
             faults = find_faults(source.graph, ranges, bounds)
         found = plan(source.graph, bounds)
-        remedy = remedies.next_remedy(source.graph, bounds, found)
-        if not remedy:
+        remedy = remedies.next_remedy(source.graph, bounds, found, forms)
+        try:
+            changed = source.apply(remedy) if remedy else None
+        except EditError:
+            changed = None  # the conflicts stay, and are reported
+        if changed is None:
             break
-        source = source.apply(remedy)
+        source = changed
         forms += remedy
     return Prepared(
         source=source,
@@ -147,7 +151,7 @@ def prepare(original: Source, supply: Samples, limits: Limits, progress: Progres
         faults=tuple(faults),
         plan=found,
         forms=tuple(forms),
-        edits=tuple(rewrite(source.graph, found, ranges)),
+        edits=tuple(rewrite(source.graph, found, ranges, limits)),
         replacements=(
             *remedies.stored_masks(masks, found),
             *remedies.floors(source.graph, found, ranges),

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
+from halfsafe.errors import PlanError
 from halfsafe.graph import Graph, Kind, Node, Use
-from halfsafe.integer_program import Columns, IntegerProgram
+from halfsafe.integer_program import SECONDS, Columns, IntegerProgram
 from halfsafe.rules import Unknown, equations, law_of, unknown_ops
 from halfsafe.windows import Window, Windows, bits_lost
 
 REACH = 120
 """No exponent beyond this is ever considered: FP32 has 127 binades on either side of 1."""
+
+CUT = 80.0
+"""The most bits that one inserted Mul may shift: twice the binades of FP16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,10 @@ def plan(graph: Graph, windows: Windows) -> Plan:
         solution = program.solve(attempt)
         if solution is not None:
             return _read(graph, windows, solution)
-    raise AssertionError("the last attempt has slack everywhere")
+    raise PlanError(
+        f"no plan for {len(graph.nodes)} operators within {SECONDS:.0f} s: fix parts of the model "
+        "one by one"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +143,13 @@ class _Program:
         return [name for name in names if values[name].floating]
 
     def _cuts(self) -> dict[Unknown, Unknown]:
-        """Where a Mul may go, far side to near side: in front of operators that do more than move
-        entries, and at the graph's rim."""
+        """Where a Mul may go, far side to near side: at the graph's rim, and in front of operators
+        through which an exponent does not simply pass (behind those, the next one's front does).
+        """
         cuts: dict[Unknown, Unknown] = dict.fromkeys(self._rim(), _ZERO)
         for use, value in self.reads:
-            if not self.graph.by_name[use.node].moves:
+            law = law_of(self.graph.by_name[use.node])
+            if law is None or law.family not in ("movement", "homogeneous"):
                 cuts[use] = value
         return cuts
 
@@ -229,8 +238,8 @@ class _Model:
         columns = self._columns({far: 1, near: -1})
         if columns:
             is_cut = self.program.integer(0, 1, 1.0 + size * 1e-6, _INSERTED)
-            self.program.row({**columns, is_cut: -2.0 * REACH}, -inf, 0)
-            self.program.row({**columns, is_cut: 2.0 * REACH}, 0, inf)
+            self.program.row({**columns, is_cut: -CUT}, -inf, 0)
+            self.program.row({**columns, is_cut: CUT}, 0, inf)
 
     def change(self, unknown: Unknown, weight: float) -> None:
         """Folding this unknown costs `weight` a bit."""

@@ -6,6 +6,7 @@ exponent, and a gate that saturates. Replacements change the function and are li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from halfsafe.edits import Edit, Island, Lower, Replace
@@ -38,11 +39,15 @@ def gate_forms(graph: Graph, windows: Windows) -> list[Lower]:
     return found
 
 
-def next_remedy(graph: Graph, windows: Windows, plan: Plan) -> list[Edit]:
-    """What to try for the conflicts that a plan leaves: gate forms, then islands; or nothing."""
+def next_remedy(graph: Graph, windows: Windows, plan: Plan, tried: Sequence[Edit]) -> list[Edit]:
+    """What to try for the conflicts that a plan leaves: gate forms, then islands; or nothing.
+
+    An operator is lowered once at most, and nodes in FP32 join no island, so that this ends.
+    """
     if not plan.conflicts:
         return []
-    return [*gate_forms(graph, windows)] or [*islands(graph, plan)]
+    gates = [gate for gate in gate_forms(graph, windows) if gate not in tried]
+    return [*gates] or [*islands(graph, plan)]
 
 
 def stored_masks(masks: list[Replace], plan: Plan) -> list[Replace]:

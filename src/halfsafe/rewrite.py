@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from halfsafe.edits import Edit, Fold, Insert, ScaleInput, ScaleOutput, SetNumber
-from halfsafe.formats import FLOAT16, FloatFormat
+from halfsafe.formats import FloatFormat
 from halfsafe.graph import Graph, Kind, Use
 from halfsafe.plan import Plan
-from halfsafe.ranges import Ranges
+from halfsafe.ranges import Range, Ranges
 from halfsafe.rules import law_of
+from halfsafe.windows import Limits
 
 
-def rewrite(graph: Graph, plan: Plan, ranges: Ranges, fmt: FloatFormat = FLOAT16) -> list[Edit]:
+def rewrite(graph: Graph, plan: Plan, ranges: Ranges, limits: Limits) -> list[Edit]:
     """The edits that store every value at its planned exponent.
 
     Constants and literals are folded; what a use reads at another exponent than its value is stored
@@ -20,7 +21,7 @@ def rewrite(graph: Graph, plan: Plan, ranges: Ranges, fmt: FloatFormat = FLOAT16
     for node in graph.nodes:
         for operand, value in node.inputs.items():
             use = Use(node.name, operand)
-            edit = _edit(graph, plan, ranges, use, value, fmt)
+            edit = _edit(graph, plan, ranges, use, value, limits.format)
             if edit is not None:
                 edits.append(edit)
     for name in graph.inputs:
@@ -28,8 +29,15 @@ def rewrite(graph: Graph, plan: Plan, ranges: Ranges, fmt: FloatFormat = FLOAT16
             edits.append(ScaleInput(name, -k))
     for i, name in enumerate(graph.outputs):
         if k := plan.exponents.get(name, 0):
-            edits.append(ScaleOutput(name, i, k, in_float32=ranges[name].amax > fmt.max))
+            in_float32 = not _fits(ranges[name], limits)
+            edits.append(ScaleOutput(name, i, k, in_float32=in_float32))
     return edits
+
+
+def _fits(measured: Range, limits: Limits) -> bool:
+    """Whether a value can be stored as it is, at exponent 0, and precisely."""
+    (high,) = measured.highest_exponents([limits.loss], limits.format)
+    return measured.amax <= limits.format.max and high >= 0
 
 
 def _edit(

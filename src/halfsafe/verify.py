@@ -93,6 +93,10 @@ class Errors:
         return sqrt(sum(e * e for e in counted) / len(counted)) if counted else 0.0
 
 
+WRONG = 4.0
+"""Times the floor, two bits, beyond which a finite output counts as wrong."""
+
+
 @dataclass(frozen=True)
 class Verification:
     """The proof. `bit_equal` is about FP32; the errors compare FP16 with the FP32 reference.
@@ -121,8 +125,8 @@ class Verification:
 
     @property
     def safe(self) -> bool:
-        """Nothing is nonfinite that was finite in FP32."""
-        return self.after_nonfinite == 0
+        """Nothing is nonfinite that was finite in FP32, or finite and wrong."""
+        return self.after_nonfinite == 0 and self.ratio <= WRONG
 
 
 def worst_relative_difference(candidate: Iterable[Array], reference: Iterable[Array]) -> float:

@@ -25,6 +25,7 @@ from halfsafe.edits import (
     ScaleOutput,
     SetNumber,
 )
+from halfsafe.errors import EditError, first_line
 from halfsafe.frontends.torch_program import Program, argument, aten, is_deployed
 from halfsafe.graph import Use
 
@@ -125,9 +126,7 @@ class _Editor:
             for source in node.all_input_nodes:
                 if source not in island and is_deployed(source, self.program.deployed):
                     node.replace_input_with(source, self._cast(source, torch.float32))
-            node.meta["val"] = node.target(  # type: ignore[operator]
-                *map_arg(node.args, _fake), **map_arg(node.kwargs, _fake)
-            )
+            node.meta["val"] = _computed(node)
         for node in island:
             outside = [user for user in node.users if user not in island]
             if outside:
@@ -182,6 +181,15 @@ def scaled(tensor: Tensor, exponent: int) -> Tensor:
     return torch.ldexp(torch.ldexp(tensor, torch.tensor(half)), torch.tensor(-exponent - half)).to(
         tensor.dtype
     )
+
+
+def _computed(node: fx.Node) -> Any:
+    """What a call gives for its present operands. Raises EditError when they do not suit it."""
+    target: Any = node.target
+    try:
+        return target(*map_arg(node.args, _fake), **map_arg(node.kwargs, _fake))
+    except Exception as error:
+        raise EditError(f"{node.name} cannot be computed in FP32: {first_line(error)}") from error
 
 
 def _fake(node: fx.Node) -> Any:

@@ -58,13 +58,14 @@ def capture(model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Capture
     _register_dataclasses(reference)
     expected = pytree.tree_leaves(reference)
     reason = "it is not bit-equal to the model"
-    low: Program | None = None
+    low, distance = None, inf
     try:
         low = _export(model, call, torch.bfloat16, dynamic_shapes)
-        if (distance := difference(low.evaluate(call), expected)) == 0:
-            return Capture(low, 0.0, ())
-    except CaptureError as error:
-        reason, distance = str(error), inf
+        distance = difference(low.evaluate(call), expected)
+    except (CaptureError, RuntimeError) as error:  # some kernels take bfloat16 only
+        low, reason = None, first_line(error)
+    if low is not None and distance == 0:
+        return Capture(low, 0.0, ())
     full = _export(model, call, torch.float32, dynamic_shapes)
     full_distance = difference(full.evaluate(call), expected)
     if low is not None and distance <= 2 * full_distance:

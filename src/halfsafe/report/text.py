@@ -110,6 +110,8 @@ def _verdict(report: Report) -> Text:
         why = "see the unresolved values above"
     elif report.verification.safe:
         why = "the rescaled model is not bit-equal in FP32"
-    else:
+    elif report.verification.after_nonfinite:
         why = "the proof met values larger than those measured, so pass more samples"
+    else:
+        why = f"its outputs are {report.verification.ratio:.0f} times as wrong as FP16 has to be"
     return Text(f"Not safe in FP16: {why}.", style="bold red")

@@ -1,0 +1,48 @@
+"""What halfsafe cannot make safe, it says so."""
+
+import torch
+import torch.nn.functional as F
+
+import halfsafe
+from tests.replicas import Net, draws, scaled
+
+
+def rows_of_different_size(m, x):
+    """One tensor holds rows of 1e7 and rows of 1e-2, and each row is normalised by itself."""
+    small, large = m.small(x), m.large(x)
+    return m.head(m.norm(torch.cat([small, large])))
+
+
+def test_finite_and_wrong_is_not_safe():
+    torch.manual_seed(0)
+    model = Net(
+        rows_of_different_size,
+        small=scaled(torch.nn.Linear(16, 16), 1e-3),
+        large=scaled(torch.nn.Linear(16, 16), 1e8),
+        norm=torch.nn.LayerNorm(16),
+        head=torch.nn.Linear(16, 4),
+    ).eval()
+    report = halfsafe.fix(model, draws(6, 16)).report
+    assert report.verification.after_nonfinite == 0
+    assert report.verification.ratio > 4
+    assert not report.safe
+    assert "times as wrong as FP16 has to be" in report.text()
+
+
+def test_looking_for_remedies_ends():
+    """A softmax keeps its name when it is rewritten, and must not be rewritten for ever."""
+    torch.manual_seed(0)
+
+    def forward(m, x):
+        return rows_of_different_size(m, x), F.softmax(m.scores(x) * 1e-9, dim=-1)
+
+    model = Net(
+        forward,
+        small=scaled(torch.nn.Linear(16, 16), 1e-3),
+        large=scaled(torch.nn.Linear(16, 16), 1e8),
+        norm=torch.nn.LayerNorm(16),
+        head=torch.nn.Linear(16, 4),
+        scores=torch.nn.Linear(16, 16),
+    ).eval()
+    report = halfsafe.fix(model, draws(6, 16)).report
+    assert len(set(report.forms)) == len(report.forms)
