@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from tests.case import Case, calls, mask, p, x
 
 _AFFINE = "out = input + weight"
@@ -11,6 +13,13 @@ _ONE, _TWO, _ZERO = [1, 1], [2, 2], [0, 0]
 LINEAR: list[Case] = [
     *calls("linear", _BIASED, x(3, 4), x(5, 4), x(5)),
     *calls("linear", _AFFINE, x(3, 4), x(5, 4)),
+    *calls(  # the kernel takes no FP64
+        "_grouped_mm",
+        "out = self + mat2",
+        x(6, 4).float(),
+        x(2, 4, 8).float(),
+        torch.tensor([2, 6], dtype=torch.int32),
+    ),
     *calls("conv1d", _BIASED, x(1, 4, 7), x(6, 2, 3), x(6), [2], [1], [1], 2),
     *calls("conv1d.padding", _AFFINE, x(1, 4, 7), x(6, 4, 3), None, [1], "same"),
     *calls("conv2d", _BIASED, x(1, 2, 5, 5), x(3, 2, 3, 3), x(3)),

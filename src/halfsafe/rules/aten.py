@@ -68,6 +68,7 @@ _BY_RULE: Mapping[Rule, Sequence[str]] = {
     f.affine: "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
     "convolution".split(),
     f.matrix_sum: ["addmm", "baddbmm", "addmv", "addbmm"],
+    f.grouped_product: ["_grouped_mm"],
     f.embedding: ["embedding"],
     f.batch_norm: ["batch_norm", "_native_batch_norm_legit_no_training"],
     f.normalisation: "layer_norm native_layer_norm group_norm native_group_norm rms_norm".split(),
@@ -86,6 +87,7 @@ _ADDENDS: Mapping[Rule, tuple[str, ...]] = {
     f.total: ("self", "other"),
     f.affine: ("bias",),
     f.matrix_sum: ("self",),
+    f.grouped_product: ("bias",),
     f.batch_norm: ("running_mean", "bias"),
     f.normalisation: ("bias",),
 }

@@ -115,6 +115,11 @@ def matrix_sum(k: Exponents) -> Equations:
     return [k.out == a + b, k["self"] == k.out]
 
 
+def grouped_product(k: Exponents) -> Equations:
+    """Groups of rows, each with a matrix of its own: (s A)(t B_g) + s t b = s t (A B_g + b)."""
+    return [k.out == k["self"] + k["mat2"], k["bias"] == k.out]
+
+
 def embedding(k: Exponents) -> Equations:
     """Rows of s W are s times rows of W."""
     return [k.out == k["weight"]]
