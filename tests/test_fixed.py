@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import halfsafe
 from halfsafe.atomic import atomically
-from tests.replicas import Block, Net, RMSNorm, draws, scaled
+from tests.replicas import Block, Net, RMSNorm, build, draws, scaled
 
 
 class ConvNet(nn.Module):
@@ -308,3 +308,21 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         atomically(path, lambda _: 1 / 0)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_integer_outputs_are_equal_too():
+    model = Net(lambda m, x: m.i(x).argmax(-1), i=scaled(nn.Linear(16, 8), 1e6)).eval()
+    samples = draws(6, 16)
+    fixed = halfsafe.fix(model, samples)
+    assert fixed.report.verification.bit_equal
+    for sample in samples:
+        assert torch.equal(fixed.half()(*sample), model(*sample))
+
+
+def test_real_half_kernels_prove_it_as_well():
+    """The original does not even run in FP16: its mask cannot be cast."""
+    model, samples = build("masked_fill_of_minus_1e9")
+    proof = halfsafe.fix(model, samples, kernels="half").report.verification
+    assert proof.kernels == "half"
+    assert proof.before_nonfinite
+    assert proof.safe

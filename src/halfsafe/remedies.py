@@ -125,7 +125,7 @@ def floors(graph: Graph, plan: Plan, ranges: Ranges, fmt: FloatFormat = FLOAT16)
 
 
 def _uses(graph: Graph, value: str) -> list[Use]:
-    """Where a value is read, seen through operators that only move it or take its root."""
+    """Where a value is read, seen through operators that only move it."""
     found: list[Use] = []
     for use in graph.consumers[value]:
         node = graph.by_name[use.node]

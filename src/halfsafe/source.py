@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from halfsafe.edits import Edit
@@ -14,7 +13,9 @@ from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
 
-Arrays = Sequence[NDArray[np.float64]]
+Arrays = Sequence[NDArray[Any]]
+"""Outputs: floating ones in FP64, the others as they are."""
+
 Precision = Literal["float32", "float16", "floor"]
 """How values are stored while a graph is evaluated; `floor` is FP16's 11 bits at any exponent."""
 
@@ -25,11 +26,11 @@ class Runnable(Protocol):
     """Something that gives outputs in half precision."""
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
-        """Floating outputs of the graph, in FP32 arithmetic, stored in the given precision."""
+        """Outputs of the graph, in FP32 arithmetic, stored in the given precision."""
         ...
 
     def half_outputs(self, call: Call) -> Arrays:
-        """Floating outputs as the framework's own FP16 kernels give them."""
+        """Outputs as the framework's own FP16 kernels give them."""
         ...
 
 
@@ -65,7 +66,7 @@ class Source(Runnable, Protocol):
     def apply(self, edits: Iterable[Edit]) -> Self: ...
 
     def reference(self, call: Call) -> Arrays:
-        """Floating outputs of the user's own model in FP32."""
+        """Outputs of the user's own model in FP32."""
         ...
 
     def is_half(self, candidate: Any) -> bool:

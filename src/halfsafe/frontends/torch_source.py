@@ -75,9 +75,7 @@ class TorchSource:
                 return arrays(evaluate_rounded(self.program, call, to_eleven_bits))
 
     def half_outputs(self, call: Call) -> Arrays:
-        with torch.no_grad():
-            outputs = self.program.module(torch.float16)(*call.args, **call.kwargs)
-        return arrays(pytree.tree_leaves(outputs))
+        return arrays(pytree.tree_leaves(run_model(self.program.module(torch.float16), call)))
 
     def is_half(self, candidate: Any) -> bool:
         return isinstance(candidate, nn.Module) and any(
@@ -116,9 +114,6 @@ class HalfModule:
 
 
 def arrays(outputs: Sequence[Any]) -> Arrays:
-    """The floating ones of some flat outputs, as FP64 arrays."""
-    return [
-        np.asarray(x.detach().double().cpu().numpy())
-        for x in outputs
-        if isinstance(x, Tensor) and x.is_floating_point()
-    ]
+    """The tensors among some flat outputs, floating ones in FP64."""
+    tensors = (x.detach().cpu() for x in outputs if isinstance(x, Tensor))
+    return [np.asarray((x.double() if x.is_floating_point() else x).numpy()) for x in tensors]

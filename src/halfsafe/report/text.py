@@ -77,6 +77,7 @@ def _plan(report: Report) -> list[RenderableType]:
     for heading, lines, style in (
         ("inserted", report.insertions, ""),
         ("other form", report.forms, ""),
+        ("kept in FP32", report.islands, "yellow"),
         ("replaced, in FP16 only", report.replacements, "yellow"),
         ("unresolved", report.conflicts, "red"),
     ):
