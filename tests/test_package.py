@@ -93,3 +93,10 @@ def test_every_module_has_its_layer():
     above = {"atomic", "bisect", "cli", "engines", "fix", "frontends", "manual", "report", "watch"}
     modules = {p.stem for p in SOURCE.glob("*.py")} | {p.parent.name for p in SOURCE.glob("*/*.py")}
     assert modules - {"__init__", SOURCE.name} <= set(LOWER) | above
+
+
+def test_the_table_of_operators_is_current():
+    from halfsafe.rules.__main__ import table
+
+    page = Path(__file__).parents[1] / "docs" / "operators.md"
+    assert page.read_text() == table(), "run: python -m halfsafe.rules > docs/operators.md"
