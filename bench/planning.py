@@ -5,6 +5,7 @@ Run as ``python -m bench.planning``. The seconds are those of rules, windows and
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from typing import Any
@@ -21,10 +22,11 @@ from halfsafe.windows import Limits, windows
 
 COMMAND = "python -m bench.planning"
 LAYERS = (32, 64, 128, 288)
+TIMES = 5
 
 
 def measure(layers: int) -> dict[str, Any]:
-    """Captures and measures a Llama once, then plans it three times."""
+    """Captures and measures a Llama once, then plans it a few times; the best one counts."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32,
@@ -41,7 +43,8 @@ def measure(layers: int) -> dict[str, Any]:
     source = TorchSource.open(model, call)
     ranges = source.measure([call], lambda _: None) | source.constants()
     times = []
-    for _ in range(3):
+    for _ in range(TIMES):
+        gc.collect()
         start = time.perf_counter()
         found = plan(source.graph, windows(source.graph, ranges, Limits()))
         times.append(time.perf_counter() - start)

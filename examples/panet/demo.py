@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import halfsafe
 from examples.panet.decode import score_map, words
-from examples.panet.model import load
+from examples.panet.model import PAN, load
 from examples.panet.symmetry import overflowing
 from examples.panet.text import normalise, render
 from halfsafe.report.text import renderable
@@ -69,6 +70,13 @@ def side_by_side(panels: list[Image.Image]) -> Image.Image:
     return sheet
 
 
+def detector(picture: Path = PICTURE) -> tuple[PAN, list[tuple[Tensor]]]:
+    """The overflowing detector and its samples: two renders, and the picture, which is held out."""
+    image = Image.open(picture).convert("RGB")
+    drawn = [normalise(render(i, image.width, image.height).image) for i in (1, 2)]
+    return overflowing(load()), [(x,) for x in (*drawn, normalise(image))]
+
+
 def main() -> int:
     """Command line; exit status 0 when the fixed detector is safe."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,15 +87,14 @@ def main() -> int:
     console, start = Console(), time.perf_counter()
 
     picture = Image.open(arguments.picture).convert("RGB")
-    image = normalise(picture)
-    detector = overflowing(load())
-    drawn = [(normalise(render(i, picture.width, picture.height).image),) for i in (1, 2)]
+    model, samples = detector(arguments.picture)
+    (image,) = samples[-1]
     with console.status("fixing"):
-        fixed = halfsafe.fix(detector, [*drawn, (image,)])
+        fixed = halfsafe.fix(model, samples)
     with console.status("running FP32 and FP16, before and after"):
         outputs = {
-            "FP32": run(detector, image),
-            "FP16 before": run(overflowing(load()).half(), image.half()),
+            "FP32": run(model, image),
+            "FP16 before": run(copy.deepcopy(model).half(), image.half()),
             "FP16 after halfsafe": run(fixed.half(), image.half()),
         }
 

@@ -7,7 +7,6 @@ from collections import defaultdict
 from halfsafe.rules import LAWS
 from halfsafe.rules.algebra import Rule
 
-
 HEADING = """# Operators
 
 {count} ATen operators, by law. An operator that is not here is pinned and reported. This page is
