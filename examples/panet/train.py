@@ -1,4 +1,4 @@
-"""Trains the detector on rendered text: ``python -m examples.panet.train --steps 3000``."""
+"""Trains the detector on rendered text: ``python -m examples.panet.train``."""
 
 from __future__ import annotations
 
