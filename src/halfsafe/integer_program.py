@@ -52,8 +52,9 @@ class IntegerProgram:
 
     def magnitude(self, columns: Columns, cost: float) -> None:
         """Costs `cost` times the magnitude of the sum of columns."""
-        self.penalty(columns, 0, cost)
-        self.penalty({c: -f for c, f in columns.items()}, 0, cost)
+        size = self._column(0, inf, cost, None, 0)
+        self.row({**columns, size: -1.0}, -inf, 0)
+        self.row({**columns, size: 1.0}, 0, inf)
 
     def solve(self) -> NDArray[np.float64] | None:
         """The values of all columns, None when there is no solution."""

@@ -119,6 +119,12 @@ def merge(*shards: Ranges) -> dict[str, Range]:
     """
     merged: dict[str, Range] = {}
     for shard in shards:
+        both: dict[tuple[int, int], Range] = {}  # values that share a range go on sharing it
         for name, found in shard.items():
-            merged[name] = merged[name] | found if name in merged else found
+            known = merged.get(name)
+            if known is None:
+                merged[name] = found
+            else:
+                key = id(known), id(found)
+                merged[name] = both[key] if key in both else both.setdefault(key, known | found)
     return merged

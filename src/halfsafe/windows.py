@@ -8,7 +8,7 @@ from math import inf
 from typing import Literal
 
 from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
-from halfsafe.graph import Graph, Kind, Node, Use, Value
+from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.ranges import Range, Ranges
 from halfsafe.rules import Unknown, law_of
 
@@ -62,6 +62,7 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
     inserted in front of one use, only that use's own window counts behind it.
     """
     found: dict[Unknown, Window] = {}
+    drawn: dict[tuple[int, bool, int], _Drawing] = {}  # values that only move share their range
     for name, value in graph.values.items():
         measured = ranges.get(name)
         if not value.floating or measured is None:
@@ -71,7 +72,9 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
                 found[use] = _literal_window(graph, use, value.number, measured, limits)
             continue
         headroom = limits.headroom if value.kind == Kind.ACTIVATION else 0
-        draw = _Drawing(value, _above_floor(graph, name, measured), limits, headroom)
+        measured = _above_floor(graph, name, measured)
+        key = id(measured), value.bounded, headroom
+        draw = drawn.setdefault(key, _Drawing(value.bounded, measured, limits, headroom))
         everything: set[Precision] = {"whole"} if name in graph.outputs else set()
         for use in graph.consumers[name]:
             needs = _needs(graph, use)
@@ -127,9 +130,9 @@ def _above_floor(graph: Graph, name: str, measured: Range) -> Range:
 class _Drawing:
     """Draws the windows of one value: exact in FP32, fitting, and precise enough for a use."""
 
-    def __init__(self, value: Value, measured: Range, limits: Limits, headroom: int) -> None:
+    def __init__(self, bounded: bool, measured: Range, limits: Limits, headroom: int) -> None:
         self.exact = _float32_window(measured)
-        self.bounded = value.bounded and measured.amax > 0
+        self.bounded = bounded and measured.amax > 0
         self.measured, self.limits = measured, limits
         least = limits.format.bits_above(measured.amax) if self.bounded else -ANY
         self.fits = self.exact & Window(low=least + headroom if self.bounded else -ANY, least=least)
