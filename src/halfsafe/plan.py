@@ -1,7 +1,7 @@
 """Chooses every exponent at once: an integer program over the rules and the windows.
 
 Four attempts, each tried only when the one before has no solution: fold with full headroom; fold
-with headroom as a wish; insert Muls, the fewest bytes of them; insert and leave the least number of
+with headroom as a wish; insert Muls, the fewest and smallest; insert and leave the least number of
 bits unresolved. Within an attempt: precision first, then the fewest changes.
 """
 

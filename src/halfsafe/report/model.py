@@ -169,7 +169,7 @@ def _values(graph: Graph, prepared: Prepared) -> Iterable[ValueReport]:
 def _describe(graph: Graph, edit: Edit) -> str:
     match edit:
         case Fold():
-            return f"{edit.constant} times 2^{-edit.exponent}"
+            return f"{edit.constant} times 2^{-edit.exponent}, as {edit.use} reads it"
         case SetNumber():
             return f"{edit.use} = {edit.number:.6g} times 2^{-edit.exponent}"
         case Island():
