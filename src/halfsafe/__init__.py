@@ -2,6 +2,7 @@
 
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
 from halfsafe.fix import Fixed, fix, verify
+from halfsafe.inspection import inspect
 from halfsafe.report.model import Report
 from halfsafe.verify import Verification
 
@@ -14,5 +15,6 @@ __all__ = [
     "Report",
     "Verification",
     "fix",
+    "inspect",
     "verify",
 ]

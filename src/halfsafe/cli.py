@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -15,7 +19,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line
+from halfsafe.faults import FaultKind
 from halfsafe.fix import fix
+from halfsafe.inspection import inspect
 from halfsafe.report.model import Report
 
 app = typer.Typer(
@@ -23,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Makes trained networks safe in half precision, exactly.",
-    epilog="Exit status: 0 safe, 1 unresolved faults, 2 misuse.",
+    epilog="Exit status: 0 safe, 1 faults found or left, 2 misuse.",
 )
 out, err = Console(), Console(stderr=True)
 
@@ -35,6 +41,10 @@ Samples = Annotated[
     str | None,
     typer.Option(help="package.module:callable, .npz, .safetensors, or a folder of .npz files."),
 ]
+
+Headroom = Annotated[int, typer.Option(min=0, help="Bits left free above amax.")]
+
+REPORTS = (".json", ".html")
 
 
 @app.callback()
@@ -50,12 +60,14 @@ def fix_command(
         Path | None,
         typer.Option("-o", "--output", help="fixed.pt2 (program) or fixed.safetensors (weights)."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report: .json for tools, .html for people.")
+    ] = None,
     dtype: Annotated[
         Literal["float16", "float32"],
         typer.Option(help="What OUTPUT holds: the FP16 deployable or the rescaled FP32 model."),
     ] = "float16",
-    headroom: Annotated[int, typer.Option(min=0, help="Bits left free above amax.")] = 1,
+    headroom: Headroom = 1,
     kernels: Annotated[
         Literal["strict", "half"],
         typer.Option(help="How FP16 runs for the proof: strict evaluation, or real half kernels."),
@@ -66,38 +78,96 @@ def fix_command(
     Example: halfsafe fix mypackage.zoo:detector --samples images/ -o detector.pt2
     """
     check_output(output, (".pt2", ".safetensors"))
-    check_output(report, (".json",))
-    loaded, given = load_model(model)
-    inputs = load_samples(samples) if samples else given
-    if inputs is None:
-        raise BadInput(f"no samples: pass --samples, or let {model} return (model, samples)")
+    check_output(report, REPORTS)
+    loaded, inputs = load(model, samples)
     with spinner() as progress:
         fixed = fix(loaded, inputs, headroom=headroom, kernels=kernels, progress=progress)
+        found = replace(fixed.report, command=command())
         if output:
             progress(f"writing {output}")
             fixed.save(output, dtype=dtype)
         if report:
-            fixed.report.save(report)
-    show(fixed.report)
+            write(found, report)
+    show(found)
     if report is None:
-        out.print(f"Next: halfsafe fix {model} --report report.json -o fixed.pt2", style="dim")
+        say_next(f"halfsafe fix {model} --report report.html -o fixed.pt2")
     else:
-        out.print(f"Next: halfsafe report {report}", style="dim")
-    raise typer.Exit(0 if fixed.report.safe else 1)
+        say_next(after_writing(report))
+    raise typer.Exit(0 if found.safe else 1)
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Model,
+    samples: Samples = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the report: .json for tools, .html for people."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")
+    ] = False,
+    ignore: Annotated[
+        list[FaultKind],
+        typer.Option(help="Faults of this kind do not fail the run; may be given several times."),
+    ] = [FaultKind.LATENT],  # noqa: B006
+    headroom: Headroom = 1,
+) -> None:
+    """Find where FP16 breaks MODEL: every value's range, every fault's producer. Changes nothing.
+
+    Exit status 1 if there are faults, so that it can gate CI. Under torchrun each process takes a
+    part of the samples: torchrun --nproc-per-node 2 -m halfsafe inspect MODEL --samples S
+
+    Example: halfsafe inspect mypackage.zoo:detector --samples images/ -o report.html
+    """
+    check_output(output, REPORTS)
+    loaded, inputs = load(model, samples)
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    with spinner() as progress:
+        found = inspect(loaded, inputs, headroom=headroom, distributed=together, progress=progress)
+    found = replace(found, command=command())
+    status = 1 if any(fault.kind not in ignore for fault in found.faults) else 0
+    if together and os.environ.get("RANK", "0") != "0":
+        raise typer.Exit(status)
+    if output:
+        write(found, output)
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+        raise typer.Exit(status)
+    show(found)
+    say_next(f"halfsafe fix {model} -o fixed.pt2" if status else after_writing(output))
+    raise typer.Exit(status)
 
 
 @app.command("report")
 def report_command(
-    path: Annotated[Path, typer.Argument(help="A report written by halfsafe fix --report.")],
+    path: Annotated[Path, typer.Argument(help="A report in JSON, of halfsafe inspect or fix.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write it as .html, or again as .json.")
+    ] = None,
+    model_explorer: Annotated[
+        Path | None,
+        typer.Option(help="Write node data for Google's Model Explorer, as .json."),
+    ] = None,
 ) -> None:
-    """Show a saved report again. Exit status 1 if it says that the model is not safe."""
+    """Show a saved report again. Exit status 1 if it says that the model is not safe.
+
+    Example: halfsafe report report.json -o report.html
+    """
+    check_output(output, REPORTS)
+    check_output(model_explorer, (".json",))
     if not path.is_file():
         raise BadInput(f"there is no report '{path}'")
     try:
         report = Report.load(path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"'{path}' is not a report: {error}") from error
+    if output:
+        write(report, output)
+    if model_explorer:
+        report.model_explorer(model_explorer)
     show(report)
+    say_next(after_writing(output) if output else f"halfsafe report {path} -o report.html")
     raise typer.Exit(0 if report.safe else 1)
 
 
@@ -106,6 +176,40 @@ def show(report: Report) -> None:
     from halfsafe.report.text import renderable
 
     out.print(renderable(report))
+
+
+def write(report: Report, path: Path) -> None:
+    """Writes a report; the suffix picks the renderer."""
+    if path.suffix == ".html":
+        report.html(path)
+    else:
+        report.save(path)
+
+
+def command() -> str:
+    """The command line that this process was started with."""
+    return shlex.join(["halfsafe", *sys.argv[1:]])
+
+
+def after_writing(path: Path | None) -> str:
+    """What to do with a report that was written, or to get one."""
+    if path is None:
+        return f"{command()} -o report.html"
+    return f"halfsafe report {path}" if path.suffix == ".json" else f"open {path} in a browser"
+
+
+def say_next(what: str) -> None:
+    """The last line: the next command."""
+    out.print(f"Next: {what}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def load(model: str, samples: str | None) -> tuple[Any, Any]:
+    """The model and its samples. Raises BadInput, also when there are none."""
+    loaded, given = load_model(model)
+    inputs = load_samples(samples) if samples else given
+    if inputs is None:
+        raise BadInput(f"no samples: pass --samples, or let {model} return (model, samples)")
+    return loaded, inputs
 
 
 def load_model(spec: str) -> tuple[Any, Any]:

@@ -1,29 +1,80 @@
-"""Where values leave the range of the deployed format, and which operator is to blame."""
+"""Where FP16 breaks a network: the operator at which a fault is born, and the region it spoils.
+
+A fault is seen in the FP32 ranges (a value that FP16 cannot hold, whose inputs it can), in numbers
+written into the model (masks, epsilons, positions), or, where the network was run in FP16 beside
+FP32, in a value that is wrong although all that it is computed from is right.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from halfsafe import remedies
+from halfsafe.deviation import Comparison, Comparisons
+from halfsafe.formats import FLOAT16
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.ranges import Ranges
-from halfsafe.windows import Window, Windows
+from halfsafe.windows import Limits, Window, Windows, windows
 
 
 class FaultKind(StrEnum):
-    """What goes wrong with a value as it is stored."""
+    """What goes wrong, the worst first."""
 
     OVERFLOW = "overflow"
+    ABSORBED = "absorbed"
     UNDERFLOW = "underflow"
+    EPSILON = "epsilon"
+    SENTINEL = "sentinel"
+    NONFINITE = "nonfinite"
+    INTEGER = "integer"
+    LATENT = "latent"
+
+    @property
+    def meaning(self) -> str:
+        """What it means, in one sentence."""
+        return _MEANING[self]
+
+    @property
+    def severity(self) -> int:
+        """0 for the worst kind."""
+        return list(FaultKind).index(self)
+
+
+_MEANING = {
+    FaultKind.OVERFLOW: "larger than FP16 can hold: stored as inf",
+    FaultKind.ABSORBED: "stored as inf, which a later operator turns into a finite, wrong number",
+    FaultKind.UNDERFLOW: "so small that FP16 keeps too few of its bits, or none",
+    FaultKind.EPSILON: "a positive number, there to keep a divisor from 0, is 0 in FP16",
+    FaultKind.SENTINEL: "a mask beyond FP16: stored as -inf, and a row masked whole gives NaN",
+    FaultKind.NONFINITE: "a constant that holds inf or NaN",
+    FaultKind.INTEGER: "whole numbers above 2048 as floats: FP16 skips some of them",
+    FaultKind.LATENT: "fits, but within the headroom: another sample may overflow",
+}
+
+_LARGE = {
+    FaultKind.OVERFLOW,
+    FaultKind.ABSORBED,
+    FaultKind.SENTINEL,
+    FaultKind.NONFINITE,
+    FaultKind.LATENT,
+}
+
+_MASKS = {FaultKind.SENTINEL, FaultKind.NONFINITE}
+
+_OWN = {FaultKind.EPSILON, FaultKind.INTEGER}
+"""Kinds that say something of one operator only, whatever its inputs are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A producer, and the region it spoils.
 
-    `excess` is how many bits the value lies outside the range; `carriers` are the values that only
-    pass the fault on, and `exits` the operators after which values are in range again.
+    `excess` is how many bits the value lies outside the range, and `sample` the one that shows it
+    most. `carriers` are the values that only pass the fault on, and `exits` the operators after
+    which values are in range again. `outcome` is what FP16 makes of the outputs behind it:
+    "nonfinite", "wrong" or "unharmed"; empty if the network was not run in FP16.
     """
 
     kind: FaultKind
@@ -33,72 +84,246 @@ class Fault:
     line: str
     amax: float
     excess: int
+    sample: int = 0
+    outcome: str = ""
+    detail: str = ""
     carriers: tuple[str, ...] = ()
     exits: tuple[str, ...] = ()
 
 
-def find_faults(graph: Graph, ranges: Ranges, windows: Windows) -> list[Fault]:
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What is wrong with one value, whoever is to blame."""
+
+    kind: FaultKind
+    excess: int = 0
+    detail: str = ""
+    seen_in_half: bool = False
+
+
+def find_faults(
+    graph: Graph, ranges: Ranges, limits: Limits, comparisons: Comparisons | None = None
+) -> list[Fault]:
     """Faults in the order of the graph; constants first, then inputs and operators.
 
-    A value is at fault when exponent 0 lies outside its window; a producer is one that computes
-    it from activations without that fault. What the model computes in FP32 is never at fault.
+    A producer is an operator whose output is at fault while no input is at fault in the same
+    direction. What the model computes in FP32 is never at fault.
     """
-    constants = {n for n, v in graph.values.items() if v.kind == Kind.CONSTANT}
-    bad: dict[str, tuple[FaultKind, int]] = {}
-    for unknown, window in windows.items():
+    compared = comparisons or {}
+    found = _by_range(graph, windows(graph, ranges, limits))
+    found.update(_by_number(graph, ranges, compared))
+    found.update(_by_comparison(graph, found, compared))
+    producers = [name for name in found if not _inherited(graph, found, name)]
+    faults = [_fault(graph, ranges, found, compared, name) for name in producers]
+    place = {output: i for i, node in enumerate(graph.nodes) for output in node.outputs}
+    order = [Kind.CONSTANT, Kind.INPUT, Kind.ACTIVATION]
+    return sorted(
+        faults, key=lambda f: (order.index(graph.values[f.value].kind), place.get(f.value, 0))
+    )
+
+
+def _by_range(graph: Graph, bounds: Windows) -> dict[str, _Finding]:
+    """Values for which exponent 0 lies outside the window."""
+    found: dict[str, _Finding] = {}
+    for unknown, window in bounds.items():
         name = str(unknown)
         if isinstance(unknown, Use):
             name = graph.by_name[unknown.node].inputs[unknown.operand]
-        counts = graph.values[name].bounded and (name in constants or name == unknown)
-        if counts and (fault := _fault(window)):
-            bad[name] = fault
-    kinds = {name: kind for name, (kind, _) in bad.items()}
-    found: list[Fault] = []
-    for name, (kind, excess) in bad.items():
-        node = graph.producers.get(name)
-        computed = [v for v in node.inputs.values() if v not in constants] if node else []
-        if not any(kinds.get(v) == kind for v in computed):
-            carriers, exits = _region(graph, kinds, name)
-            found.append(
-                Fault(
-                    kind=kind,
-                    value=name,
-                    op=node.op if node else str(graph.values[name].kind),
-                    module=node.module if node else "",
-                    line=node.line if node else "",
-                    amax=ranges[name].amax,
-                    excess=excess,
-                    carriers=carriers,
-                    exits=exits,
-                )
-            )
-    order = [Kind.CONSTANT, Kind.INPUT, Kind.ACTIVATION]
-    return sorted(found, key=lambda f: order.index(graph.values[f.value].kind))
+        value = graph.values[name]
+        counts = value.bounded and (value.kind == Kind.CONSTANT or name == unknown)
+        if counts and (finding := _outside(window)):
+            known = found.get(name)
+            found[name] = finding if known is None else min(known, finding, key=_severity)
+    return found
 
 
-def _fault(window: Window) -> tuple[FaultKind, int] | None:
+def _severity(finding: _Finding) -> int:
+    return finding.kind.severity
+
+
+def _outside(window: Window) -> _Finding | None:
     """The fault of a value stored as it is, and by how many bits it is outside."""
     if window.least > 0:
-        return FaultKind.OVERFLOW, window.least
+        return _Finding(FaultKind.OVERFLOW, window.least)
     if window.high < 0:
-        return FaultKind.UNDERFLOW, -window.high
+        return _Finding(FaultKind.UNDERFLOW, -window.high)
+    if window.low > 0:
+        return _Finding(FaultKind.LATENT, window.low)
     return None
 
 
+def _by_number(graph: Graph, ranges: Ranges, compared: Comparisons) -> dict[str, _Finding]:
+    """Values made with a mask, an epsilon or whole numbers that FP16 does not hold."""
+    found: dict[str, _Finding] = {}
+    for name, value in graph.values.items():
+        if value.kind == Kind.CONSTANT and name in ranges and ranges[name].nonfinite:
+            detail = f"{ranges[name].nonfinite} entries are inf or NaN"
+            found[name] = _Finding(FaultKind.NONFINITE, detail=detail)
+    for mask in remedies.sentinels(graph, ranges):
+        name = _blamed(graph, mask.use)
+        excess = FLOAT16.bits_above(abs(mask.old))
+        found[name] = _Finding(FaultKind.SENTINEL, excess, f"{mask.old:.4g}: {mask.why}")
+    for floor in remedies.floors(graph, {}, ranges):
+        name = graph.by_name[floor.use.node].outputs[0]
+        found[name] = _Finding(FaultKind.EPSILON, detail=f"{floor.old:.4g}: {floor.why}")
+    for node in graph.nodes:
+        for name in node.outputs:
+            if _counts_beyond(graph, node, name, ranges, compared):
+                detail = f"up to {ranges[name].amax:.0f}, and FP16 has every whole number to 2048"
+                found[name] = _Finding(FaultKind.INTEGER, detail=detail)
+    return found
+
+
+def _blamed(graph: Graph, use: Use) -> str:
+    """The constant that a mask comes from, or the output of the operator that reads a number."""
+    node = graph.by_name[use.node]
+    value = node.inputs[use.operand]
+    return value if graph.values[value].kind == Kind.CONSTANT else node.outputs[0]
+
+
+def _counts_beyond(
+    graph: Graph, node: Node, name: str, ranges: Ranges, compared: Comparisons
+) -> bool:
+    """Whether an operator turns whole numbers into floats and FP16 does not have all of them."""
+    value = graph.values[name]
+    if not value.bounded or name not in ranges or ranges[name].amax <= 2**11:
+        return False
+    floating = any(graph.values[v].floating for v in node.inputs.values())
+    counts = node.op == "aten.arange" or (node.inputs and not floating)
+    return bool(counts) and (name not in compared or compared[name].floor.squared_error > 0)
+
+
+def _by_comparison(
+    graph: Graph, found: Mapping[str, _Finding], compared: Comparisons
+) -> dict[str, _Finding]:
+    """Values that FP16 gets wrong although it gets all inputs right, and nothing else says why."""
+    new: dict[str, _Finding] = {}
+    for node in graph.nodes:
+        inputs = [v for v in node.inputs.values() if v in compared]
+        computed = [v for v in inputs if graph.values[v].kind != Kind.CONSTANT]
+        if any(v in found or v in new for v in inputs) or any(_hurt(compared, v) for v in computed):
+            continue
+        for name in node.outputs:
+            if name not in found and _hurt(compared, name):
+                constants = [v for v in inputs if v not in computed and _hurt(compared, v)]
+                blamed = max(constants, key=lambda v: compared[v].times_floor, default=name)
+                new[blamed] = _unexplained(compared[blamed])
+    return new
+
+
+def _hurt(compared: Comparisons, name: str) -> bool:
+    """Whether FP16 gives a value wrong, or not at all."""
+    return name in compared and (compared[name].nonfinite or compared[name].wrong)
+
+
+def _unexplained(comparison: Comparison) -> _Finding:
+    if comparison.nonfinite:
+        detail = f"{comparison.half.nonfinite} entries are inf or NaN in FP16"
+        return _Finding(FaultKind.OVERFLOW, 0, detail, seen_in_half=True)
+    detail = f"small losses add up: the error is {comparison.times_floor:.1f} times the floor"
+    return _Finding(FaultKind.UNDERFLOW, 0, detail, seen_in_half=True)
+
+
+def _inherited(graph: Graph, found: Mapping[str, _Finding], name: str) -> bool:
+    """Whether an operator passes a fault of the same direction on."""
+    node = graph.producers.get(name)
+    causes = [v for v in node.inputs.values() if v in found] if node else []
+    return any(_passes(graph, found, v, name) for v in causes)
+
+
+def _fault(
+    graph: Graph,
+    ranges: Ranges,
+    found: Mapping[str, _Finding],
+    compared: Comparisons,
+    name: str,
+) -> Fault:
+    finding, node = found[name], graph.producers.get(name)
+    if finding.seen_in_half:
+        carriers, exits = _region(graph, name, lambda v: _hurt(compared, v))
+    else:
+        carriers, exits = _region(graph, name, lambda v: _passes(graph, found, name, v))
+    measured = ranges[name]
+    large = finding.kind in _LARGE
+    absorbed = finding.kind == FaultKind.OVERFLOW and _is_absorbed(graph, compared, name)
+    return Fault(
+        kind=FaultKind.ABSORBED if absorbed else finding.kind,
+        value=name,
+        op=node.op if node else str(graph.values[name].kind),
+        module=node.module if node else "",
+        line=node.line if node else "",
+        amax=measured.amax,
+        excess=finding.excess,
+        sample=measured.amax_sample if large else measured.smallest_sample,
+        outcome=_outcome(graph, compared, name),
+        detail=finding.detail,
+        carriers=carriers,
+        exits=exits,
+    )
+
+
+def _passes(graph: Graph, found: Mapping[str, _Finding], cause: str, name: str) -> bool:
+    """Whether one fault may be there because of another.
+
+    An operator whose weights are out of range is a producer all the same: mending them does not
+    mend its output. What masks are added to is out of range because of the masks.
+    """
+    first, second = found[cause].kind, found[name].kind if name in found else None
+    if second is None or first in _OWN or second in _OWN:
+        return False
+    weights = graph.values[cause].kind == Kind.CONSTANT and first not in _MASKS
+    return not weights and (first in _LARGE) == (second in _LARGE)
+
+
 def _region(
-    graph: Graph, bad: dict[str, FaultKind], start: str
+    graph: Graph, start: str, spoiled: Callable[[str], bool]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Values that pass a fault on, and the operators after which values are in range again."""
     carriers: dict[str, None] = {}
     exits: dict[str, None] = {}
     pending = [start]
     while pending:
         for node in _readers(graph, pending.pop()):
-            spoiled = [o for o in node.outputs if bad.get(o) == bad[start]]
-            if not spoiled:
+            carried = [o for o in node.outputs if spoiled(o)]
+            if not carried:
                 exits[node.name] = None
-            pending += [o for o in spoiled if o not in carriers]
-            carriers.update(dict.fromkeys(spoiled))
+            pending += [o for o in carried if o not in carriers]
+            carriers.update(dict.fromkeys(carried))
     return tuple(carriers), tuple(exits)
+
+
+def _is_absorbed(graph: Graph, compared: Comparisons, start: str) -> bool:
+    """Whether FP16's inf ends in finite, wrong values, and reaches no output itself."""
+    if start not in compared or not compared[start].nonfinite:
+        return False
+    spread = _downstream(graph, start, lambda v: v in compared and compared[v].nonfinite)
+    if spread & set(graph.outputs):
+        return False
+    behind = (o for v in spread for node in _readers(graph, v) for o in node.outputs)
+    return any(o in compared and o not in spread and compared[o].wrong for o in behind)
+
+
+def _outcome(graph: Graph, compared: Comparisons, start: str) -> str:
+    """What FP16 makes of the graph outputs behind a value."""
+    if not compared:
+        return ""
+    behind = _downstream(graph, start, lambda _: True)
+    outputs = [compared[o] for o in graph.outputs if o in behind and o in compared]
+    if any(c.nonfinite for c in outputs):
+        return "nonfinite"
+    return "wrong" if any(c.wrong for c in outputs) else "unharmed"
+
+
+def _downstream(graph: Graph, start: str, through: Callable[[str], bool]) -> set[str]:
+    """A value and those computed from it, as far as each of them lets through."""
+    reached = {start}
+    pending = [start]
+    while pending:
+        for node in _readers(graph, pending.pop()):
+            new = [o for o in node.outputs if o not in reached and through(o)]
+            reached.update(new)
+            pending += new
+    return reached
 
 
 def _readers(graph: Graph, value: str) -> Iterator[Node]:

@@ -134,7 +134,7 @@ def prepare(original: Source, supply: Samples, limits: Limits, progress: Progres
         progress("planning")
         bounds = windows(source.graph, ranges, limits)
         if faults is None:
-            faults = find_faults(source.graph, ranges, bounds)
+            faults = find_faults(source.graph, ranges, limits)
         found = plan(source.graph, bounds)
         remedy = remedies.next_remedy(source.graph, bounds, found, forms)
         try:
@@ -154,6 +154,6 @@ def prepare(original: Source, supply: Samples, limits: Limits, progress: Progres
         edits=tuple(rewrite(source.graph, found, ranges, limits)),
         replacements=(
             *remedies.stored_masks(masks, found),
-            *remedies.floors(source.graph, found, ranges),
+            *remedies.floors(source.graph, found.exponents, ranges),
         ),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from math import prod
-from typing import Any
+from math import isfinite, prod
+from typing import Any, cast
 
 
 class Kind(StrEnum):
@@ -95,9 +95,52 @@ class Graph:
     def by_name(self) -> Mapping[str, Node]:
         return {node.name: node for node in self.nodes}
 
+    @property
+    def plain(self) -> Graph:
+        """The same graph without a framework's objects among the attributes."""
+        return Graph.from_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; attributes that JSON does not have are written as text."""
+        values = [{**asdict(v), "number": _plain(v.number)} for v in self.values.values()]
+        nodes = [
+            {**asdict(n), "attributes": {k: _plain(a) for k, a in n.attributes.items()}}
+            for n in self.nodes
+        ]
+        rim = {"inputs": list(self.inputs), "outputs": list(self.outputs)}
+        return {**rim, "nodes": nodes, "values": values}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Graph:
+        """The inverse of `to_json`, but for the attributes that became text."""
+        values = [_value(v) for v in data["values"]]
+        nodes = tuple(_node(n) for n in data["nodes"])
+        known = {v.name: v for v in values}
+        return cls(nodes, known, tuple(data["inputs"]), tuple(data["outputs"]))
+
     def describe(self, value: str) -> str:
         """A value with the operator and module that make it: ``add_4 (aten.add in layer1.0)``."""
         node = self.producers.get(value)
         if node is None:
             return f"{value} ({self.values[value].kind})"
         return str(node) if len(node.outputs) == 1 else f"{value} of {node}"
+
+
+def _node(data: Mapping[str, Any]) -> Node:
+    rest: dict[str, Any] = {**data, "outputs": tuple(data["outputs"])}
+    return Node(**rest)
+
+
+def _value(data: Mapping[str, Any]) -> Value:
+    rest: dict[str, Any] = dict(data)
+    rest["kind"], rest["shape"] = Kind(data["kind"]), tuple(data["shape"])
+    rest["number"] = None if data["number"] is None else float(data["number"])
+    return Value(**rest)
+
+
+def _plain(found: Any) -> Any:
+    if isinstance(found, (list, tuple)):
+        return [_plain(x) for x in cast("Sequence[Any]", found)]
+    finite = not isinstance(found, float) or isfinite(found)
+    plain = found is None or isinstance(found, (bool, int, float, str))
+    return found if plain and finite else str(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import frexp, inf
+from math import frexp, inf, log2
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ class Range:
     """Statistics of the magnitudes of one value over all samples.
 
     `amax` and `smallest` are exact: the largest finite and the smallest nonzero magnitude (0 and
-    inf when there is none). `binades` counts the finite nonzero entries by floor(log2(abs(x))).
+    inf when there is none); `amax_sample` and `smallest_sample` number the samples that hold them.
+    `binades` counts the finite nonzero entries by floor(log2(abs(x))).
 
     >>> a = Range(amax=3.0, smallest=1.0, count=2, binades={0: 1, 1: 1})
     >>> (a | Range(amax=0.5, smallest=0.5, zeros=1, count=2, binades={-1: 1})).count
@@ -32,8 +33,24 @@ class Range:
     nonfinite: int = 0
     count: int = 0
     binades: Mapping[int, int] = field(default_factory=dict[int, int])
+    amax_sample: int = 0
+    smallest_sample: int = 0
+
+    @classmethod
+    def of(cls, number: float) -> Range:
+        """The range of one number, as FP32 holds it.
+
+        >>> Range.of(-6.0).binades
+        {2: 1}
+        """
+        size = abs(float(np.float32(number)))
+        if size == 0 or not size < inf:
+            return cls(zeros=int(size == 0), nonfinite=int(size != 0), count=1)
+        return cls(amax=size, smallest=size, count=1, binades={frexp(size)[1] - 1: 1})
 
     def __or__(self, other: Range) -> Range:
+        louder = other.amax > self.amax
+        quieter = other.smallest < self.smallest
         return Range(
             amax=max(self.amax, other.amax),
             smallest=min(self.smallest, other.smallest),
@@ -41,7 +58,32 @@ class Range:
             nonfinite=self.nonfinite + other.nonfinite,
             count=self.count + other.count,
             binades=dict(sorted((Counter(self.binades) + Counter(other.binades)).items())),
+            amax_sample=other.amax_sample if louder else self.amax_sample,
+            smallest_sample=other.smallest_sample if quieter else self.smallest_sample,
         )
+
+    def headroom(self, fmt: FloatFormat = FLOAT16) -> float:
+        """Bits left above amax, negative beyond the format's largest number; inf for zeros."""
+        return log2(fmt.max / self.amax) if self.amax else inf
+
+    def overflowing(self, fmt: FloatFormat = FLOAT16) -> float:
+        """The share of entries, counted by binades, that the format stores as inf."""
+        beyond = sum(n for b, n in self.binades.items() if b > fmt.max_binade)
+        return (beyond + self.nonfinite) / self._entries
+
+    def subnormal(self, fmt: FloatFormat = FLOAT16) -> float:
+        """The share of entries that are under smallest_normal, zeros left out."""
+        return sum(n for b, n in self.binades.items() if b < fmt.min_binade) / self._entries
+
+    def lost(self, fmt: FloatFormat = FLOAT16) -> float:
+        """The share of entries that are under smallest_subnormal, zeros left out."""
+        least = fmt.min_binade - fmt.mantissa_bits
+        return sum(n for b, n in self.binades.items() if b < least) / self._entries
+
+    @property
+    def _entries(self) -> int:
+        """Entries in the histogram, which may be a part of all."""
+        return max(sum(self.binades.values()) + self.zeros + self.nonfinite, 1)
 
     def without(self, magnitude: float) -> Range:
         """The same, less the entries in the binade of a magnitude, unless that leaves nothing."""
@@ -93,6 +135,8 @@ class Range:
             "nonfinite": self.nonfinite,
             "count": self.count,
             "binades": [lowest, *counts],
+            "amax_sample": self.amax_sample,
+            "smallest_sample": self.smallest_sample,
         }
 
     @classmethod
@@ -105,6 +149,8 @@ class Range:
             nonfinite=data["nonfinite"],
             count=data["count"],
             binades={lowest + i: n for i, n in enumerate(counts) if n},
+            amax_sample=data["amax_sample"],
+            smallest_sample=data["smallest_sample"],
         )
 
 

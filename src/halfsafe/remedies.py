@@ -6,7 +6,7 @@ exponent, and a gate that saturates. Replacements change the function and are li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from halfsafe.edits import Edit, Island, Lower, Replace
@@ -99,7 +99,9 @@ def sentinels(graph: Graph, constants: Ranges, fmt: FloatFormat = FLOAT16) -> li
     return found
 
 
-def floors(graph: Graph, plan: Plan, ranges: Ranges, fmt: FloatFormat = FLOAT16) -> list[Replace]:
+def floors(
+    graph: Graph, exponents: Mapping[str, int], ranges: Ranges, fmt: FloatFormat = FLOAT16
+) -> list[Replace]:
     """Positive numbers that keep a divisor from 0 and would be stored as 0 themselves.
 
     The new floor lies 12 bits under what the samples show above the old one, where the format
@@ -113,7 +115,7 @@ def floors(graph: Graph, plan: Plan, ranges: Ranges, fmt: FloatFormat = FLOAT16)
             continue
         if not any(_divides(graph, use) for use in _uses(graph, output)):
             continue
-        k = plan.exponents.get(output, 0)
+        k = exponents.get(output, 0)
         number = graph.values[node.inputs[floor]].number or 0.0
         above = ranges[output].without(number).binades
         lowest = 2.0 ** (min(above, default=0) - k - 12)

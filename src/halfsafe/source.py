@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from numpy.typing import NDArray
 
+from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
@@ -20,6 +21,26 @@ Precision = Literal["float32", "float16", "floor"]
 """How values are stored while a graph is evaluated; `floor` is FP16's 11 bits at any exponent."""
 
 Progress = Callable[[str], None]
+
+T = TypeVar("T")
+
+
+class Group(Protocol):
+    """Processes that each measure a part of the samples."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, mine: T) -> list[T]:
+        """What every process gives, in the order of their ranks; all have to take part."""
+        ...
+
+    def leave(self) -> None:
+        """Ends what joining began."""
+        ...
 
 
 class Runnable(Protocol):
@@ -57,6 +78,12 @@ class Source(Runnable, Protocol):
 
     def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
         """Ranges of inputs and activations, one FP32 pass a sample."""
+        ...
+
+    def compare(
+        self, calls: Iterable[Call], progress: Progress
+    ) -> tuple[dict[str, Range], dict[str, Comparison]]:
+        """The same ranges, and what FP16 as it is makes of each value, in one pass a sample."""
         ...
 
     def constants(self) -> dict[str, Range]:

@@ -8,67 +8,14 @@ from math import inf, sqrt
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from halfsafe.deviation import WRONG, Array, Deviation, deviation
 from halfsafe.errors import BadInput
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable, Source
 
 Kernels = Literal["strict", "half"]
 """How FP16 is run: strict evaluation, or the framework's own half kernels."""
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Deviation:
-    """How far outputs are from the reference: squared error, squared norm, nonfinite entries.
-
-    Only entries that are finite in the reference count; `nonfinite` are those of them that the
-    candidate does not give as finite numbers.
-    """
-
-    squared_error: float = 0.0
-    squared_norm: float = 0.0
-    nonfinite: int = 0
-    count: int = 0
-
-    def __add__(self, other: Deviation) -> Deviation:
-        return Deviation(
-            self.squared_error + other.squared_error,
-            self.squared_norm + other.squared_norm,
-            self.nonfinite + other.nonfinite,
-            self.count + other.count,
-        )
-
-    @property
-    def relative(self) -> float:
-        """||candidate - reference|| / ||reference||; inf as soon as an entry is nonfinite."""
-        if self.nonfinite:
-            return inf
-        if not self.squared_norm:
-            return 0.0 if not self.squared_error else inf
-        return sqrt(self.squared_error / self.squared_norm)
-
-
-def deviation(candidate: Array, reference: Array) -> Deviation:
-    """Compares one output. Raises ValueError when the shapes differ.
-
-    >>> deviation(np.array([1.0, 2.5]), np.array([1.0, 2.0])).relative
-    0.22360679774997896
-    """
-    if candidate.shape != reference.shape:
-        raise ValueError(f"outputs of shapes {candidate.shape} and {reference.shape}")
-    counted = np.isfinite(reference)
-    broken = counted & ~np.isfinite(candidate)
-    both = counted & ~broken
-    difference = candidate[both] - reference[both]
-    return Deviation(
-        squared_error=float(np.sum(difference**2)),
-        squared_norm=float(np.sum(reference[counted] ** 2)),
-        nonfinite=int(broken.sum()),
-        count=int(counted.sum()),
-    )
 
 
 @dataclass(frozen=True)
@@ -91,10 +38,6 @@ class Errors:
         """Root mean square of the relative errors of all outputs that are not all zero."""
         counted = [d.relative for d in self.outputs if d.count and (d.squared_norm or d.nonfinite)]
         return sqrt(sum(e * e for e in counted) / len(counted)) if counted else 0.0
-
-
-WRONG = 4.0
-"""Times the floor, two bits, beyond which a finite output counts as wrong."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from halfsafe.errors import BadInput
 from halfsafe.samples import Call
-from halfsafe.source import Source
+from halfsafe.source import Group, Source
 
 
 def open_model(model: Any, call: Call, dynamic_shapes: Any = None) -> Source:
@@ -16,3 +16,10 @@ def open_model(model: Any, call: Call, dynamic_shapes: Any = None) -> Source:
 
         return TorchSource.open(model, call, dynamic_shapes)
     raise BadInput(f"the model is a {type(model).__name__}: pass a torch.nn.Module in eval mode")
+
+
+def process_group() -> Group:
+    """The processes that torchrun, or the user, has started. Raises BadInput without them."""
+    from halfsafe.frontends.torch_distributed import TorchGroup
+
+    return TorchGroup.join()

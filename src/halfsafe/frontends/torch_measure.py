@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -63,11 +64,10 @@ def measure(
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Range]:
     """Ranges of inputs and activations over all samples. Raises BadInput for a misfit sample."""
-    observer = _Observer(program, statistics)
     shards: dict[str, Range] = {}
     for i, call in enumerate(calls):
         progress(f"sample {i + 1}")
-        observer.found.clear()
+        observer = Observer(program, statistics, call.number)
         program.evaluate(call, observer)
         shards = merge(shards, observer.found)
     return shards
@@ -77,20 +77,21 @@ def measure_constants(program: Program) -> dict[str, Range]:
     """Ranges of the constants, and of the numbers written into the code."""
     values = program.graph.values.values()
     return {
-        v.name: measure_tensor(
-            program.constants[v.name] if v.number is None else torch.tensor(v.number)
-        )
+        v.name: measure_tensor(program.constants[v.name])
+        if v.number is None
+        else Range.of(v.number)
         for v in values
         if v.floating and v.kind in ("constant", "literal")
     }
 
 
-class _Observer:
+class Observer:
     """Measures each activation once: an operator that only moves entries inherits its input's."""
 
-    def __init__(self, program: Program, statistics: Statistics) -> None:
+    def __init__(self, program: Program, statistics: Statistics, sample: int) -> None:
         graph = program.graph
         self.statistics: Statistics = statistics
+        self.sample = sample
         self.found: dict[str, Range] = {}
         self.skip = {name for name, value in graph.values.items() if value.kind == "constant"}
         self.inherits: dict[str, str] = {}
@@ -108,7 +109,8 @@ class _Observer:
         if source in self.found:
             self.found[name] = self.found[source]
         else:
-            self.found[name] = measure_tensor(x, self.statistics)
+            found = measure_tensor(x, self.statistics)
+            self.found[name] = replace(found, amax_sample=self.sample, smallest_sample=self.sample)
         return x
 
 

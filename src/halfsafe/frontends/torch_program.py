@@ -80,19 +80,25 @@ class Program:
         return module.eval()
 
     @cached_property
-    def _float32(self) -> fx.GraphModule:
+    def runnable(self) -> fx.GraphModule:
+        """The module in FP32, for interpreters of its graph."""
         return self.module(torch.float32)
 
-    def evaluate(self, call: Call, store: Store | None = None) -> list[Any]:
+    def evaluate(
+        self,
+        call: Call,
+        store: Store | None = None,
+        interpreter: fx.Interpreter | None = None,
+    ) -> list[Any]:
         """The flat outputs in FP32 arithmetic, each floating value passing through `store`.
 
-        No value is kept longer than the graph needs it. Raises BadInput if the sample's structure
-        or shapes are not those of the captured one.
+        Another interpreter of `runnable` may stand in. No value is kept longer than the graph needs
+        it. Raises BadInput if the sample's structure or shapes are not those of the captured one.
         """
         flat = self.flatten(call)
+        evaluation = interpreter or _Evaluation(self.runnable, store)
         try:
             with torch.no_grad():
-                evaluation = _Evaluation(self._float32, store)
                 outputs = evaluation.run(*flat, enable_io_processing=False)
         except RuntimeError as error:
             raise BadInput(

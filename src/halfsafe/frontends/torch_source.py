@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
+from halfsafe.frontends.torch_compare import compare
 from halfsafe.frontends.torch_edit import apply
 from halfsafe.frontends.torch_export import capture, check_call, run_model
 from halfsafe.frontends.torch_fixed import TorchModel
@@ -48,12 +50,12 @@ class TorchSource:
         return self.program.graph
 
     def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
-        def checked() -> Iterable[Call]:
-            for call in calls:
-                check_call(call)
-                yield call
+        return measure(self.program, _checked(calls), progress=progress)
 
-        return measure(self.program, checked(), progress=progress)
+    def compare(
+        self, calls: Iterable[Call], progress: Progress
+    ) -> tuple[dict[str, Range], dict[str, Comparison]]:
+        return compare(self.program, _checked(calls), progress)
 
     def constants(self) -> dict[str, Range]:
         return measure_constants(self.program)
@@ -111,6 +113,12 @@ class HalfModule:
 
         args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
         return arrays(pytree.tree_leaves(run_model(self.module, Call(args, kwargs))))
+
+
+def _checked(calls: Iterable[Call]) -> Iterable[Call]:
+    for call in calls:
+        check_call(call)
+        yield call
 
 
 def arrays(outputs: Sequence[Any]) -> Arrays:

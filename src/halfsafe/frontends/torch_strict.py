@@ -39,11 +39,16 @@ def to_eleven_bits(x: Tensor) -> Tensor:
 
 def evaluate_rounded(program: Program, call: Call, rounding: Rounding) -> list[Any]:
     """Flat outputs of the program with every deployed value rounded as it is stored."""
-    stored = {name for name, value in program.graph.values.items() if value.bounded}
-    unchanged = {o for node in program.graph.nodes if node.moves for o in node.outputs}
-    rounded = stored - unchanged
+    rounded = stored_values(program)
 
     def store(name: str, x: Tensor) -> Tensor:
         return rounding(x) if name in rounded else x
 
     return program.evaluate(call, store)
+
+
+def stored_values(program: Program) -> set[str]:
+    """The values that are rounded when they are stored; moved entries have been rounded before."""
+    stored = {name for name, value in program.graph.values.items() if value.bounded}
+    unchanged = {o for node in program.graph.nodes if node.moves for o in node.outputs}
+    return stored - unchanged

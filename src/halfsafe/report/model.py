@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from halfsafe.atomic import atomically
+from halfsafe.deviation import Comparison, Comparisons, Deviation
 from halfsafe.edits import (
     Edit,
     Fold,
@@ -21,75 +23,103 @@ from halfsafe.edits import (
     ScaleOutput,
     SetNumber,
 )
-from halfsafe.faults import Fault, FaultKind
+from halfsafe.faults import Fault, FaultKind, find_faults
 from halfsafe.graph import Graph, Kind
-from halfsafe.ranges import Range
+from halfsafe.ranges import Range, Ranges
 from halfsafe.remedies import describe
+from halfsafe.rules import unknown_ops
 from halfsafe.verify import Verification
+from halfsafe.windows import Limits
 
 if TYPE_CHECKING:
     from halfsafe.fix import Prepared
     from halfsafe.source import Source
 
-SCHEMA = 1
+SCHEMA = 2
+
+Tool = Literal["inspect", "watch", "fix"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ValueReport:
-    """One value: where it comes from, how large it gets, at which exponent it is stored."""
+    """How large one value gets, at which exponent it is stored, and what FP16 makes of it.
 
-    name: str
-    kind: str
-    op: str
-    module: str
-    line: str
-    in_float32: bool
-    exponent: int
+    What the value is (operator, module, source line, shape) stands in the report's graph under the
+    same name. `comparison` is there where the network was run in FP16 beside FP32.
+    """
+
     range: Range
+    exponent: int = 0
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything that halfsafe found, did and proved."""
 
+    tool: Tool
     model: str
-    nodes: int
+    command: str
     samples: int
     headroom: int
-    notes: tuple[str, ...]
-    values: tuple[ValueReport, ...]
+    graph: Graph
+    values: Mapping[str, ValueReport]
     faults: tuple[Fault, ...]
-    folds: tuple[str, ...]
-    insertions: tuple[str, ...]
-    forms: tuple[str, ...]
-    islands: tuple[str, ...]
-    replacements: tuple[str, ...]
-    conflicts: tuple[str, ...]
-    unknown_ops: tuple[str, ...]
-    verification: Verification
+    notes: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
+    insertions: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
+    islands: tuple[str, ...] = ()
+    replacements: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    unknown_ops: tuple[str, ...] = ()
+    verification: Verification | None = None
     schema: int = SCHEMA
     halfsafe: str = version("halfsafe")
 
     @property
     def safe(self) -> bool:
-        """Nothing is unresolved, and the proof holds.
+        """Of a fix: nothing is unresolved, and the proof holds. Otherwise: there is no fault.
 
         Other forms of operators may round differently in FP32, but not by more than rounding does.
+        A latent overflow is a warning, no fault.
         """
         proof = self.verification
+        if proof is None:
+            return all(fault.kind == FaultKind.LATENT for fault in self.faults)
         rounding = 1e-5 if self.forms else 0.0
         exact = proof.bit_equal or proof.worst_difference <= rounding
         return not self.conflicts and proof.safe and exact
+
+    def __or__(self, other: Report) -> Report:
+        """The report on both sets of samples, of one model. Raises ValueError for two models."""
+        if self.verification or other.verification:
+            raise ValueError("a proof cannot be merged: merge reports of inspect or watch")
+        if self.graph != other.graph or self.headroom != other.headroom:
+            raise ValueError(f"'{self.model}' and '{other.model}' were not measured alike")
+        values = {
+            name: value
+            if self.graph.values[name].kind == Kind.CONSTANT
+            else _merged(value, other.values[name])
+            for name, value in self.values.items()
+        }
+        return replace(
+            self,
+            samples=self.samples + other.samples,
+            values=values,
+            faults=tuple(faults_of(self.graph, values, self.headroom)),
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dump; `from_json` is the inverse."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
             **data,
-            "notes": list(self.notes),
-            "values": [{**asdict(v), "range": v.range.to_json()} for v in self.values],
+            "graph": self.graph.to_json(),
+            "values": {name: _value_to_json(v) for name, v in self.values.items()},
             "faults": [asdict(f) for f in self.faults],
-            "verification": _finite(asdict(self.verification)),
+            "verification": self.verification and _finite(asdict(self.verification)),
         }
 
     @classmethod
@@ -98,26 +128,83 @@ class Report:
         if data.get("schema") != SCHEMA:
             raise ValueError(f"report schema {data.get('schema')}: this version reads {SCHEMA}")
         rest: dict[str, Any] = {k: _tuple(v) for k, v in data.items()}
-        rest["values"] = tuple(_value(v) for v in data["values"])
+        rest["graph"] = Graph.from_json(data["graph"])
+        rest["values"] = {name: _value(v) for name, v in data["values"].items()}
         rest["faults"] = tuple(_fault(f) for f in data["faults"])
-        rest["verification"] = Verification(**_infinite(data["verification"]))
+        if proof := data["verification"]:
+            rest["verification"] = Verification(**_infinite(proof))
         return cls(**rest)
 
     def save(self, path: str | Path) -> None:
         """Writes JSON, whole or not at all."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        atomically(Path(path), lambda partial: Path(partial).write_text(text, encoding="utf-8"))
+        _write(path, json.dumps(self.to_json(), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
         """Reads what `save` wrote. Raises ValueError."""
         return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
 
+    def html(self, path: str | Path) -> None:
+        """Writes one HTML file that needs no network, whole or not at all."""
+        from halfsafe.report.html import render
+
+        _write(path, render(self))
+
+    def model_explorer(self, path: str | Path) -> None:
+        """Writes node data that Google's Model Explorer shows over the model's graph."""
+        from halfsafe.report.model_explorer import node_data
+
+        _write(path, json.dumps(node_data(self), indent=1, allow_nan=False))
+
     def text(self) -> str:
         """The report for a terminal, 80 columns wide."""
         from halfsafe.report.text import render
 
         return render(self)
+
+
+def _write(path: str | Path, text: str) -> None:
+    atomically(Path(path), lambda partial: Path(partial).write_text(text, encoding="utf-8"))
+
+
+def faults_of(graph: Graph, values: Mapping[str, ValueReport], headroom: int) -> list[Fault]:
+    """The faults that follow from what was measured."""
+    ranges = {name: value.range for name, value in values.items()}
+    numbers = {n: Range.of(v.number) for n, v in graph.values.items() if v.number is not None}
+    compared = {name: v.comparison for name, v in values.items() if v.comparison}
+    return find_faults(graph, numbers | ranges, Limits(headroom=headroom), compared)
+
+
+def observed(
+    *,
+    tool: Tool,
+    model: str,
+    command: str,
+    samples: int,
+    headroom: int,
+    graph: Graph,
+    ranges: Ranges,
+    compared: Comparisons,
+    notes: tuple[str, ...] = (),
+) -> Report:
+    """The report of a tool that measures and changes nothing."""
+    values = {
+        name: ValueReport(ranges[name], comparison=compared.get(name))
+        for name, value in graph.values.items()
+        if value.floating and value.kind != Kind.LITERAL and name in ranges
+    }
+    return Report(
+        tool=tool,
+        model=model,
+        command=command,
+        samples=samples,
+        headroom=headroom,
+        graph=graph.plain,
+        values=values,
+        faults=tuple(faults_of(graph, values, headroom)),
+        notes=notes,
+        unknown_ops=tuple(unknown_ops(graph)) if tool == "inspect" else (),
+    )
 
 
 def write_report(
@@ -127,13 +214,15 @@ def write_report(
     graph = prepared.source.graph
     edits = prepared.edits
     return Report(
+        tool="fix",
         model=original.name,
-        nodes=len(original.graph.nodes),
+        command="halfsafe.fix(model, samples)",
         samples=samples,
         headroom=headroom,
-        notes=original.notes,
-        values=tuple(_values(graph, prepared)),
+        graph=graph.plain,
+        values=dict(_values(graph, prepared)),
         faults=prepared.faults,
+        notes=original.notes,
         folds=tuple(_describe(graph, e) for e in edits if isinstance(e, (Fold, SetNumber))),
         insertions=tuple(
             _describe(graph, e) for e in edits if isinstance(e, (Insert, ScaleInput, ScaleOutput))
@@ -147,22 +236,18 @@ def write_report(
     )
 
 
-def _values(graph: Graph, prepared: Prepared) -> Iterable[ValueReport]:
+def _values(graph: Graph, prepared: Prepared) -> Iterable[tuple[str, ValueReport]]:
     for name, value in graph.values.items():
         if not value.floating or value.kind == Kind.LITERAL:
             continue
-        node = graph.producers.get(name)
         uses = [prepared.plan.uses[use] for use in graph.consumers[name]]
         made_at = prepared.plan.exponents.get(name, 0)
-        yield ValueReport(
-            name=name,
-            kind=str(value.kind),
-            op=node.op if node else "",
-            module=node.module if node else "",
-            line=node.line if node else "",
-            in_float32=not value.bounded,
-            exponent=uses[0] if value.kind == Kind.CONSTANT and uses else made_at,
-            range=prepared.ranges.get(name, Range()),
+        yield (
+            name,
+            ValueReport(
+                range=prepared.ranges.get(name, Range()),
+                exponent=uses[0] if value.kind == Kind.CONSTANT and uses else made_at,
+            ),
         )
 
 
@@ -192,10 +277,31 @@ def _tuple(found: Any) -> Any:
     return tuple(cast("list[Any]", found)) if isinstance(found, list) else found
 
 
+def _merged(first: ValueReport, second: ValueReport) -> ValueReport:
+    both = first.comparison, second.comparison
+    comparison = both[0] | both[1] if both[0] and both[1] else both[0] or both[1]
+    return replace(first, range=first.range | second.range, comparison=comparison)
+
+
+def _value_to_json(value: ValueReport) -> dict[str, Any]:
+    """With the figures that follow from the range, for other people's scripts."""
+    measured = value.range
+    headroom = measured.headroom()
+    return {
+        "exponent": value.exponent,
+        "range": measured.to_json(),
+        "headroom_bits": None if headroom == inf else headroom,
+        "overflowing": measured.overflowing(),
+        "subnormal": measured.subnormal(),
+        "lost": measured.lost(),
+        "comparison": value.comparison and asdict(value.comparison),
+    }
+
+
 def _value(data: Mapping[str, Any]) -> ValueReport:
-    rest: dict[str, Any] = dict(data)
-    rest["range"] = Range.from_json(data["range"])
-    return ValueReport(**rest)
+    found = data["comparison"]
+    compared = found and Comparison(Deviation(**found["half"]), Deviation(**found["floor"]))
+    return ValueReport(Range.from_json(data["range"]), data["exponent"], compared)
 
 
 def _fault(data: Mapping[str, Any]) -> Fault:
@@ -206,8 +312,8 @@ def _fault(data: Mapping[str, Any]) -> Fault:
 
 def _finite(data: dict[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: an infinite error is written as null."""
-    return {k: None if v == float("inf") else v for k, v in data.items()}
+    return {k: None if v == inf else v for k, v in data.items()}
 
 
 def _infinite(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: float("inf") if v is None else v for k, v in data.items()}
+    return {k: inf if v is None else v for k, v in data.items()}

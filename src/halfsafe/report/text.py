@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from io import StringIO
 from math import inf
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from halfsafe.faults import Fault
+from halfsafe.deviation import Comparison
+from halfsafe.faults import Fault, FaultKind
+from halfsafe.graph import Kind
 from halfsafe.report.model import Report
 from halfsafe.verify import Verification
 
@@ -28,9 +32,12 @@ def render(report: Report, width: int = 80) -> str:
 def renderable(report: Report) -> RenderableType:
     """The report as something that rich can print."""
     plural = "" if report.samples == 1 else "s"
-    title = f"{report.model}: {report.nodes} operators, {report.samples} sample{plural}"
+    unit = "module calls" if report.tool == "watch" else "operators"
+    title = f"{report.model}: {len(report.graph.nodes)} {unit}, {report.samples} sample{plural}"
     parts: list[RenderableType] = [Text(title, style="bold"), *_notes(report), Text()]
     parts += _faults(report)
+    if report.verification is None:
+        return Group(*parts, *_ranges(report), _verdict(report))
     parts += _plan(report)
     parts += [Text("Proof", style="bold"), _proof(report.verification), Text(), _verdict(report)]
     return Group(*parts)
@@ -47,25 +54,118 @@ def _notes(report: Report) -> list[RenderableType]:
 def _faults(report: Report) -> list[RenderableType]:
     if not report.faults:
         return [Text("No value leaves the range of FP16 on these samples."), Text()]
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("fault", no_wrap=True)
-    table.add_column("amax", justify="right", no_wrap=True)
-    table.add_column("bits", justify="right", no_wrap=True)
-    table.add_column("producer", overflow="fold")
-    worst = sorted(report.faults, key=lambda f: (f.kind, -f.excess))
+    worst = sorted(report.faults, key=_badness)
+    parts: list[RenderableType] = [Text(f"Faults ({len(worst)}), the worst first", style="bold")]
     for fault in worst[:SHOWN]:
-        where = f"{fault.op} {fault.module or fault.value}"
-        table.add_row(str(fault.kind), f"{fault.amax:.3g}", str(fault.excess), where)
-    return [Text(f"Faults ({len(report.faults)})", style="bold"), table, *_more(worst), Text()]
+        parts += _fault(report, fault)
+    if len(worst) > SHOWN:
+        parts.append(Text(f"... and {_tally(worst[SHOWN:])} more, in the JSON report", style="dim"))
+    return [*parts, Text()]
 
 
-def _more(faults: list[Fault]) -> list[RenderableType]:
-    rest = len(faults) - SHOWN
-    return [Text(f"... and {rest} more, in the JSON report", style="dim")] if rest > 0 else []
+_BEYOND = {FaultKind.LATENT: "within the headroom", FaultKind.UNDERFLOW: "too small"}
+_STYLE = {FaultKind.OVERFLOW: "red", FaultKind.ABSORBED: "red", FaultKind.UNDERFLOW: "red"}
+
+
+def _badness(fault: Fault) -> tuple[int, bool, int]:
+    """Sorts the worst kind first, and operators before constants."""
+    return fault.kind.severity, fault.op == "constant", -fault.excess
+
+
+def _fault(report: Report, fault: Fault) -> list[RenderableType]:
+    """What and by how much, who makes it and where that is written, and what becomes of it."""
+    bits = f"{fault.excess} bit{'s' * (fault.excess > 1)}"
+    outside = f", {bits} {_BEYOND.get(fault.kind, 'outside')}" if fault.excess else ""
+    size = f"amax {fault.amax:.3g}{outside}"
+    head = Text.assemble((f"{fault.kind}", _STYLE.get(fault.kind, "yellow")), f"  {size}")
+    if fault.outcome:
+        head.append(f", outputs {fault.outcome}", style="dim")
+    producer = f"{fault.op} {fault.value}" if fault.op != "constant" else fault.value
+    parts = [
+        producer + (f" in {fault.module}" if fault.module else ""),
+        _short(fault.line),
+        fault.detail,
+    ]
+    if fault.carriers or (fault.exits and fault.op != "constant"):
+        values = f"carried by {len(fault.carriers)} more values, " if fault.carriers else ""
+        after = (
+            f"back in range after {_places(report, fault.exits)}"
+            if fault.exits
+            else "to the outputs"
+        )
+        parts.append(f"{values}{after}; most in sample {fault.sample}")
+    below = (
+        Padding(Text(part, style="dim" if i else ""), (0, 0, 0, 2))
+        for i, part in enumerate(parts)
+        if part
+    )
+    return [head, *below]
+
+
+def _places(report: Report, nodes: tuple[str, ...]) -> str:
+    """Operators by the modules they are in, the first two of them."""
+    names = [report.graph.by_name[name] for name in nodes]
+    places = list(dict.fromkeys(node.module or node.name for node in names))
+    rest = f" and {len(places) - 2} more" if len(places) > 2 else ""
+    return ", ".join(places[:2]) + rest
+
+
+def _short(line: str) -> str:
+    """A source line without the folders that all packages share."""
+    return line.rpartition("site-packages/")[2]
+
+
+def _ending(name: str, width: int = 30) -> str:
+    """A long qualified name from its end, where it differs from others."""
+    return name if len(name) <= width else f"...{name[3 - width :]}"
+
+
+def _tally(faults: list[Fault]) -> str:
+    counts = Counter(fault.kind for fault in faults)
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items())
+
+
+def _ranges(report: Report) -> list[RenderableType]:
+    """The values that come closest to the end of the range, or lie the furthest beyond."""
+    values = report.graph.values
+    known = {n: v for n, v in report.values.items() if values[n].bounded and v.range.amax}
+    if not known:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+    for heading in ("headroom", "amax", "subnormal", "in FP16"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    for name in sorted(known, key=lambda n: known[n].range.headroom())[:SHOWN]:
+        found = known[name]
+        node = report.graph.producers.get(name)
+        where = f"{node.op} {_ending(node.module)}" if node and node.module else _ending(name)
+        table.add_row(
+            f"{found.range.headroom():.1f} bits",
+            f"{found.range.amax:.3g}",
+            f"{found.range.subnormal():.0%}",
+            _in_half(found.comparison),
+            where,
+        )
+    in_float32 = sum(values[n].floating and not values[n].bounded for n in report.values)
+    rest = f"; {in_float32} of them the model computes in FP32 itself" if in_float32 else ""
+    heading = f"Least headroom, of {len(report.values)} values{rest}"
+    return [Text(heading, style="bold"), table, Text()]
+
+
+def _in_half(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    if comparison.nonfinite:
+        return f"{comparison.half.nonfinite} nonfinite"
+    return f"{comparison.times_floor:.1f} x floor"
 
 
 def _plan(report: Report) -> list[RenderableType]:
-    moved = [v for v in report.values if v.exponent and v.kind != "constant"]
+    moved = [
+        v
+        for name, v in report.values.items()
+        if v.exponent and report.graph.values[name].kind != Kind.CONSTANT
+    ]
     parts: list[RenderableType] = [Text("Plan", style="bold")]
     exponents = [v.exponent for v in moved] or [0]
     parts.append(
@@ -105,14 +205,19 @@ def _error(error: float, nonfinite: int) -> str:
 
 
 def _verdict(report: Report) -> Text:
-    if report.safe:
+    proof = report.verification
+    if report.safe and proof:
         return Text("Safe in FP16.", style="bold green")
+    if report.safe:
+        return Text("FP16 holds every value of these samples.", style="bold green")
+    if proof is None:
+        return Text(f"Not safe in FP16: {_tally([*report.faults])}.", style="bold red")
     if report.conflicts:
         why = "see the unresolved values above"
-    elif report.verification.safe:
+    elif proof.safe:
         why = "the rescaled model is not bit-equal in FP32"
-    elif report.verification.after_nonfinite:
+    elif proof.after_nonfinite:
         why = "the proof met values larger than those measured, so pass more samples"
     else:
-        why = f"its outputs are {report.verification.ratio:.0f} times as wrong as FP16 has to be"
+        why = f"its outputs are {proof.ratio:.0f} times as wrong as FP16 has to be"
     return Text(f"Not safe in FP16: {why}.", style="bold red")

@@ -1,0 +1,110 @@
+"""How far values are from their FP32 reference, and how far FP16 has to be: the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+WRONG = 4.0
+"""Times the floor, two bits, beyond which a finite value counts as wrong."""
+
+ROUNDING = 2.0**-12
+"""What storing in FP16 alone costs: the floor is never taken to be less, however lucky it was."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """How far values are from the reference: squared error, squared norm, nonfinite entries.
+
+    Only entries that are finite in the reference count; `nonfinite` are those of them that the
+    candidate does not give as finite numbers.
+    """
+
+    squared_error: float = 0.0
+    squared_norm: float = 0.0
+    nonfinite: int = 0
+    count: int = 0
+
+    def __add__(self, other: Deviation) -> Deviation:
+        return Deviation(
+            self.squared_error + other.squared_error,
+            self.squared_norm + other.squared_norm,
+            self.nonfinite + other.nonfinite,
+            self.count + other.count,
+        )
+
+    @property
+    def relative(self) -> float:
+        """||candidate - reference|| / ||reference||; inf as soon as an entry is nonfinite."""
+        return inf if self.nonfinite else self.relative_of_finite
+
+    @property
+    def relative_of_finite(self) -> float:
+        """The same for the entries that the candidate gives as finite numbers."""
+        if not self.squared_norm:
+            return 0.0 if not self.squared_error else inf
+        return sqrt(self.squared_error / self.squared_norm)
+
+
+def deviation(candidate: Array, reference: Array) -> Deviation:
+    """Compares one output. Raises ValueError when the shapes differ.
+
+    >>> deviation(np.array([1.0, 2.5]), np.array([1.0, 2.0])).relative
+    0.22360679774997896
+    """
+    if candidate.shape != reference.shape:
+        raise ValueError(f"outputs of shapes {candidate.shape} and {reference.shape}")
+    counted = np.isfinite(reference)
+    broken = counted & ~np.isfinite(candidate)
+    both = counted & ~broken
+    difference = candidate[both] - reference[both]
+    return Deviation(
+        squared_error=float(np.sum(difference**2)),
+        squared_norm=float(np.sum(reference[counted] ** 2)),
+        nonfinite=int(broken.sum()),
+        count=int(counted.sum()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One value in FP16 as it is and rounded to 11 bits at any exponent, both beside FP32."""
+
+    half: Deviation = Deviation()
+    floor: Deviation = Deviation()
+
+    def __or__(self, other: Comparison) -> Comparison:
+        return Comparison(self.half + other.half, self.floor + other.floor)
+
+    @property
+    def nonfinite(self) -> bool:
+        """Whether FP16 gives inf or NaN where FP32 is finite."""
+        return self.half.nonfinite > 0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the entries that are finite in FP16 are further off than FP16 has to be."""
+        return self.times_floor > WRONG
+
+    @property
+    def times_floor(self) -> float:
+        """Error of the finite entries over that of the floor, or over one rounding if larger."""
+        return self.half.relative_of_finite / max(self.floor.relative_of_finite, ROUNDING)
+
+
+Comparisons = Mapping[str, Comparison]
+
+
+def merge_comparisons(*shards: Comparisons) -> dict[str, Comparison]:
+    """Comparisons made on several sets of samples, as one."""
+    merged: dict[str, Comparison] = {}
+    for shard in shards:
+        for name, found in shard.items():
+            merged[name] = merged[name] | found if name in merged else found
+    return merged

@@ -1,0 +1,40 @@
+"""Headroom as node data for Google's Model Explorer, over a graph that it shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halfsafe.report.model import Report
+
+GRAPH = "graph"
+"""The name that Model Explorer gives to the graph of a .pt2 file."""
+
+_THRESHOLDS = [
+    {"value": 0.0, "bgColor": "#d55e00", "textColor": "#ffffff"},
+    {"value": 1.0, "bgColor": "#e69f00", "textColor": "#000000"},
+    {"value": 4.0, "bgColor": "#f0e442", "textColor": "#000000"},
+]
+"""Background up to these bits of headroom; more of it stays white."""
+
+_FAULT = {"bgColor": "#a50f15", "textColor": "#ffffff"}
+
+
+def node_data(report: Report) -> dict[str, Any]:
+    """The least headroom of each operator's outputs in bits, by node; producers stand out.
+
+    The format is that of model_explorer.node_data_builder.ModelNodeData.
+    """
+    at_fault = {fault.value for fault in report.faults}
+    headroom = {
+        name: value.range.headroom()
+        for name, value in report.values.items()
+        if value.range.amax and report.graph.values[name].bounded
+    }
+    results: dict[str, dict[str, Any]] = {}
+    for node in report.graph.nodes:
+        known = [o for o in node.outputs if o in headroom]
+        if known:
+            style = _FAULT if at_fault & set(known) else {}
+            results[node.name] = {"value": min(headroom[o] for o in known), **style}
+    name = "halfsafe: headroom in FP16 (bits)"
+    return {GRAPH: {"name": name, "results": results, "thresholds": _THRESHOLDS}}
