@@ -5,6 +5,7 @@ from halfsafe.fix import Fixed, fix, verify
 from halfsafe.inspection import inspect
 from halfsafe.report.model import Report
 from halfsafe.verify import Verification
+from halfsafe.watch import Transition, watch
 
 __all__ = [
     "BadInput",
@@ -13,8 +14,10 @@ __all__ = [
     "FoldError",
     "HalfsafeError",
     "Report",
+    "Transition",
     "Verification",
     "fix",
     "inspect",
     "verify",
+    "watch",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import frexp, inf, log2
@@ -49,6 +48,9 @@ class Range:
         return cls(amax=size, smallest=size, count=1, binades={frexp(size)[1] - 1: 1})
 
     def __or__(self, other: Range) -> Range:
+        binades = dict(self.binades)
+        for binade, entries in other.binades.items():
+            binades[binade] = binades.get(binade, 0) + entries
         louder = other.amax > self.amax
         quieter = other.smallest < self.smallest
         return Range(
@@ -57,7 +59,7 @@ class Range:
             zeros=self.zeros + other.zeros,
             nonfinite=self.nonfinite + other.nonfinite,
             count=self.count + other.count,
-            binades=dict(sorted((Counter(self.binades) + Counter(other.binades)).items())),
+            binades=dict(sorted(binades.items())),
             amax_sample=other.amax_sample if louder else self.amax_sample,
             smallest_sample=other.smallest_sample if quieter else self.smallest_sample,
         )

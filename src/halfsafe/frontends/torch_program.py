@@ -3,6 +3,7 @@
 # torch.fx and torch.export are only partly typed.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo  # pyright: ignore[reportPrivateUsage]
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
@@ -223,11 +224,11 @@ class _Reader:
         operands: dict[str, str] = {}
         attributes: dict[str, Any] = {}
         floating = _touches_floats(node)
-        for name, kind, found in _arguments(node):
-            for key, item in _items(name, found):
+        for name, kind, found in schema_arguments(node.target, node.args, node.kwargs):
+            for key, item in items(name, found, fx.Node):
                 if isinstance(item, fx.Node):
                     operands[key] = self.names[item]
-                elif floating and _is_number(kind) and isinstance(item, (int, float)):
+                elif floating and is_number(kind) and isinstance(item, (int, float)):
                     operands[key] = self._literal(node, key, float(item))
                 else:
                     attributes[key] = item
@@ -249,7 +250,8 @@ class _Reader:
                 attributes=attributes,
                 module=module_path(node),
                 line=source_line(node),
-                moves=_moves(node),
+                moves=bool(node.all_input_nodes)
+                and moves(node.target, found, node.all_input_nodes[0].meta.get("val")),
             )
         )
 
@@ -275,33 +277,32 @@ def _schema(node: fx.Node) -> Any:
     return node.target._schema  # type: ignore[union-attr]
 
 
-def _arguments(node: fx.Node) -> list[tuple[str, str, Any]]:
-    """(name, type, value) of every argument, defaults included."""
-    if not isinstance(node.target, torch._ops.OpOverload):  # pyright: ignore
-        given = [*enumerate(node.args), *node.kwargs.items()]
+def schema_arguments(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[tuple[str, str, Any]]:
+    """(name, type, value) of every argument of an operator, defaults included."""
+    if not isinstance(target, torch._ops.OpOverload):  # pyright: ignore
+        given = [*enumerate(args), *kwargs.items()]
         return [(str(name), "", found) for name, found in given]
     return [
         (
             a.name,
             str(a.type),
-            node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value),
+            args[i] if i < len(args) else kwargs.get(a.name, a.default_value),
         )
-        for i, a in enumerate(_schema(node).arguments)
+        for i, a in enumerate(target._schema.arguments)
     ]
 
 
-def _items(name: str, found: Any) -> list[tuple[str, Any]]:
-    """A list of tensors, element by element; anything else as it is."""
-    if isinstance(found, (list, tuple)) and any(
-        isinstance(x, fx.Node)
-        for x in found  # pyright: ignore[reportUnknownVariableType]
-    ):
-        return [(f"{name}.{i}", x) for i, x in enumerate(found)]  # pyright: ignore
+def items(name: str, found: Any, kind: type) -> list[tuple[str, Any]]:
+    """A list that holds any of a kind, element by element; anything else as it is."""
+    if isinstance(found, (list, tuple)) and any(isinstance(x, kind) for x in found):
+        return [(f"{name}.{i}", x) for i, x in enumerate(found)]
     return [(name, found)]
 
 
-def _is_number(kind: str) -> bool:
-    """Python numbers also stand in for tensors: add.Tensor(x, 1e-6)."""
+def is_number(kind: str) -> bool:
+    """Whether an argument's type allows a number: Python numbers stand in for tensors as well."""
     return kind.removeprefix("Optional[").removesuffix("]") in ("number", "float", "Tensor")
 
 
@@ -321,17 +322,16 @@ def _operator_name(node: fx.Node) -> str:
 _COPIES = {"aten.clone", "aten._unsafe_view", "aten.contiguous", "aten.lift_fresh_copy"}
 
 
-def _moves(node: fx.Node) -> bool:
+def moves(target: Any, made: Any, source: Any) -> bool:
     """Whether an operator's output holds only entries of its input, in the same format."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.all_input_nodes:  # pyright: ignore
+    if not isinstance(target, torch._ops.OpOverload) or not isinstance(source, Tensor):  # pyright: ignore
         return False
-    returns = _schema(node).returns
+    returns = target._schema.returns
     view = (
         bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
     )
-    made, source = node.meta.get("val"), node.all_input_nodes[0].meta.get("val")
-    formats = {t.dtype for t in (made, source) if isinstance(t, Tensor)}
-    return (view or _operator_name(node) in _COPIES) and len(formats) == 1
+    one_format = not isinstance(made, Tensor) or made.dtype == source.dtype
+    return (view or str(target.overloadpacket) in _COPIES) and one_format
 
 
 def module_path(node: fx.Node) -> str:

@@ -80,9 +80,9 @@ def _fault(report: Report, fault: Fault) -> list[RenderableType]:
     head = Text.assemble((f"{fault.kind}", _STYLE.get(fault.kind, "yellow")), f"  {size}")
     if fault.outcome:
         head.append(f", outputs {fault.outcome}", style="dim")
-    producer = f"{fault.op} {fault.value}" if fault.op != "constant" else fault.value
+    producer = fault.value if fault.op in ("constant", "input") else f"{fault.op} {fault.value}"
     parts = [
-        producer + (f" in {fault.module}" if fault.module else ""),
+        _place(producer, fault.module),
         _short(fault.line),
         fault.detail,
     ]
@@ -100,6 +100,11 @@ def _fault(report: Report, fault: Fault) -> list[RenderableType]:
         if part
     )
     return [head, *below]
+
+
+def _place(producer: str, module: str) -> str:
+    """The producer and its module, unless its name has the module in it."""
+    return producer if not module or module in producer else f"{producer} in {module}"
 
 
 def _places(report: Report, nodes: tuple[str, ...]) -> str:

@@ -1,0 +1,176 @@
+"""Who finds a planted fault: halfsafe, Hugging Face's DebugUnderflowOverflow, a hook script.
+
+Run as ``python -m bench.localising``. One fault is planted at a random module of each architecture
+(see bench/plants.py), once for each kind. A tool is right if the one new fault that it names is the
+planted one: for halfsafe the kind, the operator, the module and, where the plant has one, the
+source line; for tools that know modules only, the module. DebugUnderflowOverflow runs the network
+in FP16, as its users do; all others run it in FP32. Seconds and peak memory are those of the same
+tools on BERT-base, in turns in one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import statistics
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.debug_utils import DebugUnderflowOverflow
+
+import halfsafe
+from bench.architectures import ARCHITECTURES
+from bench.measuring import bert, peak
+from bench.plants import PLANTS, Case, plant
+from bench.record import record
+
+COMMAND = "python -m bench.localising"
+TURNS = 15
+SAMPLES = 2
+
+Samples = list[dict[str, Tensor]]
+Named = Counter[tuple[str, ...]]
+"""What a tool names, each as often as it does."""
+
+
+def inspected(model: nn.Module, samples: Samples) -> Named:
+    return _faults(halfsafe.inspect(model, samples), lines=True)
+
+
+def watched_operators(model: nn.Module, samples: Samples) -> Named:
+    with halfsafe.watch(model, operators=True) as log, torch.no_grad():
+        for sample in samples:
+            model(**sample)
+    return _faults(log.report(), lines=True)
+
+
+def watched(model: nn.Module, samples: Samples) -> Named:
+    with halfsafe.watch(model) as log, torch.no_grad():
+        for sample in samples:
+            model(**sample)
+    return Counter((f.module,) for f in log.report().faults)
+
+
+def _faults(report: halfsafe.Report, *, lines: bool) -> Named:
+    del lines
+    return Counter((str(f.kind), f.op, f.module, f.line) for f in report.faults)
+
+
+def debugged(model: nn.Module, samples: Samples) -> Named:
+    """The module of the last frame that DebugUnderflowOverflow prints when it stops."""
+    half = model.half()
+    DebugUnderflowOverflow(half, max_frames_to_save=1)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(Exception), torch.no_grad():
+        for sample in samples:
+            half(**{k: x.half() if x.is_floating_point() else x for k, x in sample.items()})
+    text = printed.getvalue().partition("Detected inf/nan")[2]
+    frames = re.findall(r"^ {17} (\S*) \w+$", text, re.MULTILINE)
+    return Counter([(frames[-1],)] if frames else [])
+
+
+def hooked(model: nn.Module, samples: Samples) -> Named:
+    """The script that people write: the first module whose output is beyond 65504."""
+    found: list[str] = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and float(output.abs().max()) > 65504:
+                found.append(name)
+
+        return look
+
+    handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules()]
+    with torch.no_grad():
+        for sample in samples:
+            model(**sample)
+    for handle in handles:
+        handle.remove()
+    return Counter([(found[0],)] if found else [])
+
+
+TOOLS: dict[str, Callable[[nn.Module, Samples], Named]] = {
+    "halfsafe.inspect": inspected,
+    "halfsafe.watch, operators": watched_operators,
+    "halfsafe.watch": watched,
+    "DebugUnderflowOverflow": debugged,
+    "hook script": hooked,
+}
+
+
+def is_named(case: Case, new: Named, tool: str) -> tuple[bool, int]:
+    """Whether the planted fault is named, and how many others are."""
+    exact = tool in ("halfsafe.inspect", "halfsafe.watch, operators")
+
+    def right(found: tuple[str, ...]) -> bool:
+        if not exact:
+            return found[0] == case.module
+        kind, op, module, line = found
+        return (
+            kind == case.kind
+            and module == case.module
+            and op in _SPELLINGS.get(case.op, (case.op,))
+            and line in (case.line or line,)
+        )
+
+    named = sum(n for found, n in new.items() if right(found))
+    return named == 1, sum(new.values()) - named
+
+
+_SPELLINGS = {
+    "aten.linear": ("aten.linear", "aten.addmm", "aten.mm"),
+    "aten.conv2d": ("aten.conv2d", "aten.convolution"),
+    "aten.layer_norm": ("aten.layer_norm", "aten.native_layer_norm"),
+    "aten.batch_norm": ("aten.batch_norm", "aten.native_batch_norm"),
+    "aten.group_norm": ("aten.group_norm", "aten.native_group_norm"),
+}
+"""What an operator is called in an exported graph, and what eager PyTorch runs for it."""
+
+
+def localise(names: list[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for seed, name in enumerate(names):
+        model, samples = replace(ARCHITECTURES[name], amplify={}).build()
+        samples = samples[:SAMPLES]
+        clean = {t: run(_copy(model), samples) for t, run in TOOLS.items()}
+        for kind in PLANTS:
+            case = plant(model, samples, kind, seed)
+            if case is None:
+                continue
+            row: dict[str, Any] = {"architecture": name, "plant": kind, "module": case.module}
+            for tool, run in TOOLS.items():
+                new = run(_copy(case.model), samples) - clean[tool]
+                row[tool] = is_named(case, new, tool)
+            rows.append(row)
+            print(*row.values(), flush=True)
+    return rows
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Plants, and for each tool how many it names alone, and how many other names it gives."""
+    return {
+        "plants": len(rows),
+        "by_kind": dict(Counter(row["plant"] for row in rows)),
+        "tools": {
+            tool: {
+                "named": sum(row[tool][0] for row in rows),
+                "named_by_kind": dict(Counter(row["plant"] for row in rows if row[tool][0])),
+                "false": sum(row[tool][1] for row in rows),
+            }
+            for tool in TOOLS
+        },
+    }
