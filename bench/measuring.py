@@ -20,6 +20,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 from transformers.debug_utils import DebugUnderflowOverflow
 
+import halfsafe
 from bench.record import record
 from halfsafe.frontends.torch_measure import measure
 from halfsafe.frontends.torch_source import TorchSource
@@ -77,6 +78,10 @@ def compare(build: Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]) -> d
     watched.eval()
     debug = DebugUnderflowOverflow(watched, max_frames_to_save=1)
 
+    def with_watch(operators: bool) -> None:
+        with halfsafe.watch(model, operators=operators):
+            model(**sample)
+
     def with_debug() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             watched(**sample)
@@ -85,6 +90,8 @@ def compare(build: Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]) -> d
         "plain": lambda: model(**sample),
         "halfsafe amax": lambda: measure(program, [call], "amax"),
         "halfsafe full": lambda: measure(program, [call], "full"),
+        "halfsafe.watch": lambda: with_watch(False),
+        "halfsafe.watch, operators": lambda: with_watch(True),
         "hook script": lambda: hooks(model, sample),
         "DebugUnderflowOverflow": with_debug,
     }

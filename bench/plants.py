@@ -166,7 +166,7 @@ def _can_be_enlarged(model: nn.Module, module: nn.Module, amax: float) -> bool:
     return (
         type(module) in _OPERATORS
         and all(everyone[id(p)] == 1 for p in own)
-        and max(float(p.abs().max()) for p in own) * 2.0**WEIGHT_BITS < 3e4
+        and max(float(p.detach().abs().max()) for p in own) * 2.0**WEIGHT_BITS < 3e4
         and amax * 2.0**WEIGHT_BITS > 8e4
     )
 

@@ -112,7 +112,7 @@ def find_faults(
     compared = comparisons or {}
     found = _by_range(graph, windows(graph, ranges, limits))
     found.update(_by_number(graph, ranges, compared))
-    found.update(_by_comparison(graph, found, compared))
+    found.update(_by_comparison(graph, ranges, found, compared))
     producers = [name for name in found if not _inherited(graph, found, name)]
     faults = [_fault(graph, ranges, found, compared, name) for name in producers]
     place = {output: i for i, node in enumerate(graph.nodes) for output in node.outputs}
@@ -194,21 +194,38 @@ def _counts_beyond(
 
 
 def _by_comparison(
-    graph: Graph, found: Mapping[str, _Finding], compared: Comparisons
+    graph: Graph, ranges: Ranges, found: Mapping[str, _Finding], compared: Comparisons
 ) -> dict[str, _Finding]:
-    """Values that FP16 gets wrong although it gets all inputs right, and nothing else says why."""
+    """Values that FP16 gets wrong through small losses, none of which is a fault by itself.
+
+    Where nothing is lost to the range, FP16 and the floor have the same bits. So the loss is
+    followed along the values that differ: if a fault lies on the way it is the reason, and if none
+    does, the value whose storing loses most is.
+    """
     new: dict[str, _Finding] = {}
-    for node in graph.nodes:
-        inputs = [v for v in node.inputs.values() if v in compared]
-        computed = [v for v in inputs if graph.values[v].kind != Kind.CONSTANT]
-        if any(v in found or v in new for v in inputs) or any(_hurt(compared, v) for v in computed):
+    explained: set[str] = set()
+    worst: dict[str, tuple[float, str]] = {}
+    for name, comparison in compared.items():
+        node = graph.producers.get(name)
+        sources = [v for v in node.inputs.values() if v in worst] if node else []
+        if comparison.half == comparison.floor and name not in found:
             continue
-        for name in node.outputs:
-            if name not in found and _hurt(compared, name):
-                constants = [v for v in inputs if v not in computed and _hurt(compared, v)]
-                blamed = max(constants, key=lambda v: compared[v].times_floor, default=name)
-                new[blamed] = _unexplained(compared[blamed])
+        own = _storing_loss(graph, ranges, name), name
+        worst[name] = max([own, *(worst[v] for v in sources)])
+        if name in found or any(v in explained for v in sources):
+            explained.add(name)
+        elif comparison.nonfinite or comparison.wrong:
+            blamed = name if comparison.nonfinite else worst[name][1]
+            new[blamed] = _unexplained(comparison)
+            explained.add(name)
     return new
+
+
+def _storing_loss(graph: Graph, ranges: Ranges, name: str) -> float:
+    """How much larger a tensor's rounding error is than at unlimited range; 1.0 is no loss."""
+    if not graph.values[name].bounded or not ranges[name].binades:
+        return 1.0
+    return float(ranges[name].rounding_loss([0])[0])
 
 
 def _hurt(compared: Comparisons, name: str) -> bool:
@@ -297,10 +314,9 @@ def _is_absorbed(graph: Graph, compared: Comparisons, start: str) -> bool:
     if start not in compared or not compared[start].nonfinite:
         return False
     spread = _downstream(graph, start, lambda v: v in compared and compared[v].nonfinite)
-    if spread & set(graph.outputs):
-        return False
-    behind = (o for v in spread for node in _readers(graph, v) for o in node.outputs)
-    return any(o in compared and o not in spread and compared[o].wrong for o in behind)
+    behind = _downstream(graph, start, lambda _: True) - spread
+    reaches_output = bool(spread & set(graph.outputs))
+    return not reaches_output and any(v in compared and compared[v].wrong for v in behind)
 
 
 def _outcome(graph: Graph, compared: Comparisons, start: str) -> str:
@@ -308,10 +324,13 @@ def _outcome(graph: Graph, compared: Comparisons, start: str) -> str:
     if not compared:
         return ""
     behind = _downstream(graph, start, lambda _: True)
-    outputs = [compared[o] for o in graph.outputs if o in behind and o in compared]
-    if any(c.nonfinite for c in outputs):
+    outputs = [compared.get(o) for o in graph.outputs if o in behind and graph.values[o].floating]
+    known = [c for c in outputs if c is not None]
+    if any(c.nonfinite for c in known):
         return "nonfinite"
-    return "wrong" if any(c.wrong for c in outputs) else "unharmed"
+    if any(c.wrong for c in known):
+        return "wrong"
+    return "unharmed" if len(known) == len(outputs) else ""
 
 
 def _downstream(graph: Graph, start: str, through: Callable[[str], bool]) -> set[str]:

@@ -9,6 +9,7 @@ FP32 is tried, where those upcasts cannot be seen.
 # torch.fx and torch.export are only partly typed.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from math import inf
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, CaptureError, first_line
@@ -160,7 +164,7 @@ def _export(model: nn.Module, call: Call, dtype: torch.dtype, dynamic_shapes: An
     cast = _caster(dtype)
     args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
     try:
-        with torch.no_grad(), _quietly():
+        with torch.no_grad(), _quietly(), _whole_tracebacks():
             source = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
             exported = torch.export.export(
                 source, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
@@ -182,6 +186,28 @@ def _quietly() -> Generator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def _whole_tracebacks() -> Generator[None]:
+    """Lets nodes remember the line of the user's code they come from.
+
+    Tracers keep frames of functions named forward only; the line that computes something is often
+    in a function that forward() calls.
+    """
+
+    def user_frames(self: Any, user_stack_summary: traceback.StackSummary) -> Any:
+        names = [frame.name for frame in user_stack_summary]
+        start = names.index("forward") if "forward" in names else len(names)
+        frames = user_stack_summary[start:]
+        kept = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
+        return traceback.StackSummary.from_list(kept)
+
+    with patch.object(TracerBase, "_filter_traceback_frames", user_frames):
+        yield
+
+
+_TORCH = str(Path(torch.__file__).parent)
 
 
 def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) -> Program:

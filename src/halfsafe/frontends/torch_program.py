@@ -341,16 +341,15 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """File and line of the innermost frame that is not PyTorch's own."""
+    """File and line of the innermost frame of the user's code."""
     frames = [
         line.strip()
         for line in (node.meta.get("stack_trace") or "").splitlines()
         if line.strip().startswith("File ")
     ]
-    own = [f for f in frames if "/torch/nn/" not in f and "/torch/_" not in f] or frames
-    if not own:
+    if not frames:
         return ""
-    path, _, rest = own[-1].removeprefix('File "').partition('"')
+    path, _, rest = frames[-1].removeprefix('File "').partition('"')
     number = rest.removeprefix(", line ").partition(",")[0]
     return f"{path}:{number}"
 

@@ -7,10 +7,8 @@ browser by the scripts in assets from the data that `explorer` gathers.
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from math import inf, isfinite
@@ -18,12 +16,11 @@ from string import Template
 from typing import Any
 
 from halfsafe.faults import Fault, FaultKind
-from halfsafe.formats import FLOAT16
-from halfsafe.graph import Graph, Kind, Node, Use
+from halfsafe.graph import Graph, Kind
+from halfsafe.report.explorer import explorer
 from halfsafe.report.model import Report, ValueReport
-from halfsafe.rules import Equation, Unknown, equations, law_of
+from halfsafe.report.words import short, verdict, worst_first
 from halfsafe.verify import Verification
-from halfsafe.windows import ANY, Limits, Window, windows
 
 SCRIPTS = ("words.js", "map.js", "table.js", "details.js", "page.js")
 """Parts of one script, in this order."""
@@ -60,9 +57,6 @@ def _script_safe(data: Mapping[str, Any]) -> str:
     return text.replace("<", "\\u003c")
 
 
-# The argument: text, escaped unless it is Markup.
-
-
 class Markup(str):
     """Text that is HTML already."""
 
@@ -96,7 +90,6 @@ def _counted(number: int, singular: str, plural: str = "") -> str:
 
 
 def _header(report: Report) -> Markup:
-    safe, verdict = _verdict(report)
     about = (
         f"halfsafe {report.tool}",
         _counted(report.samples, "sample"),
@@ -107,42 +100,13 @@ def _header(report: Report) -> Markup:
         [
             _tag("p", _spaced(about), class_="about"),
             _tag("h1", report.model),
-            _tag("p", verdict, class_="verdict safe" if safe else "verdict unsafe"),
+            _tag("p", verdict(report), class_=f"verdict {'safe' if report.safe else 'unsafe'}"),
         ]
     )
 
 
 def _spaced(texts: Iterable[str]) -> Markup:
     return Markup(" ".join(_tag("span", text) for text in texts))
-
-
-def _verdict(report: Report) -> tuple[bool, str]:
-    proof = report.verification
-    if proof is not None:
-        return report.safe, _verdict_of_fix(report, proof)
-    if report.safe:
-        latent = len(report.faults)
-        some = _counted(latent, "value comes", "values come")
-        but = f", but {some} within the headroom" if latent else ""
-        return True, f"Safe in FP16 on these samples{but}."
-    counted = _counted(sum(f.kind != FaultKind.LATENT for f in report.faults), "fault")
-    outcomes = {fault.outcome for fault in report.faults}
-    for outcome in ("nonfinite", "wrong"):
-        if outcome in outcomes:
-            return False, f"Not safe: {counted}, and FP16 gives {outcome} outputs."
-    return False, f"Not safe: {counted}."
-
-
-def _verdict_of_fix(report: Report, proof: Verification) -> str:
-    if report.safe:
-        return "Safe in FP16."
-    if report.conflicts:
-        return f"Not safe: {_counted(len(report.conflicts), 'value')} could not be resolved."
-    if proof.safe:
-        return "Not safe: the rescaled model is not bit-equal in FP32."
-    if proof.after_nonfinite:
-        return "Not safe: the proof met values larger than those measured. Pass more samples."
-    return f"Not safe: the outputs are {proof.ratio:.0f} times as wrong as FP16 has to be."
 
 
 def _numbers(report: Report) -> Markup:
@@ -238,7 +202,7 @@ def _faults(report: Report) -> Markup:
     if not report.faults:
         return _tag("p", "No value leaves the range of FP16 on these samples.")
     kinds: dict[FaultKind, list[Fault]] = defaultdict(list)
-    for fault in sorted(report.faults, key=lambda f: (f.kind.severity, -f.excess)):
+    for fault in worst_first(report.faults):
         kinds[fault.kind].append(fault)
     return _join(_faults_of(report, kind, faults) for kind, faults in kinds.items())
 
@@ -251,7 +215,7 @@ def _faults_of(report: Report, kind: FaultKind, faults: Sequence[Fault]) -> Mark
 
 
 def _fault(report: Report, fault: Fault) -> Markup:
-    line = [_tag("p", _short(fault.line), title=fault.line, class_="line")] if fault.line else []
+    line = [_tag("p", short(fault.line), title=fault.line, class_="line")] if fault.line else []
     said = " ".join(_sentence(text) for text in (fault.detail, _region(fault)) if text)
     return _tag(
         "li",
@@ -298,16 +262,6 @@ def _region(fault: Fault) -> str:
     named = ", ".join(fault.exits[:3]) + (", ..." if len(fault.exits) > 3 else "")
     ends = f"; in range again after {_counted(len(fault.exits), 'operator')} ({named})"
     return f"{carried}{ends if fault.exits else ''}"
-
-
-def _short(line: str) -> str:
-    """A source line without the folders that say nothing.
-
-    >>> _short("/usr/lib/python3/site-packages/timm/models/vit.py:12")
-    'timm/models/vit.py:12'
-    """
-    inside = line.rpartition("site-packages/")[2]
-    return "/".join(inside.split("/")[-3:]) if inside == line else inside
 
 
 def _folded(items: Sequence[Markup], class_: str, noun: str, tag: str = "ul") -> Markup:
@@ -388,247 +342,3 @@ def _notes(report: Report) -> Markup:
         return Markup("")
     items = [_tag("li", note) for note in notes]
     return _tag("section", _tag("h2", "Notes"), _folded(items, "lines", "note"))
-
-
-# The data: columns, with texts and histograms by index.
-
-
-def explorer(report: Report) -> dict[str, Any]:
-    """All that the map, the table and the details show, as columns by value and by node."""
-    graph = report.graph
-    order = _by_depth(graph, report.values)
-    place = {name: i for i, name in enumerate(order)}
-    shared = _Shared(place, {node.name: i for i, node in enumerate(graph.nodes)})
-    ties = _ties(report)
-    return {
-        "tool": report.tool,
-        "headroom": report.headroom,
-        "max_binade": FLOAT16.max_binade,
-        "min_binade": FLOAT16.min_binade,
-        "least_binade": FLOAT16.min_binade - FLOAT16.mantissa_bits,
-        "names": order,
-        "values": {
-            **_columns([_identity(graph, name, shared) for name in order]),
-            **_columns([_figures(report.values[name], shared) for name in order]),
-            **_columns(_reasons(report, order, ties, shared)),
-        },
-        "nodes": _columns([_node(graph, n, ties.laws[n.name], shared) for n in graph.nodes]),
-        "faults": [[place[f.value], str(f.kind)] for f in report.faults if f.value in place],
-        "texts": list(shared.texts),
-        "histograms": [list(h) for h in shared.histograms],
-    }
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Texts and histograms, each written once and named by its index."""
-
-    values: Mapping[str, int]
-    nodes: Mapping[str, int]
-    texts: dict[str, int] = field(default_factory=dict[str, int])
-    histograms: dict[tuple[int, ...], int] = field(default_factory=dict[tuple[int, ...], int])
-
-    def text(self, text: str) -> int:
-        return self.texts.setdefault(text, len(self.texts))
-
-    def histogram(self, counts: Iterable[int]) -> int:
-        return self.histograms.setdefault(tuple(counts), len(self.histograms))
-
-
-Row = Mapping[str, Any]
-
-
-def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Rows of the same keys, as one list for each key."""
-    keys = rows[0] if rows else ()
-    return {key: [row[key] for row in rows] for key in keys}
-
-
-def _by_depth(graph: Graph, measured: Mapping[str, ValueReport]) -> list[str]:
-    """Measured values in the order of execution, constants where they are first read."""
-    order = dict.fromkeys(graph.inputs)
-    for node in graph.nodes:
-        order.update(dict.fromkeys((*node.inputs.values(), *node.outputs)))
-    order.update(dict.fromkeys(measured))
-    return [name for name in order if name in measured]
-
-
-def _identity(graph: Graph, name: str, shared: _Shared) -> Row:
-    """What a value is, who makes it and who reads it."""
-    value, node = graph.values[name], graph.producers.get(name)
-    readers = dict.fromkeys(shared.nodes[use.node] for use in graph.consumers[name])
-    return {
-        "kind": shared.text(str(value.kind)),
-        "op": shared.text(node.op if node else ""),
-        "module": shared.text(node.module if node else ""),
-        "line": shared.text(node.line if node else ""),
-        "shape": shared.text(" × ".join(map(str, value.shape)) or "scalar"),
-        "bounded": int(value.bounded),
-        "output": int(name in graph.outputs),
-        "producer": shared.nodes[node.name] if node else -1,
-        "readers": list(readers),
-    }
-
-
-def _figures(value: ValueReport, shared: _Shared) -> Row:
-    """What was measured. Where FP16 gives no finite entry there is no error of finite entries."""
-    found, compared = value.range, value.comparison
-    finite = compared and compared.half.nonfinite < max(compared.half.count, 1)
-    error = compared if finite else None
-    return {
-        "amax": _number_of(found.amax),
-        "smallest": _number_of(found.smallest) if found.amax else None,
-        "headroom": _number_of(found.headroom()) if found.amax else None,
-        "overflowing": _number_of(found.overflowing()),
-        "subnormal": _number_of(found.subnormal()),
-        "lost": _number_of(found.lost()),
-        "zeros": found.zeros,
-        "nonfinite": found.nonfinite,
-        "count": found.count,
-        "sample": found.amax_sample,
-        "exponent": value.exponent,
-        "histogram": shared.histogram(found.to_json()["binades"]),
-        "error": error and _number_of(error.half.relative_of_finite),
-        "times_floor": error and _number_of(error.times_floor),
-        "broken": compared and compared.half.nonfinite,
-    }
-
-
-def _number_of(number: float) -> float | str:
-    """Six digits; JSON has no infinity.
-
-    >>> _number_of(65504.1234567), _number_of(inf)
-    (65504.1, 'inf')
-    """
-    return float(f"{number:.6g}") if isfinite(number) else "inf"
-
-
-def _node(graph: Graph, node: Node, laws: Sequence[str], shared: _Shared) -> Row:
-    """An operator with its operands; a measured value by index, anything else as text."""
-
-    def operand(name: str) -> int | str:
-        number = graph.values[name].number
-        return shared.values.get(name, name if number is None else f"{number:.6g}")
-
-    return {
-        "name": shared.text(node.name),
-        "op": shared.text(node.op),
-        "module": shared.text(node.module),
-        "line": shared.text(node.line),
-        "inputs": [[shared.text(key), operand(name)] for key, name in node.inputs.items()],
-        "outputs": [operand(name) for name in node.outputs],
-        "laws": [shared.text(law) for law in laws],
-    }
-
-
-def _reasons(report: Report, order: Sequence[str], ties: _Ties, shared: _Shared) -> list[Row]:
-    """Why each value has its exponent: its window, the value that drives it, and what pins it."""
-    bounds = _windows(report)
-    exponents = {name: value.exponent for name, value in report.values.items()}
-    drivers = [n for n in order if exponents[n] and not bounds[n].low <= 0 <= bounds[n].high]
-    driven = _nearest(drivers, ties.links, lambda name: bool(exponents.get(name)))
-    pinned = _nearest(list(ties.pins), ties.links, lambda _: True)
-    rows: list[Row] = []
-    for name in order:
-        driver, law = driven.get(name, ("", ""))
-        pin = pinned.get(name, ("", ""))[0]
-        rows.append(
-            {
-                "low": bounds[name].low if bounds[name].low > -ANY else None,
-                "high": bounds[name].high if bounds[name].high < ANY else None,
-                "driver": shared.values[driver] if driver else -1,
-                "tie": shared.text(law),
-                "pin": shared.text(ties.pins.get(pin, "")),
-            }
-        )
-    return rows
-
-
-def _windows(report: Report) -> Mapping[str, Window]:
-    """The window of each value, of a constant that of all its uses together."""
-    ranges = {name: value.range for name, value in report.values.items()}
-    found: dict[str, Window] = defaultdict(Window)
-    for unknown, window in windows(report.graph, ranges, Limits(headroom=report.headroom)).items():
-        if isinstance(unknown, str):
-            found[unknown] &= window
-        elif isinstance(unknown, Use):
-            name = report.graph.by_name[unknown.node].inputs[unknown.operand]
-            if report.graph.values[name].kind == Kind.CONSTANT:
-                found[name] &= window
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Ties:
-    """How values hang together: the laws by node, their links by value, and what is pinned by whom.
-
-    A link is an equation as text and the values whose exponents it ties.
-    """
-
-    laws: Mapping[str, Sequence[str]]
-    links: Mapping[str, Sequence[tuple[str, Sequence[str]]]]
-    pins: Mapping[str, str]
-
-
-def _ties(report: Report) -> _Ties:
-    """Equations of all operators. Modules that were watched have none."""
-    graph = report.graph
-    laws: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
-    links: dict[str, list[tuple[str, Sequence[str]]]] = defaultdict(list)
-    pins: dict[str, str] = {}
-    if report.tool == "watch":
-        return _Ties(laws, links, pins)
-    for name in (*graph.inputs, *graph.outputs):
-        if graph.values[name].floating:
-            pins.setdefault(name, f"the graph's own input or output {name}")
-    for node in graph.nodes:
-        for equation in equations(graph, node, law_of(node)):
-            text = _law(equation, node)
-            tied = list(filter(None, (_value_of(graph, u) for u in equation.terms)))
-            laws[node.name].append(text)
-            if len(equation.terms) == 1:
-                pins.update((name, str(node)) for name in tied if name not in pins)
-            elif _holds(report, equation):
-                for name in tied:
-                    links[name].append((f"{text} of {node.name}", tied))
-    return _Ties(laws, links, pins)
-
-
-def _law(equation: Equation, node: Node) -> str:
-    """An equation as seen from its operator: k[weight], not k[conv1.weight]."""
-    short = str(equation).replace(f"k[{node.name}.", "k[")
-    return re.sub(r"\('.*?', '(.*?)'\)", r"\1", short)
-
-
-def _value_of(graph: Graph, unknown: Unknown) -> str:
-    """The value behind an unknown; empty for a rule's own integer."""
-    if isinstance(unknown, Use):
-        return graph.by_name[unknown.node].inputs[unknown.operand]
-    return unknown if isinstance(unknown, str) else ""
-
-
-def _holds(report: Report, equation: Equation) -> bool:
-    """Whether the exponents that are known satisfy an equation: an inserted Mul breaks it."""
-    names = [_value_of(report.graph, unknown) for unknown in equation.terms]
-    if any(name not in report.values for name in names):
-        return True
-    known = (report.values[name].exponent for name in names)
-    return sum(k * factor for k, factor in zip(known, equation.terms.values(), strict=True)) == 0
-
-
-def _nearest(
-    sources: Sequence[str],
-    links: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
-    passes: Callable[[str], bool],
-) -> dict[str, tuple[str, str]]:
-    """For each value the source that is the fewest links away, and the last link on the way."""
-    found = {source: (source, "") for source in sources}
-    pending = deque(sources)
-    while pending:
-        name = pending.popleft()
-        for text, tied in links.get(name, ()):
-            for other in tied:
-                if other not in found and passes(other):
-                    found[other] = found[name][0], text
-                    pending.append(other)
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from io import StringIO
 from math import inf
 
@@ -15,6 +14,7 @@ from halfsafe.deviation import Comparison
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Kind
 from halfsafe.report.model import Report
+from halfsafe.report.words import short, tally, verdict, worst_first
 from halfsafe.verify import Verification
 
 SHOWN = 8
@@ -54,22 +54,17 @@ def _notes(report: Report) -> list[RenderableType]:
 def _faults(report: Report) -> list[RenderableType]:
     if not report.faults:
         return [Text("No value leaves the range of FP16 on these samples."), Text()]
-    worst = sorted(report.faults, key=_badness)
+    worst = worst_first(report.faults)
     parts: list[RenderableType] = [Text(f"Faults ({len(worst)}), the worst first", style="bold")]
     for fault in worst[:SHOWN]:
         parts += _fault(report, fault)
     if len(worst) > SHOWN:
-        parts.append(Text(f"... and {_tally(worst[SHOWN:])} more, in the JSON report", style="dim"))
+        parts.append(Text(f"... and {tally(worst[SHOWN:])} more, in the JSON report", style="dim"))
     return [*parts, Text()]
 
 
 _BEYOND = {FaultKind.LATENT: "within the headroom", FaultKind.UNDERFLOW: "too small"}
 _STYLE = {FaultKind.OVERFLOW: "red", FaultKind.ABSORBED: "red", FaultKind.UNDERFLOW: "red"}
-
-
-def _badness(fault: Fault) -> tuple[int, bool, int]:
-    """Sorts the worst kind first, and operators before constants."""
-    return fault.kind.severity, fault.op == "constant", -fault.excess
 
 
 def _fault(report: Report, fault: Fault) -> list[RenderableType]:
@@ -83,7 +78,7 @@ def _fault(report: Report, fault: Fault) -> list[RenderableType]:
     producer = fault.value if fault.op in ("constant", "input") else f"{fault.op} {fault.value}"
     parts = [
         _place(producer, fault.module),
-        _short(fault.line),
+        short(fault.line),
         fault.detail,
     ]
     if fault.carriers or (fault.exits and fault.op != "constant"):
@@ -115,19 +110,9 @@ def _places(report: Report, nodes: tuple[str, ...]) -> str:
     return ", ".join(places[:2]) + rest
 
 
-def _short(line: str) -> str:
-    """A source line without the folders that all packages share."""
-    return line.rpartition("site-packages/")[2]
-
-
 def _ending(name: str, width: int = 30) -> str:
     """A long qualified name from its end, where it differs from others."""
     return name if len(name) <= width else f"...{name[3 - width :]}"
-
-
-def _tally(faults: list[Fault]) -> str:
-    counts = Counter(fault.kind for fault in faults)
-    return ", ".join(f"{n} {kind}" for kind, n in counts.items())
 
 
 def _ranges(report: Report) -> list[RenderableType]:
@@ -210,19 +195,4 @@ def _error(error: float, nonfinite: int) -> str:
 
 
 def _verdict(report: Report) -> Text:
-    proof = report.verification
-    if report.safe and proof:
-        return Text("Safe in FP16.", style="bold green")
-    if report.safe:
-        return Text("FP16 holds every value of these samples.", style="bold green")
-    if proof is None:
-        return Text(f"Not safe in FP16: {_tally([*report.faults])}.", style="bold red")
-    if report.conflicts:
-        why = "see the unresolved values above"
-    elif proof.safe:
-        why = "the rescaled model is not bit-equal in FP32"
-    elif proof.after_nonfinite:
-        why = "the proof met values larger than those measured, so pass more samples"
-    else:
-        why = f"its outputs are {proof.ratio:.0f} times as wrong as FP16 has to be"
-    return Text(f"Not safe in FP16: {why}.", style="bold red")
+    return Text(verdict(report), style="bold green" if report.safe else "bold red")
