@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers.debug_utils import DebugUnderflowOverflow
 
 import halfsafe
-from bench.architectures import ARCHITECTURES
+from bench.architectures import ARCHITECTURES, Architecture
 from bench.plants import PLANTS, Case, plant
 from bench.record import record
 
@@ -143,6 +143,15 @@ _SPELLINGS = {
 """What an operator is called in an exported graph, and what eager PyTorch runs for it."""
 
 
+def healthy(architecture: Architecture) -> tuple[nn.Module, Samples]:
+    """The network not amplified, and samples without padding: rows masked whole are NaN in FP16."""
+    model, samples = replace(architecture, amplify={}).build()
+    for sample in samples:
+        if "attention_mask" in sample:
+            sample["attention_mask"] = torch.ones_like(sample["attention_mask"])
+    return model, samples[:SAMPLES]
+
+
 def localise(names: Iterable[str]) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """A row for every plant, and the seconds that each tool has taken for all of them."""
     rows: list[dict[str, Any]] = []
@@ -156,8 +165,7 @@ def localise(names: Iterable[str]) -> tuple[list[dict[str, Any]], dict[str, floa
         return named
 
     for seed, name in enumerate(names):
-        model, samples = replace(ARCHITECTURES[name], amplify={}).build()
-        samples = samples[:SAMPLES]
+        model, samples = healthy(ARCHITECTURES[name])
         clean = {tool: run(tool, model, samples) for tool in TOOLS}
         for kind in PLANTS:
             case = plant(model, samples, kind, seed)

@@ -74,13 +74,19 @@ def deviation(candidate: Array, reference: Array) -> Deviation:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One value in FP16 as it is and rounded to 11 bits at any exponent, both beside FP32."""
+    """One value in FP16 as it is and rounded to 11 bits at any exponent, both beside FP32.
+
+    `differing` entries are not the same in both: what FP16 loses for want of range, not of bits.
+    """
 
     half: Deviation = Deviation()
     floor: Deviation = Deviation()
+    differing: int = 0
 
     def __or__(self, other: Comparison) -> Comparison:
-        return Comparison(self.half + other.half, self.floor + other.floor)
+        return Comparison(
+            self.half + other.half, self.floor + other.floor, self.differing + other.differing
+        )
 
     @property
     def nonfinite(self) -> bool:

@@ -113,7 +113,7 @@ def find_faults(
     found = _by_range(graph, windows(graph, ranges, limits))
     found.update(_by_number(graph, ranges, compared))
     found.update(_by_comparison(graph, ranges, found, compared))
-    producers = [name for name in found if not _inherited(graph, found, name)]
+    producers = [name for name in found if not _inherited(graph, ranges, found, name)]
     faults = [_fault(graph, ranges, found, compared, name) for name in producers]
     place = {output: i for i, node in enumerate(graph.nodes) for output in node.outputs}
     order = [Kind.CONSTANT, Kind.INPUT, Kind.ACTIVATION]
@@ -162,10 +162,12 @@ def _by_number(graph: Graph, ranges: Ranges, compared: Comparisons) -> dict[str,
     for mask in remedies.sentinels(graph, ranges):
         name = _blamed(graph, mask.use)
         excess = FLOAT16.bits_above(abs(mask.old))
-        found[name] = _Finding(FaultKind.SENTINEL, excess, f"{mask.old:.4g}: {mask.why}")
+        detail = f"the mask {mask.old:.4g} becomes {'-' * (mask.old < 0)}inf"
+        found[name] = _Finding(FaultKind.SENTINEL, excess, detail)
     for floor in remedies.floors(graph, {}, ranges):
         name = graph.by_name[floor.use.node].outputs[0]
-        found[name] = _Finding(FaultKind.EPSILON, detail=f"{floor.old:.4g}: {floor.why}")
+        detail = f"{floor.old:.4g} becomes 0, and something is divided by the result"
+        found[name] = _Finding(FaultKind.EPSILON, detail=detail)
     for node in graph.nodes:
         for name in node.outputs:
             if _counts_beyond(graph, node, name, ranges, compared):
@@ -198,23 +200,26 @@ def _by_comparison(
 ) -> dict[str, _Finding]:
     """Values that FP16 gets wrong through small losses, none of which is a fault by itself.
 
-    Where nothing is lost to the range, FP16 and the floor have the same bits. So the loss is
+    Where nothing is lost for want of range, FP16 and the floor have the same bits. So the loss is
     followed along the values that differ: if a fault lies on the way it is the reason, and if none
     does, the value whose storing loses most is.
     """
     new: dict[str, _Finding] = {}
     explained: set[str] = set()
     worst: dict[str, tuple[float, str]] = {}
-    for name, comparison in compared.items():
-        node = graph.producers.get(name)
+    for name in graph.values:
+        node, comparison = graph.producers.get(name), compared.get(name)
         sources = [v for v in node.inputs.values() if v in worst] if node else []
-        if comparison.half == comparison.floor and name not in found:
+        if comparison is not None and (comparison.differing or name in found):
+            own = _storing_loss(graph, ranges, name), name
+        elif sources and not graph.values[name].floating:
+            own = 1.0, name  # indices of what differs
+        else:
             continue
-        own = _storing_loss(graph, ranges, name), name
         worst[name] = max([own, *(worst[v] for v in sources)])
         if name in found or any(v in explained for v in sources):
             explained.add(name)
-        elif comparison.nonfinite or comparison.wrong:
+        elif node and comparison and (comparison.nonfinite or comparison.wrong):
             blamed = name if comparison.nonfinite else worst[name][1]
             new[blamed] = _unexplained(comparison)
             explained.add(name)
@@ -241,11 +246,28 @@ def _unexplained(comparison: Comparison) -> _Finding:
     return _Finding(FaultKind.UNDERFLOW, 0, detail, seen_in_half=True)
 
 
-def _inherited(graph: Graph, found: Mapping[str, _Finding], name: str) -> bool:
+def _inherited(graph: Graph, ranges: Ranges, found: Mapping[str, _Finding], name: str) -> bool:
     """Whether an operator passes a fault of the same direction on."""
-    node = graph.producers.get(name)
-    causes = [v for v in node.inputs.values() if v in found] if node else []
-    return any(_passes(graph, found, v, name) for v in causes)
+    causes = _causes(graph, ranges, found, name)
+    return any(_passes(graph, found, cause, name) for cause in causes)
+
+
+def _causes(
+    graph: Graph, ranges: Ranges, found: Mapping[str, _Finding], name: str
+) -> Iterator[str]:
+    """Values at fault from which one is computed, also by way of FP32 values as large."""
+    pending = [name]
+    seen: set[str] = set()
+    while pending:
+        node = graph.producers.get(pending.pop())
+        for source in node.inputs.values() if node else ():
+            if source in seen:
+                continue
+            seen.add(source)
+            if source in found:
+                yield source
+            elif not graph.values[source].bounded and source in ranges:
+                pending += [source] if ranges[source].amax > FLOAT16.max else []
 
 
 def _fault(
@@ -272,7 +294,7 @@ def _fault(
         amax=measured.amax,
         excess=finding.excess,
         sample=measured.amax_sample if large else measured.smallest_sample,
-        outcome=_outcome(graph, compared, name),
+        outcome="" if finding.kind == FaultKind.LATENT else _outcome(graph, compared, name),
         detail=finding.detail,
         carriers=carriers,
         exits=exits,
@@ -314,9 +336,9 @@ def _is_absorbed(graph: Graph, compared: Comparisons, start: str) -> bool:
     if start not in compared or not compared[start].nonfinite:
         return False
     spread = _downstream(graph, start, lambda v: v in compared and compared[v].nonfinite)
-    behind = _downstream(graph, start, lambda _: True) - spread
+    behind = _downstream(graph, start, lambda v: v in compared and compared[v].differing > 0)
     reaches_output = bool(spread & set(graph.outputs))
-    return not reaches_output and any(v in compared and compared[v].wrong for v in behind)
+    return not reaches_output and any(compared[v].wrong for v in behind - spread)
 
 
 def _outcome(graph: Graph, compared: Comparisons, start: str) -> str:

@@ -102,7 +102,7 @@ class _Comparing(fx.Interpreter):
         self.observer(name, reference)
         source = self.observer.inherits.get(name)
         self.compared[name] = self.compared.get(source or "") or Comparison(
-            _deviation(half, reference), _deviation(floor, reference)
+            _deviation(half, reference), _deviation(floor, reference), _differing(half, floor)
         )
         return reference, half, floor
 
@@ -130,3 +130,10 @@ def _deviation(candidate: Tensor, reference: Tensor) -> Deviation:
         nonfinite=int(broken.sum()),
         count=int(counted.sum()),
     )
+
+
+def _differing(half: Tensor, floor: Tensor) -> int:
+    """Entries that are not the same; NaN is the same as NaN."""
+    if half.shape != floor.shape:
+        return half.numel()
+    return int(((half != floor) & ~(half.isnan() & floor.isnan())).sum())

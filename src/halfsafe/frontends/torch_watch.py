@@ -221,7 +221,10 @@ class Watcher:
     def _compared(self, ranges: dict[str, Range]) -> dict[str, Comparison]:
         """What FP16 itself has lost: nothing but inf and NaN can be told without a reference."""
         return {
-            name: Comparison(half=Deviation(nonfinite=found.nonfinite, count=found.count))
+            name: Comparison(
+                half=Deviation(nonfinite=found.nonfinite, count=found.count),
+                differing=found.nonfinite,
+            )
             for name, found in ranges.items()
             if found.nonfinite and self._dtypes.get(name) == torch.float16
         }

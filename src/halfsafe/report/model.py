@@ -300,7 +300,9 @@ def _value_to_json(value: ValueReport) -> dict[str, Any]:
 
 def _value(data: Mapping[str, Any]) -> ValueReport:
     found = data["comparison"]
-    compared = found and Comparison(Deviation(**found["half"]), Deviation(**found["floor"]))
+    compared = found and Comparison(
+        Deviation(**found["half"]), Deviation(**found["floor"]), found["differing"]
+    )
     return ValueReport(Range.from_json(data["range"]), data["exponent"], compared)
 
 
