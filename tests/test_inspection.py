@@ -243,6 +243,7 @@ def test_lanes_draw_the_same_random_numbers():
 def test_no_value_outlives_its_last_reader():
     alive: list[weakref.ref] = []
     most = 0
+
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         for _ in range(30):
             x = x.sin()

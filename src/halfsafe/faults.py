@@ -110,7 +110,7 @@ def find_faults(
     direction. What the model computes in FP32 is never at fault.
     """
     compared = comparisons or {}
-    found = _by_range(graph, windows(graph, ranges, limits))
+    found = _by_range(graph, windows(graph, ranges, limits), compared)
     found.update(_by_number(graph, ranges, compared))
     found.update(_by_comparison(graph, ranges, found, compared))
     producers = [name for name in found if not _inherited(graph, ranges, found, name)]
@@ -122,7 +122,7 @@ def find_faults(
     )
 
 
-def _by_range(graph: Graph, bounds: Windows) -> dict[str, _Finding]:
+def _by_range(graph: Graph, bounds: Windows, compared: Comparisons) -> dict[str, _Finding]:
     """Values for which exponent 0 lies outside the window."""
     found: dict[str, _Finding] = {}
     for unknown, window in bounds.items():
@@ -131,10 +131,20 @@ def _by_range(graph: Graph, bounds: Windows) -> dict[str, _Finding]:
             name = graph.by_name[unknown.node].inputs[unknown.operand]
         value = graph.values[name]
         counts = value.bounded and (value.kind == Kind.CONSTANT or name == unknown)
-        if counts and (finding := _outside(window)):
+        finding = _outside(window) if counts and _is_used(graph, name) else None
+        if finding and finding.kind == FaultKind.LATENT and name in compared:
+            finding = _unexplained(compared[name]) if compared[name].nonfinite else finding
+        if finding:
             known = found.get(name)
             found[name] = finding if known is None else min(known, finding, key=_severity)
     return found
+
+
+def _is_used(graph: Graph, name: str) -> bool:
+    """Whether a value goes anywhere; the mean that a norm gives beside its output may not."""
+    node = graph.producers.get(name)
+    alone = node is None or len(node.outputs) == 1
+    return alone or bool(graph.consumers[name]) or name in graph.outputs
 
 
 def _severity(finding: _Finding) -> int:

@@ -52,6 +52,12 @@ def _nobody() -> None:
 
 _NOBODY = (_nobody, 0, "")
 
+_UNREAD = -2
+"""For a tensor that is being written to: its version counts up after the operator is seen."""
+
+_SAME = ("aten.detach", "aten.alias", "aten.lift_fresh")
+"""Operators whose output is their input; autograd calls them on its own account."""
+
 
 class Run:
     """One call of the outermost module in one thread, as nodes and values.
@@ -120,11 +126,12 @@ class Run:
         """
         read = [v for v in operands.values() if isinstance(v, str)]
         made = result if isinstance(result, (tuple, list)) else [result]
-        if moved and read[0] in self._constant_names:
+        frame, op = self.frames[-1], str(func.overloadpacket)
+        if moved and (read[0] in self._constant_names or op in _SAME):
             self._remember(made[0], read[0])
             return
-        frame, op = self.frames[-1], str(func.overloadpacket)
-        op = op.rstrip("_") if func._schema.is_mutable else op
+        mutable = func._schema.is_mutable
+        op = op.rstrip("_") if mutable else op
         node = self._numbered(f"{frame.module}:{op}")
         outputs: list[str] = []
         for i, x in enumerate(made):
@@ -132,6 +139,8 @@ class Run:
                 outputs.append(f"{node}.{i}" if len(made) > 1 else node)
                 whole = moved and self.values[read[0]].size == x.numel()
                 self._add(outputs[-1], Kind.ACTIVATION, x, read[0] if whole else None)
+                if mutable:
+                    self._remember(x, outputs[-1], _UNREAD)
         if not outputs:
             return
         inputs = {k: self._operand(node, k, v) for k, v in operands.items()}
@@ -193,10 +202,15 @@ class Run:
         if id(x) in self._constants:
             return self._constants[id(x)]
         holder, version, name = self._names.get(id(x), _NOBODY)
-        return name if holder() is x and version == _version(x) else None
+        if holder() is not x:
+            return None
+        if version == _UNREAD:
+            self._remember(x, name)
+            return name
+        return name if version == _version(x) else None
 
-    def _remember(self, x: Tensor, name: str) -> None:
-        self._names[id(x)] = weakref.ref(x), _version(x), name
+    def _remember(self, x: Tensor, name: str, version: int | None = None) -> None:
+        self._names[id(x)] = weakref.ref(x), _version(x) if version is None else version, name
 
 
 class OperatorMode(TorchDispatchMode):

@@ -93,7 +93,9 @@ class Watcher:
                 raise BadInput("the model was not called while it was watched: nothing to report")
             graph = self._graph()
             ranges = self._ranges | {
-                name: measure_tensor(x) for name, x in self._held if name in graph.values
+                name: measure_tensor(x)
+                for name, x in self._held
+                if name in graph.values and is_measurable(x)
             }
             for name, source in self._moved.items():
                 if source in ranges:
@@ -184,9 +186,11 @@ class Watcher:
             nodes = [replace(n, inputs={**n.inputs, **self._own(n)}) for n in nodes]
         read = {value for node in nodes for value in node.inputs.values()}
         values = {
-            name: Value(name, Kind.CONSTANT, True, self._stored(x.dtype), tuple(x.shape))
+            name: Value(
+                name, Kind.CONSTANT, is_measurable(x), self._stored(x.dtype), tuple(x.shape)
+            )
             for name, x in self._held
-            if name in read and is_measurable(x)
+            if name in read
         }
         for name, value in self._values.items():
             bounded = value.floating and self._stored(self._dtypes.get(name))
@@ -212,7 +216,9 @@ class Watcher:
 
     def _stored(self, dtype: torch.dtype | None) -> bool:
         """Whether a dtype is the one that is deployed: FP16 in a model that is in FP16 already."""
-        return dtype in HALF if self._is_half else dtype is not None
+        if dtype is None or not dtype.is_floating_point:
+            return False
+        return dtype in HALF or not self._is_half
 
     @cached_property
     def _is_half(self) -> bool:
