@@ -48,6 +48,17 @@ def unfoldable():
     return Net(lambda m, x: (x * 1e6).clamp(max=5e5) * 1e-6).eval(), samples()
 
 
+def healthy():
+    return net()[1:2].eval(), samples()
+
+
+def masked():
+    def forward(m, x):
+        return x.masked_fill(torch.arange(4) > 2, -1e9).softmax(-1)
+
+    return Net(forward).eval(), samples()
+
+
 def training():
     return net().train(), samples()
 
@@ -99,7 +110,7 @@ def test_a_model_with_its_own_samples(run):
     status, output, errors = run("fix", "zoo_of_cli:both")
     assert status == 0
     assert "Safe in FP16." in output
-    assert output.splitlines()[-1].startswith("Next: halfsafe fix zoo_of_cli:both")
+    assert output.splitlines()[-1] == "Next: halfsafe fix zoo_of_cli:both --report report.html"
     assert errors == ""
     assert files() == []
 
@@ -107,7 +118,7 @@ def test_a_model_with_its_own_samples(run):
 def test_fix_then_report(run):
     status, output, _ = run("fix", "zoo_of_cli:both", "--report", "r.json", "-o", "fixed.pt2")
     assert status == 0
-    assert output.splitlines()[-1] == "Next: halfsafe report r.json"
+    assert output.splitlines()[-1] == "Next: halfsafe report r.json -o r.html"
     assert files() == ["fixed.pt2", "r.json"]
     loaded = torch.export.load("fixed.pt2").module()
     assert torch.isfinite(loaded(torch.randn(3, 4).half())).all()
@@ -142,6 +153,68 @@ def test_headroom_and_real_half_kernels(run):
     assert status == 0
     assert "half FP16" in output
     assert Report.load("r.json").headroom == 2
+
+
+def test_a_program_in_a_file(run):
+    assert run("fix", "zoo_of_cli:both", "-o", "net.pt2", "--dtype", "float32")[0] == 0
+    status, output, errors = run("inspect", "net.pt2", "-o", "r.json")
+    assert (status, errors) == (0, "")
+    assert "1 sample" in output
+    assert run("fix", "net.pt2", "--samples", "zoo_of_cli:samples")[0] == 0
+
+
+# Inspecting
+
+
+def test_inspect_finds_the_fault_and_ends_with_status_1(run):
+    status, output, errors = run("inspect", "zoo_of_cli:both")
+    assert status == 1
+    assert "aten.linear" in output
+    assert "Not safe in FP16" in output
+    assert output.splitlines()[-1] == "Next: halfsafe fix zoo_of_cli:both -o fixed.pt2"
+    assert (errors, files()) == ("", [])
+
+
+def test_inspect_ends_with_status_0_where_there_is_nothing(run):
+    status, output, _ = run("inspect", "zoo_of_cli:healthy")
+    assert status == 0
+    assert "FP16 holds every value" in output
+
+
+def test_kinds_can_be_ignored(run):
+    assert run("inspect", "zoo_of_cli:masked")[0] == 1
+    assert run("inspect", "zoo_of_cli:masked", "--ignore", "sentinel")[0] == 0
+    assert run("inspect", "zoo_of_cli:masked", "--ignore", "latent")[0] == 1
+
+
+def test_inspect_prints_json_and_nothing_else(run):
+    status, output, _ = run("inspect", "zoo_of_cli:both", "--json")
+    assert status == 1
+    report = Report.from_json(json.loads(output))
+    assert report.command == "halfsafe inspect zoo_of_cli:both --json"
+    assert report.faults
+
+
+def test_fix_prints_json_and_nothing_else(run):
+    status, output, _ = run("fix", "zoo_of_cli:both", "--json")
+    assert status == 0
+    assert Report.from_json(json.loads(output)).safe
+
+
+def test_a_report_is_written_for_people(run):
+    assert run("inspect", "zoo_of_cli:both", "-o", "r.json")[0] == 1
+    status, output, _ = run("report", "r.json", "-o", "r.html", "--model-explorer", "n.json")
+    assert status == 1
+    assert output.splitlines()[-1] == "Next: open r.html in a browser"
+    assert files() == ["n.json", "r.html", "r.json"]
+    assert "halfsafe inspect zoo_of_cli:both -o r.json" in Path("r.html").read_text()
+    assert json.loads(Path("n.json").read_text())["graph"]["results"]
+
+
+def test_a_report_is_written_for_people_at_once(run):
+    assert run("inspect", "zoo_of_cli:both", "-o", "r.html")[0] == 1
+    assert run("fix", "zoo_of_cli:both", "--report", "fixed.html")[0] == 0
+    assert files() == ["fixed.html", "r.html"]
 
 
 # Samples
@@ -220,6 +293,25 @@ def complaint(run, *arguments: str) -> str:
 )
 def test_misuse_of_fix(run, arguments, words):
     assert words in complaint(run, "fix", *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("zoo_of_cli:training", "training mode: call model.eval()"),
+        ("zoo_of_cli:net", "no samples: pass --samples"),
+        ("zoo_of_cli:both -o r.txt", "cannot write 'r.txt': give it the suffix .json or .html"),
+        ("zoo_of_cli:both -o gone/r.html", "cannot write 'gone/r.html': the folder 'gone'"),
+        ("none.pt2", "there is no file 'none.pt2'"),
+    ],
+)
+def test_misuse_of_inspect(run, arguments, words):
+    assert words in complaint(run, "inspect", *arguments.split())
+
+
+def test_a_truncated_program(run):
+    Path("cut.pt2").write_bytes(b"PK\x03\x04")
+    assert "cannot read 'cut.pt2'" in complaint(run, "inspect", "cut.pt2")
 
 
 @pytest.mark.parametrize("name", ["one.npz", "one.safetensors"])

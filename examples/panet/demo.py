@@ -101,12 +101,10 @@ def main() -> int:
     sheet = side_by_side([panel(picture, y, title(name, y)) for name, y in outputs.items()])
     sheet.save(arguments.out / "maps.png")
     fixed.report.save(arguments.out / "report.json")
-    text = fixed.report.text()
-    page = f"# A text detector in FP16\n\n![maps](maps.png)\n\n```\n{text}```\n"
-    (arguments.out / "report.md").write_text(page, encoding="utf-8")
+    fixed.report.html(arguments.out / "report.html")
     console.print(renderable(fixed.report))
     console.print(f"\n{time.perf_counter() - start:.0f} s. Look at {arguments.out}/maps.png")
-    console.print(f"Next: halfsafe report {arguments.out}/report.json", style="dim")
+    console.print(f"Next: open {arguments.out}/report.html in a browser", style="dim")
     return 0 if fixed.report.safe else 1
 
 

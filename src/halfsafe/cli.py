@@ -35,13 +35,16 @@ out, err = Console(), Console(stderr=True)
 
 Model = Annotated[
     str,
-    typer.Argument(help="package.module:callable that returns a model, or (model, samples)."),
+    typer.Argument(
+        help="package.module:callable that returns a model, or (model, samples); or a .pt2 file."
+    ),
 ]
 Samples = Annotated[
     str | None,
     typer.Option(help="package.module:callable, .npz, .safetensors, or a folder of .npz files."),
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")]
 Headroom = Annotated[int, typer.Option(min=0, help="Bits left free above amax.")]
 
 REPORTS = (".json", ".html")
@@ -72,6 +75,7 @@ def fix_command(
         Literal["strict", "half"],
         typer.Option(help="How FP16 runs for the proof: strict evaluation, or real half kernels."),
     ] = "strict",
+    as_json: AsJson = False,
 ) -> None:
     """Rescale MODEL so that it runs in FP16, prove it, and write it.
 
@@ -88,11 +92,9 @@ def fix_command(
             fixed.save(output, dtype=dtype)
         if report:
             write(found, report)
-    show(found)
-    if report is None:
-        say_next(f"halfsafe fix {model} --report report.html -o fixed.pt2")
-    else:
-        say_next(after_writing(report))
+    show(found, as_json)
+    if not as_json:
+        say_next(after_writing(report, "--report"))
     raise typer.Exit(0 if found.safe else 1)
 
 
@@ -104,9 +106,7 @@ def inspect_command(
         Path | None,
         typer.Option("-o", "--output", help="Write the report: .json for tools, .html for people."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")
-    ] = False,
+    as_json: AsJson = False,
     ignore: Annotated[
         list[FaultKind],
         typer.Option(help="Faults of this kind do not fail the run; may be given several times."),
@@ -131,11 +131,9 @@ def inspect_command(
         raise typer.Exit(status)
     if output:
         write(found, output)
-    if as_json:
-        print(json.dumps(found.to_json(), allow_nan=False))
-        raise typer.Exit(status)
-    show(found)
-    say_next(f"halfsafe fix {model} -o fixed.pt2" if status else after_writing(output))
+    show(found, as_json)
+    if not as_json:
+        say_next(f"halfsafe fix {model} -o fixed.pt2" if status else after_writing(output, "-o"))
     raise typer.Exit(status)
 
 
@@ -167,15 +165,18 @@ def report_command(
     if model_explorer:
         report.model_explorer(model_explorer)
     show(report)
-    say_next(after_writing(output) if output else f"halfsafe report {path} -o report.html")
+    say_next(after_writing(output, "-o"))
     raise typer.Exit(0 if report.safe else 1)
 
 
-def show(report: Report) -> None:
-    """Prints a report to the terminal."""
+def show(report: Report, as_json: bool = False) -> None:
+    """Prints a report to the terminal, or as JSON."""
     from halfsafe.report.text import renderable
 
-    out.print(renderable(report))
+    if as_json:
+        print(json.dumps(report.to_json(), allow_nan=False))
+    else:
+        out.print(renderable(report))
 
 
 def write(report: Report, path: Path) -> None:
@@ -191,11 +192,15 @@ def command() -> str:
     return shlex.join(["halfsafe", *sys.argv[1:]])
 
 
-def after_writing(path: Path | None) -> str:
-    """What to do with a report that was written, or to get one."""
+def after_writing(path: Path | None, option: str) -> str:
+    """What to do with a report that was written, or how to get one."""
     if path is None:
-        return f"{command()} -o report.html"
-    return f"halfsafe report {path}" if path.suffix == ".json" else f"open {path} in a browser"
+        return f"{command()} {option} report.html"
+    return (
+        f"halfsafe report {path} -o {path.with_suffix('.html')}"
+        if path.suffix == ".json"
+        else (f"open {path} in a browser")
+    )
 
 
 def say_next(what: str) -> None:
@@ -213,7 +218,11 @@ def load(model: str, samples: str | None) -> tuple[Any, Any]:
 
 
 def load_model(spec: str) -> tuple[Any, Any]:
-    """The model, and the samples if the callable returns them as well."""
+    """The model, and the samples if the callable or the file has them as well."""
+    if spec.endswith(".pt2"):
+        from halfsafe.frontends.torch_export import load_exported
+
+        return load_exported(Path(spec))
     made = _call(spec)
     pair = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made, None)
     if len(pair) != 2:

@@ -86,6 +86,27 @@ def _inexact(distance: float) -> str:
     )
 
 
+def load_exported(path: Path) -> tuple[nn.Module, Any]:
+    """The module in a .pt2 file, and the example inputs that torch.export keeps with it.
+
+    The inputs are None if they are both positional and named. Raises BadInput.
+    """
+    if not path.is_file():
+        raise BadInput(f"there is no file '{path}'")
+    try:
+        with _quietly():
+            exported = torch.export.load(path)
+            module = exported.module()
+    except Exception as error:
+        raise BadInput(
+            f"cannot read '{path}' with torch.export.load: {first_line(error)}"
+        ) from error
+    for part in module.modules():
+        part.training = False  # an exported program has no modes, and says that it trains
+    args, kwargs = exported.example_inputs or ((), {})
+    return module, None if bool(args) == bool(kwargs) else args or kwargs
+
+
 def run_model(model: nn.Module, call: Call) -> Any:
     """The user's own model on one sample, in FP32. Raises BadInput when the sample does not fit."""
     try:
@@ -332,7 +353,7 @@ def _become(
 ) -> None:
     """Puts another call, with the same value, in place of a node."""
     with graph.inserting_before(node):
-        call = graph.call_function(target, args)
+        call = graph.create_node("call_function", target, args, name=target._opname)
     call.meta = {**(like or node).meta, "val": node.meta["val"]}
     node.replace_all_uses_with(call)
     graph.erase_node(node)

@@ -19,7 +19,7 @@ from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
 from halfsafe.report.explorer import explorer
 from halfsafe.report.model import Report, ValueReport
-from halfsafe.report.words import short, verdict, worst_first
+from halfsafe.report.words import places, short, verdict, worst_first
 from halfsafe.verify import Verification
 
 SCRIPTS = ("words.js", "map.js", "table.js", "details.js", "page.js")
@@ -216,7 +216,9 @@ def _faults_of(report: Report, kind: FaultKind, faults: Sequence[Fault]) -> Mark
 
 def _fault(report: Report, fault: Fault) -> Markup:
     line = [_tag("p", short(fault.line), title=fault.line, class_="line")] if fault.line else []
-    said = " ".join(_sentence(text) for text in (fault.detail, _region(fault)) if text)
+    said = " ".join(
+        _sentence(text) for text in (fault.detail, _region(report.graph, fault)) if text
+    )
     return _tag(
         "li",
         _tag("button", _headline(report.graph, fault), type="button", data_value=fault.value),
@@ -254,14 +256,13 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _region(fault: Fault) -> str:
-    """How far a fault is carried, and the operators that end it."""
+def _region(graph: Graph, fault: Fault) -> str:
+    """How far a fault is carried, and where it ends."""
     if not fault.carriers:
         return ""
     carried = f"passed on by {_counted(len(fault.carriers), 'value')}"
-    named = ", ".join(fault.exits[:3]) + (", ..." if len(fault.exits) > 3 else "")
-    ends = f"; in range again after {_counted(len(fault.exits), 'operator')} ({named})"
-    return f"{carried}{ends if fault.exits else ''}"
+    ends = f"; in range again after {places(graph, fault.exits)}" if fault.exits else ""
+    return f"{carried}{ends}"
 
 
 def _folded(items: Sequence[Markup], class_: str, noun: str, tag: str = "ul") -> Markup:

@@ -14,7 +14,7 @@ from halfsafe.deviation import Comparison
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Kind
 from halfsafe.report.model import Report
-from halfsafe.report.words import short, tally, verdict, worst_first
+from halfsafe.report.words import places, short, tally, verdict, worst_first
 from halfsafe.verify import Verification
 
 SHOWN = 8
@@ -84,7 +84,7 @@ def _fault(report: Report, fault: Fault) -> list[RenderableType]:
     if fault.carriers or (fault.exits and fault.op != "constant"):
         values = f"carried by {len(fault.carriers)} more values, " if fault.carriers else ""
         after = (
-            f"back in range after {_places(report, fault.exits)}"
+            f"back in range after {places(report.graph, fault.exits)}"
             if fault.exits
             else "to the outputs"
         )
@@ -100,14 +100,6 @@ def _fault(report: Report, fault: Fault) -> list[RenderableType]:
 def _place(producer: str, module: str) -> str:
     """The producer and its module, unless its name has the module in it."""
     return producer if not module or module in producer else f"{producer} in {module}"
-
-
-def _places(report: Report, nodes: tuple[str, ...]) -> str:
-    """Operators by the modules they are in, the first two of them."""
-    names = [report.graph.by_name[name] for name in nodes]
-    places = list(dict.fromkeys(node.module or node.name for node in names))
-    rest = f" and {len(places) - 2} more" if len(places) > 2 else ""
-    return ", ".join(places[:2]) + rest
 
 
 def _ending(name: str, width: int = 30) -> str:

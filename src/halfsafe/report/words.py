@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from halfsafe.faults import Fault, FaultKind
+from halfsafe.graph import Graph
 from halfsafe.report.model import Report
 from halfsafe.verify import Verification
 
@@ -53,3 +54,11 @@ def short(line: str) -> str:
     """
     inside = line.rpartition("site-packages/")[2]
     return "/".join(inside.split("/")[-3:]) if inside == line else inside
+
+
+def places(graph: Graph, nodes: Iterable[str]) -> str:
+    """Operators by the modules they are in, the first two of them."""
+    found = [graph.by_name[name] for name in nodes]
+    names = list(dict.fromkeys(node.module or node.name for node in found))
+    rest = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(names[:2]) + rest
