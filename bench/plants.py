@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Plant = Callable[[Tensor, float], Tensor]
-"""Takes a module's output and its largest magnitude; what it returns goes on in its place."""
+"""Takes a module's output and a size, most often its largest magnitude; what it returns goes on."""
 
 
 def overflow(y: Tensor, amax: float) -> Tensor:
@@ -54,13 +54,10 @@ def absorbed(y: Tensor, amax: float) -> Tensor:
     return large * torch.rsqrt(squares.mean((-1, -2), keepdim=True) + 1e-5) * (amax / 4)
 
 
-def weights(y: Tensor, amax: float) -> Tensor:
-    """The module's own weights have been enlarged; this undoes it."""
-    del amax
-    return y * 2.0**-WEIGHT_BITS
+def weights(y: Tensor, factor: float) -> Tensor:
+    """The module's own weights have been enlarged by a factor; this undoes it."""
+    return y * (1 / factor)
 
-
-WEIGHT_BITS = 15
 
 PLANTS: dict[str, tuple[Plant, str]] = {
     "overflow": (overflow, "aten.mul"),
@@ -76,9 +73,9 @@ PLANTS: dict[str, tuple[Plant, str]] = {
 class Planted(nn.Module):
     """A module with a fault behind it."""
 
-    def __init__(self, inner: nn.Module, plant: Plant, amax: float) -> None:
+    def __init__(self, inner: nn.Module, plant: Plant, size: float) -> None:
         super().__init__()
-        self.inner, self.plant, self.amax = inner, plant, amax
+        self.inner, self.plant, self.size = inner, plant, size
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -87,7 +84,7 @@ class Planted(nn.Module):
             return getattr(self.inner, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.plant(self.inner(*args, **kwargs), self.amax)
+        return self.plant(self.inner(*args, **kwargs), self.size)
 
 
 @dataclass(frozen=True)
@@ -107,16 +104,16 @@ def plant(model: nn.Module, samples: list[dict[str, Tensor]], name: str, seed: i
     places = _places(model, samples, name)
     if not places:
         return None
-    path, amax = random.Random(seed).choice(places)
+    path, size = random.Random(seed).choice(places)
     parent = model.get_submodule(path.rpartition(".")[0])
     inner = model.get_submodule(path)
     make, op = PLANTS[name]
-    parent._modules[path.rpartition(".")[2]] = Planted(inner, make, amax).eval()
+    parent._modules[path.rpartition(".")[2]] = Planted(inner, make, size).eval()
     if name != "weights":
         return Case(model, name, path, op, _born_at(name))
     with torch.no_grad():
         for parameter in inner.parameters():
-            parameter.mul_(2.0**WEIGHT_BITS)
+            parameter.mul_(size)
     return Case(model, "overflow", f"{path}.inner", _OPERATORS[type(inner)], "")
 
 
@@ -154,21 +151,22 @@ def _places(
     for handle in handles:
         handle.remove()
     once = {p: m for p, m in leaves if runs[p] == len(samples) and 1e-2 < amax.get(p, 0.0) < 1e3}
-    if name == "weights":
-        once = {p: m for p, m in once.items() if _can_be_enlarged(model, m, amax[p])}
-    return [(p, amax[p]) for p in once]
+    if name != "weights":
+        return [(p, amax[p]) for p in once]
+    factors = {p: _enlargement(model, m) for p, m in once.items()}
+    return [(p, factor) for p, factor in factors.items() if amax[p] * factor > 8e4]
 
 
-def _can_be_enlarged(model: nn.Module, module: nn.Module, amax: float) -> bool:
-    """Whether FP16 holds the enlarged parameters but not the enlarged output."""
+def _enlargement(model: nn.Module, module: nn.Module) -> float:
+    """The factor by which a module's parameters come close to the limit of FP16; 0 if they may not.
+
+    Tied parameters may not, nor those of modules whose output is not proportional to them.
+    """
     everyone = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     own = list(module.parameters())
-    return (
-        type(module) in _OPERATORS
-        and all(everyone[id(p)] == 1 for p in own)
-        and max(float(p.detach().abs().max()) for p in own) * 2.0**WEIGHT_BITS < 3e4
-        and amax * 2.0**WEIGHT_BITS > 8e4
-    )
+    if type(module) not in _OPERATORS or any(everyone[id(p)] > 1 for p in own):
+        return 0.0
+    return _power(6e4 / max(float(p.detach().abs().max()) for p in own))
 
 
 def _power(number: float) -> float:

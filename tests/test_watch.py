@@ -245,8 +245,8 @@ def test_tensors_in_any_nesting_are_seen():
     with halfsafe.watch(net) as log:
         net(sample(), mask=torch.ones(4))
     report = log.report()
-    assert {"input", "mask"} <= set(report.graph.inputs)
-    assert report.graph.outputs == ("act", "act#2", "mask", "Model.extra.pair.0")
+    assert set(report.graph.inputs) == {"Model.input", "Model.mask"}
+    assert report.graph.outputs == ("act", "act#2", "Model.mask", "Model.extra.pair.0")
 
 
 class Pair(NamedTuple):
@@ -319,6 +319,17 @@ def test_an_in_place_result_between_modules_is_a_new_value():
     assert report.values["b.input"].range.amax > 9e5
 
 
+def test_outputs_of_one_operator_count_if_somebody_reads_them():
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            left, right, unread = (x * torch.tensor([1.0, 1e7, 1e7] * 2)).split(2, -1)
+            return left + right.tanh()
+
+    report = watched(Net(), torch.ones(4, 6), operators=True)
+    node = next(n for n in report.graph.nodes if n.op == "aten.split")
+    assert [name in report.values for name in node.outputs] == [True, True, False]
+
+
 def test_weights_are_values_too():
     net = model()
     scaled(net.backbone[0], 1e6)
@@ -362,15 +373,18 @@ def test_the_minus_inf_of_a_mask_is_no_fault_in_half():
 def test_samples_are_numbered_and_add_up():
     report = watched(model(), sample(1), sample(2) * 50, sample(3))
     assert report.samples == 3
-    assert report.values["input"].range.amax_sample == 1
-    assert report.values["input"].range.count == 96
+    assert report.values["Model.input"].range.amax_sample == 1
+    assert report.values["Model.input"].range.count == 96
 
 
 def test_a_part_that_is_called_by_itself_is_a_sample_too():
     net = model()
     with halfsafe.watch(net) as log:
         net.backbone(sample())
-    assert log.report().graph.outputs == ("backbone.1",)
+        net.branch(sample() * 9)
+    report = log.report()
+    assert report.graph.outputs == ("backbone.1", "branch")
+    assert report.graph.inputs == ("backbone.input", "branch.input")
 
 
 def test_reports_of_shards_merge():

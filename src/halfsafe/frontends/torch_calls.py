@@ -52,7 +52,7 @@ def _nobody() -> None:
 
 _NOBODY = (_nobody, 0, "")
 
-_UNREAD = -2
+_WRITTEN = -2
 """For a tensor that is being written to: its version counts up after the operator is seen."""
 
 _SAME = ("aten.detach", "aten.alias", "aten.lift_fresh")
@@ -81,13 +81,14 @@ class Run:
         self._constant_names = set(constants.values())
         self._counts: Counter[str] = Counter()
         self._names: dict[int, tuple[weakref.ref[Tensor], int, str]] = {}
+        self._unread: set[str] = set()
 
     def enter(self, path: str, op: str, arguments: Mapping[str, Any]) -> None:
         """A module is called."""
         node = self._numbered(path)
         parent = self.frames[-1] if self.frames else None
         given = {
-            operand: self._known(x) or self._given(f"{node}.{operand}", operand, x, parent)
+            operand: self._known(x) or self._given(f"{node}.{operand}", x, parent)
             for operand, x in tensors_in(arguments)
         }
         self.frames.append(Frame(node, path, op, _caller(), given))
@@ -138,9 +139,10 @@ class Run:
             if isinstance(x, Tensor):
                 outputs.append(f"{node}.{i}" if len(made) > 1 else node)
                 whole = moved and self.values[read[0]].size == x.numel()
-                self._add(outputs[-1], Kind.ACTIVATION, x, read[0] if whole else None)
+                source = read[0] if whole else None
+                self._add(outputs[-1], Kind.ACTIVATION, x, source, later=i > 0)
                 if mutable:
-                    self._remember(x, outputs[-1], _UNREAD)
+                    self._remember(x, outputs[-1], _WRITTEN)
         if not outputs:
             return
         inputs = {k: self._operand(node, k, v) for k, v in operands.items()}
@@ -163,11 +165,11 @@ class Run:
             self._add(name, Kind.CONSTANT, x)
         return name
 
-    def _given(self, name: str, operand: str, x: Tensor, parent: Frame | None) -> str:
+    def _given(self, name: str, x: Tensor, parent: Frame | None) -> str:
         """A tensor of unknown origin: the model's input, or functional code of the parent's."""
         if parent is None:
-            self._add(operand, Kind.INPUT, x)
-            return operand
+            self._add(name, Kind.INPUT, x)
+            return name
         self._add(name, Kind.ACTIVATION, x)
         self.nodes[name] = Node(
             name, f"{parent.op}.forward", parent.sources, (name,), {}, parent.module, parent.line
@@ -182,13 +184,21 @@ class Run:
         self.values[name] = Value(name, Kind.LITERAL, True, number=found)
         return name
 
-    def _add(self, name: str, kind: Kind, x: Tensor, source: str | None = None) -> None:
+    def _add(
+        self, name: str, kind: Kind, x: Tensor, source: str | None = None, *, later: bool = False
+    ) -> None:
+        """A new value, which is measured unless it has only moved from a source.
+
+        `later` waits until somebody reads it: what a norm keeps for autograd, nobody does.
+        """
         floating = is_measurable(x)
         self.values[name] = Value(name, kind, floating, floating, tuple(x.shape))
         self.dtypes[name] = x.dtype
         self._remember(x, name)
         if source is not None:
             self.moved[name] = source
+        elif floating and later:
+            self._unread.add(name)
         elif floating:
             self._sketches.add(name, x)
 
@@ -204,10 +214,14 @@ class Run:
         holder, version, name = self._names.get(id(x), _NOBODY)
         if holder() is not x:
             return None
-        if version == _UNREAD:
+        if version == _WRITTEN:
             self._remember(x, name)
-            return name
-        return name if version == _version(x) else None
+        elif version != _version(x):
+            return None
+        if name in self._unread:
+            self._unread.remove(name)
+            self._sketches.add(name, x)
+        return name
 
     def _remember(self, x: Tensor, name: str, version: int | None = None) -> None:
         self._names[id(x)] = weakref.ref(x), _version(x) if version is None else version, name

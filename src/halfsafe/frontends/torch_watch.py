@@ -66,7 +66,7 @@ class Watcher:
         self._dtypes: dict[str, Any] = {}
         self._moved: dict[str, str] = {}
         self._outputs: dict[str, None] = {}
-        self._on_gpu = any(x.is_cuda for _, x in self._held)
+        self._on_host = all(x.is_cpu for _, x in self._held)
 
     def attach(self) -> None:
         """Puts a hook before and after every module."""
@@ -149,7 +149,7 @@ class Watcher:
                 self._thread.run = None
                 self._settle(run)
                 self._commit(run)
-            elif self._listener is not None and not self._on_gpu:
+            elif self._listener is not None and self._on_host:
                 self._settle(run)
 
     def _settle(self, run: Run) -> None:
