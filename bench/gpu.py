@@ -69,8 +69,14 @@ def measure(name: str, device: str, size: Size, turns: int, compiled: bool) -> d
     reference = outputs(model, sample)
     floor = fixed.report.verification.floor
     after = error(outputs(ours, half_sample), reference)
+
+    def watched() -> None:
+        with halfsafe.watch(model):
+            model(**sample)
+
     variants = {
         "fp32": lambda: model(**sample),
+        "fp32 watched": watched,
         "bf16": lambda: brain(**brain_sample),
         "naive": lambda: naive(**half_sample),
         "fixed": lambda: ours(**half_sample),
@@ -91,6 +97,7 @@ def measure(name: str, device: str, size: Size, turns: int, compiled: bool) -> d
         "floor": floor,
         "ratio": after / floor if after is not None else None,
         "inserted": len(fixed.report.insertions),
+        "watched_over_fp32": round(seconds["eager"]["fp32 watched"] / seconds["eager"]["fp32"], 3),
         "fixed_over": {
             mode: {other: round(taken["fixed"] / taken[other], 3) for other in taken}
             for mode, taken in seconds.items()

@@ -103,12 +103,13 @@ def plain(model: nn.Module, samples: Samples) -> Named:
 
 
 INSPECT, OPERATORS = "halfsafe.inspect", "halfsafe.watch, operators"
+DEBUG = "DebugUnderflowOverflow"
 
 TOOLS: dict[str, Callable[[nn.Module, Samples], Named]] = {
     INSPECT: inspected,
     OPERATORS: watched_operators,
     "halfsafe.watch": watched,
-    "DebugUnderflowOverflow": debugged,
+    DEBUG: debugged,
     "hook script": hooked,
     "plain pass": plain,
 }

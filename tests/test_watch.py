@@ -322,7 +322,7 @@ def test_an_in_place_result_between_modules_is_a_new_value():
 def test_outputs_of_one_operator_count_if_somebody_reads_them():
     class Net(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            left, right, unread = (x * torch.tensor([1.0, 1e7, 1e7] * 2)).split(2, -1)
+            left, right, _unread = (x * torch.tensor([1.0, 1e7, 1e7] * 2)).split(2, -1)
             return left + right.tanh()
 
     report = watched(Net(), torch.ones(4, 6), operators=True)

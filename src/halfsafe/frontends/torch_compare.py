@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
+from torch.random import fork_rng
 
 from halfsafe.deviation import Comparison, Deviation, merge_comparisons
 from halfsafe.frontends.torch_measure import Observer
@@ -80,17 +81,18 @@ class _Comparing(fx.Interpreter):
 
     def _on_every_lane(self, n: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         """What a node gives on each lane, from the same random numbers where it draws any."""
-        state = torch.get_rng_state() if _draws(n) else None
 
         def on(lane: int) -> Any:
-            if state is not None:
-                torch.set_rng_state(state)
             given, named = map_aggregate(
                 (args, kwargs), lambda a: a.lanes[lane] if isinstance(a, Lanes) else a
             )
             return getattr(self, n.op)(n.target, given, named)
 
-        return on(0), on(1), on(2)
+        with fork_rng(enabled=_draws(n)):
+            first = on(0)
+        with fork_rng(enabled=_draws(n)):
+            second = on(1)
+        return first, second, on(2)
 
     def _stored(self, name: str, results: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         """The lanes as they are stored, once they have been measured and compared."""
