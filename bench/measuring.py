@@ -2,12 +2,14 @@
 
 Run as ``python -m bench.measuring``. All variants of one model run in turns in one process; a row
 gives the median of the ratios to the plain pass of the same turn. Memory is the peak of resident
-memory during a pass, over that of the plain pass.
+memory during a pass, over that of the plain pass. Tools that hook into modules did so before the
+first turn; what a watched model returns must be what it returned before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import statistics
 import time
@@ -74,30 +76,29 @@ def compare(build: Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]) -> d
     model.eval()
     (call,) = calls(sample)
     program = TorchSource.open(model, call).program
-    watched, _ = build()
-    watched.eval()
-    debug = DebugUnderflowOverflow(watched, max_frames_to_save=1)
-
-    def with_watch(operators: bool) -> None:
-        with halfsafe.watch(model, operators=operators):
-            model(**sample)
+    watched, exact, debugged = (copy.deepcopy(model) for _ in range(3))
+    stack = contextlib.ExitStack()
+    stack.enter_context(halfsafe.watch(watched))
+    stack.enter_context(halfsafe.watch(exact, operators=True))
+    debug = DebugUnderflowOverflow(debugged, max_frames_to_save=1)
 
     def with_debug() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            watched(**sample)
+            debugged(**sample)
 
     variants: dict[str, Callable[[], Any]] = {
         "plain": lambda: model(**sample),
         "halfsafe amax": lambda: measure(program, [call], "amax"),
         "halfsafe full": lambda: measure(program, [call], "full"),
-        "halfsafe.watch": lambda: with_watch(False),
-        "halfsafe.watch, operators": lambda: with_watch(True),
+        "halfsafe.watch": lambda: watched(**sample),
+        "halfsafe.watch, operators": lambda: exact(**sample),
         "hook script": lambda: hooks(model, sample),
         "DebugUnderflowOverflow": with_debug,
     }
-    with torch.no_grad():
+    with stack, torch.no_grad():
         for run in variants.values():
             run()
+        identical = all(torch.equal(m(**sample)[0], model(**sample)[0]) for m in (watched, exact))
         times: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(TURNS):
             for name, run in variants.items():
@@ -108,6 +109,7 @@ def compare(build: Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]) -> d
     del debug
     return {
         "values": sum(v.floating for v in program.graph.values.values()),
+        "watched_outputs_identical": identical,
         "plain_seconds": round(statistics.median(times["plain"]), 4),
         "time_ratio": {
             name: round(

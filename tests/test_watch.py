@@ -509,7 +509,9 @@ def test_a_sketch_made_on_a_device_is_the_one_made_on_the_host(name):
     assert vector.dtype == torch.float32
     (arrived,) = torch_sketch._fetch([vector])
     host = torch_sketch._on_host(x, 64)
-    assert torch_sketch._range(arrived, x.numel(), 0) == torch_sketch._range(host, x.numel(), 0)
+    assert list(torch_sketch._ranges([("x", x.numel(), arrived)], 0)) == list(
+        torch_sketch._ranges([("x", x.numel(), host)], 0)
+    )
     assert np.array_equal(arrived.magnitudes, host.magnitudes, equal_nan=True)
 
 

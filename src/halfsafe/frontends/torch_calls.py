@@ -66,8 +66,15 @@ class Run:
     that one of its parts has made.
     """
 
-    def __init__(self, sample: int, entries: int | None, constants: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        sample: int,
+        entries: int | None,
+        constants: Mapping[int, str],
+        seen: tuple[Mapping[str, Node], Mapping[str, Value]],
+    ) -> None:
         self.sample = sample
+        self._seen_nodes, self._seen_values = seen
         self.told = 0
         self.frames: list[Frame] = []
         self.nodes: dict[str, Node] = {}
@@ -87,11 +94,13 @@ class Run:
         """A module is called."""
         node = self._numbered(path)
         parent = self.frames[-1] if self.frames else None
+        seen = self._seen_nodes.get(node)
+        line = seen.line if seen else _caller()
         given = {
             operand: self._known(x) or self._given(f"{node}.{operand}", x, parent)
             for operand, x in tensors_in(arguments)
         }
-        self.frames.append(Frame(node, path, op, _caller(), given))
+        self.frames.append(Frame(node, path, op, line, given))
 
     def leave(self, result: Any) -> None:
         """The module called last returns; what is new among its results, it has made."""
@@ -109,8 +118,13 @@ class Run:
             else:
                 self.outputs[name] = None
         if new:
-            self.nodes[frame.node] = Node(
-                frame.node, frame.op, frame.sources, tuple(new), {}, frame.module, frame.line
+            seen = self._seen_nodes.get(frame.node)
+            self.nodes[frame.node] = (
+                seen
+                if seen and not frame.made and frame.given == seen.inputs
+                else Node(
+                    frame.node, frame.op, frame.sources, tuple(new), {}, frame.module, frame.line
+                )
             )
 
     def operator(
@@ -138,7 +152,7 @@ class Run:
         for i, x in enumerate(made):
             if isinstance(x, Tensor):
                 outputs.append(f"{node}.{i}" if len(made) > 1 else node)
-                whole = moved and self.values[read[0]].size == x.numel()
+                whole = moved and self._value(read[0]).size == x.numel()
                 source = read[0] if whole else None
                 self._add(outputs[-1], Kind.ACTIVATION, x, source, later=i > 0)
                 if mutable:
@@ -192,7 +206,8 @@ class Run:
         `later` waits until somebody reads it: what a norm keeps for autograd, nobody does.
         """
         floating = is_measurable(x)
-        self.values[name] = Value(name, kind, floating, floating, tuple(x.shape))
+        if name not in self._seen_values:
+            self.values[name] = Value(name, kind, floating, floating, tuple(x.shape))
         self.dtypes[name] = x.dtype
         self._remember(x, name)
         if source is not None:
@@ -201,6 +216,9 @@ class Run:
             self._unread.add(name)
         elif floating:
             self._sketches.add(name, x)
+
+    def _value(self, name: str) -> Value:
+        return self.values.get(name) or self._seen_values[name]
 
     def _numbered(self, name: str) -> str:
         """A name for this call: the second call of a module is ``name#2``."""

@@ -8,7 +8,7 @@ about a thousand entries are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import frexp, inf, isfinite
 
@@ -59,12 +59,16 @@ class Sketches:
         """Ranges of what was added since the last time; waits for the devices once."""
         found, self._found = self._found, []
         arrived = iter(_fetch([sketch for _, _, sketch in found if isinstance(sketch, Tensor)]))
-        for name, count, sketch in found:
+        thinned = [
+            (name, count, next(arrived) if isinstance(sketch, Tensor) else sketch)
+            for name, count, sketch in found
+            if not isinstance(sketch, Range)
+        ]
+        for name, _, sketch in found:
             if isinstance(sketch, Range):
                 yield name, replace(sketch, amax_sample=sample, smallest_sample=sample)
-            else:
-                here = next(arrived) if isinstance(sketch, Tensor) else sketch
-                yield name, _range(here, count, sample)
+        if thinned:
+            yield from _ranges(thinned, sample)
 
 
 def is_measurable(x: Tensor) -> bool:
@@ -114,31 +118,35 @@ def _fetch(vectors: list[Tensor]) -> list[_Sketch]:
     return [found[i] for i in range(len(vectors))]
 
 
-_BIAS = 200
-"""Lifts the exponents of all FP32 numbers, subnormal ones too, to indices."""
+_BIAS = 160
+"""Lifts the exponents of all FP32 numbers, subnormal ones too, to indices under `_WIDTH`."""
+
+_WIDTH = 320
 
 
-def _range(sketch: _Sketch, count: int, sample: int) -> Range:
-    """What a sketch says of the whole tensor."""
-    entries = sketch.magnitudes
-    if sketch.nonfinite:
-        entries = entries[np.isfinite(entries)]
-    nonzero = entries[entries > 0]
-    counts = np.bincount(np.frexp(nonzero)[1] + (_BIAS - 1))
-    (hit,) = counts.nonzero()
-    binades: dict[int, int] = dict(zip((hit - _BIAS).tolist(), counts[hit].tolist(), strict=True))
-    amax, nonfinite = sketch.largest_finite, sketch.nonfinite
-    if amax:
-        binades.setdefault(frexp(amax)[1] - 1, 1)
-    if sketch.lowest == -inf and sketch.highest < inf and amax < FLOAT16.max / 16:
-        nonfinite = 0  # the -inf of a mask: what overflows has large neighbours
-    return Range(
-        amax=amax,
-        smallest=float(nonzero.min()) if nonzero.size else (amax or inf),
-        zeros=entries.size - nonzero.size,
-        nonfinite=nonfinite,
-        count=count,
-        binades=binades,
-        amax_sample=sample,
-        smallest_sample=sample,
-    )
+def _ranges(
+    sketches: Sequence[tuple[str, int, _Sketch]], sample: int
+) -> Iterator[tuple[str, Range]]:
+    """What sketches say of the whole tensors; all histograms are drawn at once."""
+    entries = np.concatenate([sketch.magnitudes for _, _, sketch in sketches])
+    lengths = [sketch.magnitudes.size for _, _, sketch in sketches]
+    starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    zeros = np.add.reduceat(entries == 0, starts, dtype=np.int64)
+    nonzero = (entries > 0) & (entries < inf)
+    smallest = np.minimum.reduceat(np.where(nonzero, entries, inf), starts)
+    bins = np.frexp(entries)[1] + np.repeat(np.arange(len(sketches)) * _WIDTH + _BIAS - 1, lengths)
+    counts = np.bincount(bins[nonzero], minlength=len(sketches) * _WIDTH).reshape(-1, _WIDTH)
+    for i, (name, count, sketch) in enumerate(sketches):
+        (hit,) = counts[i].nonzero()
+        drawn = zip((hit - _BIAS).tolist(), counts[i, hit].tolist(), strict=True)
+        binades: dict[int, int] = dict(drawn)
+        amax, nonfinite = sketch.largest_finite, sketch.nonfinite
+        if amax:
+            binades.setdefault(frexp(amax)[1] - 1, 1)
+        if sketch.lowest == -inf and sketch.highest < inf and amax < FLOAT16.max / 16:
+            nonfinite = 0  # the -inf of a mask: what overflows has large neighbours
+        least = min(float(smallest[i]), amax or inf)
+        yield (
+            name,
+            Range(amax, least, int(zeros[i]), nonfinite, count, binades, sample, sample),
+        )

@@ -126,7 +126,8 @@ class Watcher:
                 with self._lock:
                     self._samples += 1
                     sample = self._samples - 1
-                self._thread.run = run = Run(sample, self._entries, self._names)
+                seen = self._nodes, self._values
+                self._thread.run = run = Run(sample, self._entries, self._names, seen)
             with measuring():
                 given = {f"input.{i}" if i else "input": x for i, x in enumerate(args)} | kwargs
                 run.enter(path, op, given)
@@ -167,6 +168,8 @@ class Watcher:
         with self._lock:
             for name, node in run.nodes.items():
                 known = self._nodes.get(name)
+                if known is node:
+                    continue
                 if known is None or not node.inputs.keys() <= known.inputs.keys():
                     inputs = {**known.inputs, **node.inputs} if known else node.inputs
                     self._nodes[name] = replace(node, inputs=inputs)

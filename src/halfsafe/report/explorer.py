@@ -124,7 +124,7 @@ def _figures(value: ValueReport, shared: _Shared) -> Row:
 def _number_of(number: float) -> float | str:
     """Six digits; JSON has no infinity.
 
-    >>> _number_of(65504.1234567), _number_of(inf)
+    >>> _number_of(65504.1234567), _number_of(float("inf"))
     (65504.1, 'inf')
     """
     return float(f"{number:.6g}") if isfinite(number) else "inf"
