@@ -145,6 +145,22 @@ def test_a_value_within_the_headroom_is_latent():
     assert report.safe
 
 
+def test_a_latent_value_does_not_excuse_an_overflow():
+    samples = [(torch.linspace(-1, 1, 8)[None],)]
+    report = inspected(Net(lambda m, x: (x * 4.0e4 + x * 4.0e4).tanh()), samples)
+    assert [(str(f.kind), f.op) for f in report.faults] == [
+        ("latent", "aten.mul"),
+        ("latent", "aten.mul"),
+        ("overflow", "aten.add"),
+    ]
+
+
+def test_an_epsilon_does_not_hide_an_overflow():
+    samples = [(torch.tensor([[0.0, 2.0, 3.0]]),)]
+    report = inspected(Net(lambda m, x: x / (x.expand(9, 3) * 4e4 + 1e-12)), samples)
+    assert {str(f.kind) for f in report.faults} >= {"overflow", "epsilon"}
+
+
 def test_headroom_is_what_the_user_says():
     samples = [(torch.linspace(-1, 1, 8)[None],)]
     model = Net(lambda m, x: (x * 4.0e4).tanh()).eval()

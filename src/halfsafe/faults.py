@@ -7,7 +7,7 @@ FP32, in a value that is wrong although all that it is computed from is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -63,9 +63,6 @@ _LARGE = {
 
 _MASKS = {FaultKind.SENTINEL, FaultKind.NONFINITE}
 
-_OWN = {FaultKind.EPSILON, FaultKind.INTEGER}
-"""Kinds that say something of one operator only, whatever its inputs are."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -93,12 +90,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """What is wrong with one value, whoever is to blame."""
+    """What is wrong with one value, whoever is to blame; `by_itself` if the range does not tell."""
 
     kind: FaultKind
     excess: int = 0
     detail: str = ""
-    seen_in_half: bool = False
+    by_itself: bool = False
 
 
 def find_faults(
@@ -110,11 +107,14 @@ def find_faults(
     direction. What the model computes in FP32 is never at fault.
     """
     compared = comparisons or {}
-    found = _by_range(graph, windows(graph, ranges, limits), compared)
-    found.update(_by_number(graph, ranges, compared))
-    found.update(_by_comparison(graph, ranges, found, compared))
+    found = _by_range(graph, windows(graph, ranges, limits), compared) | _masks(graph, ranges)
+    numbers = _numbers(graph, ranges, compared)
+    found |= _by_comparison(graph, ranges, found.keys() | numbers.keys(), compared)
     producers = [name for name in found if not _inherited(graph, ranges, found, name)]
-    faults = [_fault(graph, ranges, found, compared, name) for name in producers]
+    faults = [
+        *(_fault(graph, ranges, found, compared, name) for name in producers),
+        *(_fault(graph, ranges, numbers, compared, name) for name in numbers),
+    ]
     place = {output: i for i, node in enumerate(graph.nodes) for output in node.outputs}
     order = [Kind.CONSTANT, Kind.INPUT, Kind.ACTIVATION]
     return sorted(
@@ -162,27 +162,35 @@ def _outside(window: Window) -> _Finding | None:
     return None
 
 
-def _by_number(graph: Graph, ranges: Ranges, compared: Comparisons) -> dict[str, _Finding]:
-    """Values made with a mask, an epsilon or whole numbers that FP16 does not hold."""
+def _masks(graph: Graph, ranges: Ranges) -> dict[str, _Finding]:
+    """Masks that FP16 does not hold, and constants that hold inf or NaN."""
     found: dict[str, _Finding] = {}
     for name, value in graph.values.items():
         if value.kind == Kind.CONSTANT and name in ranges and ranges[name].nonfinite:
             detail = f"{ranges[name].nonfinite} entries are inf or NaN"
             found[name] = _Finding(FaultKind.NONFINITE, detail=detail)
     for mask in remedies.sentinels(graph, ranges):
-        name = _blamed(graph, mask.use)
         excess = FLOAT16.bits_above(abs(mask.old))
         detail = f"the mask {mask.old:.4g} becomes {'-' * (mask.old < 0)}inf"
-        found[name] = _Finding(FaultKind.SENTINEL, excess, detail)
+        found[_blamed(graph, mask.use)] = _Finding(FaultKind.SENTINEL, excess, detail)
+    return found
+
+
+def _numbers(graph: Graph, ranges: Ranges, compared: Comparisons) -> dict[str, _Finding]:
+    """Epsilons and whole numbers that FP16 does not hold, at the operators that bring them in.
+
+    They say something of that operator alone, whatever its inputs are.
+    """
+    found: dict[str, _Finding] = {}
     for floor in remedies.floors(graph, {}, ranges):
         name = graph.by_name[floor.use.node].outputs[0]
         detail = f"{floor.old:.4g} becomes 0, and something is divided by the result"
-        found[name] = _Finding(FaultKind.EPSILON, detail=detail)
+        found[name] = _Finding(FaultKind.EPSILON, detail=detail, by_itself=True)
     for node in graph.nodes:
         for name in node.outputs:
             if _counts_beyond(graph, node, name, ranges, compared):
                 detail = f"up to {ranges[name].amax:.0f}, and FP16 has every whole number to 2048"
-                found[name] = _Finding(FaultKind.INTEGER, detail=detail)
+                found[name] = _Finding(FaultKind.INTEGER, detail=detail, by_itself=True)
     return found
 
 
@@ -206,7 +214,7 @@ def _counts_beyond(
 
 
 def _by_comparison(
-    graph: Graph, ranges: Ranges, found: Mapping[str, _Finding], compared: Comparisons
+    graph: Graph, ranges: Ranges, known: Set[str], compared: Comparisons
 ) -> dict[str, _Finding]:
     """Values that FP16 gets wrong through small losses, none of which is a fault by itself.
 
@@ -220,14 +228,14 @@ def _by_comparison(
     for name in graph.values:
         node, comparison = graph.producers.get(name), compared.get(name)
         sources = [v for v in node.inputs.values() if v in worst] if node else []
-        if comparison is not None and (comparison.differing or name in found):
+        if comparison is not None and (comparison.differing or name in known):
             own = _storing_loss(graph, ranges, name), name
         elif sources and not graph.values[name].floating:
             own = 1.0, name  # indices of what differs
         else:
             continue
         worst[name] = max([own, *(worst[v] for v in sources)])
-        if name in found or any(v in explained for v in sources):
+        if name in known or any(v in explained for v in sources):
             explained.add(name)
         elif node and comparison and (comparison.nonfinite or comparison.wrong):
             blamed = name if comparison.nonfinite else worst[name][1]
@@ -251,9 +259,9 @@ def _hurt(compared: Comparisons, name: str) -> bool:
 def _unexplained(comparison: Comparison) -> _Finding:
     if comparison.nonfinite:
         detail = f"{comparison.half.nonfinite} entries are inf or NaN in FP16"
-        return _Finding(FaultKind.OVERFLOW, 0, detail, seen_in_half=True)
+        return _Finding(FaultKind.OVERFLOW, 0, detail, by_itself=True)
     detail = f"small losses add up: the error is {comparison.times_floor:.1f} times the floor"
-    return _Finding(FaultKind.UNDERFLOW, 0, detail, seen_in_half=True)
+    return _Finding(FaultKind.UNDERFLOW, 0, detail, by_itself=True)
 
 
 def _inherited(graph: Graph, ranges: Ranges, found: Mapping[str, _Finding], name: str) -> bool:
@@ -288,7 +296,7 @@ def _fault(
     name: str,
 ) -> Fault:
     finding, node = found[name], graph.producers.get(name)
-    if finding.seen_in_half:
+    if finding.by_itself:
         carriers, exits = _region(graph, name, lambda v: _hurt(compared, v))
     else:
         carriers, exits = _region(graph, name, lambda v: _passes(graph, found, name, v))
@@ -315,13 +323,17 @@ def _passes(graph: Graph, found: Mapping[str, _Finding], cause: str, name: str) 
     """Whether one fault may be there because of another.
 
     An operator whose weights are out of range is a producer all the same: mending them does not
-    mend its output. What masks are added to is out of range because of the masks.
+    mend its output. What masks are added to is out of range because of the masks. A value within
+    the headroom is in range, and excuses nothing beyond.
     """
-    first, second = found[cause].kind, found[name].kind if name in found else None
-    if second is None or first in _OWN or second in _OWN:
+    if name not in found:
         return False
-    weights = graph.values[cause].kind == Kind.CONSTANT and first not in _MASKS
-    return not weights and (first in _LARGE) == (second in _LARGE)
+    first, second = found[cause].kind, found[name].kind
+    if graph.values[cause].kind == Kind.CONSTANT and first not in _MASKS:
+        return False
+    if first == FaultKind.LATENT:
+        return second == FaultKind.LATENT
+    return (first in _LARGE) == (second in _LARGE)
 
 
 def _region(
