@@ -155,6 +155,18 @@ def test_a_latent_value_does_not_excuse_an_overflow():
     ]
 
 
+def test_a_latent_value_that_nan_reaches_stays_latent():
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        lost = (x * 1e6).softmax(-1)
+        return (lost * 4.0e4).tanh()
+
+    report = inspected(Net(forward), [(torch.linspace(-1, 1, 8)[None],)])
+    assert [(str(f.kind), f.op) for f in report.faults] == [
+        ("overflow", "aten.mul"),
+        ("latent", "aten.mul"),
+    ]
+
+
 def test_an_epsilon_does_not_hide_an_overflow():
     samples = [(torch.tensor([[0.0, 2.0, 3.0]]),)]
     report = inspected(Net(lambda m, x: x / (x.expand(9, 3) * 4e4 + 1e-12)), samples)

@@ -107,9 +107,10 @@ def find_faults(
     direction. What the model computes in FP32 is never at fault.
     """
     compared = comparisons or {}
-    found = _by_range(graph, windows(graph, ranges, limits), compared) | _masks(graph, ranges)
+    found = _by_range(graph, windows(graph, ranges, limits)) | _masks(graph, ranges)
     numbers = _numbers(graph, ranges, compared)
-    found |= _by_comparison(graph, ranges, found.keys() | numbers.keys(), compared)
+    known = numbers.keys() | {n for n, f in found.items() if f.kind != FaultKind.LATENT}
+    found |= _by_comparison(graph, ranges, known, compared)
     producers = [name for name in found if not _inherited(graph, ranges, found, name)]
     faults = [
         *(_fault(graph, ranges, found, compared, name) for name in producers),
@@ -122,7 +123,7 @@ def find_faults(
     )
 
 
-def _by_range(graph: Graph, bounds: Windows, compared: Comparisons) -> dict[str, _Finding]:
+def _by_range(graph: Graph, bounds: Windows) -> dict[str, _Finding]:
     """Values for which exponent 0 lies outside the window."""
     found: dict[str, _Finding] = {}
     for unknown, window in bounds.items():
@@ -132,8 +133,6 @@ def _by_range(graph: Graph, bounds: Windows, compared: Comparisons) -> dict[str,
         value = graph.values[name]
         counts = value.bounded and (value.kind == Kind.CONSTANT or name == unknown)
         finding = _outside(window) if counts and _is_used(graph, name) else None
-        if finding and finding.kind == FaultKind.LATENT and name in compared:
-            finding = _unexplained(compared[name]) if compared[name].nonfinite else finding
         if finding:
             known = found.get(name)
             found[name] = finding if known is None else min(known, finding, key=_severity)
