@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from halfsafe.rules import LAWS
+from halfsafe.rules.aten import LAWS
 from tests.case import Case, laws, parse, random_exponents, rank, unknowns
 from tests.cases_aten import CASES
 

@@ -36,7 +36,7 @@ out, err = Console(), Console(stderr=True)
 Model = Annotated[
     str,
     typer.Argument(
-        help="package.module:callable that returns a model, or (model, samples); or a .pt2 file."
+        help="x.onnx, x.pt2, or package.module:callable that returns a model, or (model, samples)."
     ),
 ]
 Samples = Annotated[
@@ -61,7 +61,9 @@ def fix_command(
     samples: Samples = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="fixed.pt2 (program) or fixed.safetensors (weights)."),
+        typer.Option(
+            "-o", "--output", help="fixed.onnx; fixed.pt2 (program), fixed.safetensors (weights)."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write the report: .json for tools, .html for people.")
@@ -81,7 +83,7 @@ def fix_command(
 
     Example: halfsafe fix mypackage.zoo:detector --samples images/ -o detector.pt2
     """
-    check_output(output, (".pt2", ".safetensors"))
+    check_output(output, (".onnx", ".pt2", ".safetensors"))
     check_output(report, REPORTS)
     loaded, inputs = load(model, samples)
     with spinner() as progress:
@@ -133,7 +135,8 @@ def inspect_command(
         write(found, output)
     show(found, as_json)
     if not as_json:
-        say_next(f"halfsafe fix {model} -o fixed.pt2" if status else after_writing(output, "-o"))
+        fixed = "fixed.onnx" if model.endswith(".onnx") else "fixed.pt2"
+        say_next(f"halfsafe fix {model} -o {fixed}" if status else after_writing(output, "-o"))
     raise typer.Exit(status)
 
 
@@ -211,7 +214,8 @@ def say_next(what: str) -> None:
 def load(model: str, samples: str | None) -> tuple[Any, Any]:
     """The model and its samples. Raises BadInput, also when there are none."""
     loaded, given = load_model(model)
-    inputs = load_samples(samples) if samples else given
+    in_numpy = isinstance(loaded, Path)
+    inputs = load_samples(samples, in_numpy=in_numpy) if samples else given
     if inputs is None:
         raise BadInput(f"no samples: pass --samples, or let {model} return (model, samples)")
     return loaded, inputs
@@ -219,6 +223,8 @@ def load(model: str, samples: str | None) -> tuple[Any, Any]:
 
 def load_model(spec: str) -> tuple[Any, Any]:
     """The model, and the samples if the callable or the file has them as well."""
+    if spec.endswith(".onnx"):
+        return Path(spec), None
     if spec.endswith(".pt2"):
         from halfsafe.frontends.torch_export import load_exported
 
@@ -230,41 +236,45 @@ def load_model(spec: str) -> tuple[Any, Any]:
     return pair[0], pair[1]
 
 
-def load_samples(spec: str) -> Any:
+def load_samples(spec: str, *, in_numpy: bool) -> Any:
     """Samples from a file, a folder or a callable. Raises BadInput."""
     path = Path(spec)
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
         if not files:
             raise BadInput(f"the folder '{spec}' holds no .npz files")
-        return [_load_file(file) for file in files]
+        return [_load_file(file, in_numpy) for file in files]
     if path.suffix in (".npz", ".safetensors"):
-        return _load_file(path)
+        return _load_file(path, in_numpy)
     return _call(spec)
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(path: Path, in_numpy: bool) -> Any:
     """One sample: arrays by argument name, or arr_0, arr_1, ... as positional arguments.
 
     NumPy's default FP64 becomes FP32.
     """
-    import torch
+    import numpy as np
 
     if not path.is_file():
         raise BadInput(f"there is no file '{path}'")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+            from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 
-            arrays = load_file(path)
+            found = load_file(path)
         else:
-            import numpy as np
-
             with np.load(path) as archive:
-                arrays = {name: torch.as_tensor(archive[name]) for name in archive.files}
+                found = {name: archive[name] for name in archive.files}
     except Exception as error:
         raise BadInput(f"cannot read '{path}': {error}") from error
-    arrays = {k: x.float() if x.dtype == torch.float64 else x for k, x in arrays.items()}
+    arrays: dict[str, Any] = {
+        k: x.astype(np.float32) if x.dtype == np.float64 else x for k, x in found.items()
+    }
+    if not in_numpy:
+        import torch
+
+        arrays = {k: torch.as_tensor(x) for k, x in arrays.items()}
     if all(name.startswith("arr_") for name in arrays):
         return tuple(arrays.values())
     return arrays

@@ -142,7 +142,10 @@ def _divides(graph: Graph, use: Use) -> bool:
     return (law is not None and use.operand in law.relative) or (power or 0.0) < 0
 
 
-_SOFTMAX = ("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax")
+_SOFTMAX = (
+    "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax",
+    "Softmax", "LogSoftmax",
+)  # fmt: skip
 _CARRIES = ("movement", "aligned", "total", "homogeneous", "product", "fill")
 
 

@@ -62,7 +62,7 @@ class Verification:
     @property
     def ratio(self) -> float:
         """after / floor: 1.0 is the best that any FP16 deployment can reach."""
-        if self.floor == 0.0:
+        if self.floor in (0.0, inf):
             return 1.0 if self.after == 0.0 else inf
         return self.after / self.floor
 

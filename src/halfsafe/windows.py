@@ -70,6 +70,8 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
         if value.number is not None:
             for use in graph.consumers[name]:
                 found[use] = _literal_window(graph, use, value.number, measured, limits)
+                if value.bounded and value.number:
+                    found[use] &= _Drawing(True, measured, limits, 0).window(_needs(graph, use))
             continue
         headroom = limits.headroom if value.kind == Kind.ACTIVATION else 0
         measured = _above_floor(graph, name, measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from halfsafe.errors import BadInput
@@ -15,7 +16,14 @@ def open_model(model: Any, call: Call, dynamic_shapes: Any = None) -> Source:
         from halfsafe.frontends.torch_source import TorchSource
 
         return TorchSource.open(model, call, dynamic_shapes)
-    raise BadInput(f"the model is a {type(model).__name__}: pass a torch.nn.Module in eval mode")
+    if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
+        from halfsafe.frontends.onnx_source import OnnxSource
+
+        return OnnxSource.open(model, call)
+    raise BadInput(
+        f"the model is a {type(model).__name__}: pass a torch.nn.Module in eval mode, or an ONNX "
+        "model or its path"
+    )
 
 
 def process_group() -> Group:

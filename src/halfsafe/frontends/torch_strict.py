@@ -34,7 +34,8 @@ def to_eleven_bits(x: Tensor) -> Tensor:
     bits = x.float().contiguous().view(torch.int32)
     half_step = ((bits >> 13) & 1) + 0x0FFF
     rounded = ((bits + half_step) & ~0x1FFF).view(torch.float32)
-    return torch.where(torch.isfinite(x), rounded, x.float()).to(x.dtype)
+    kept = torch.isfinite(x) & torch.isfinite(rounded)  # FP32's own largest stay as they are
+    return torch.where(kept, rounded, x.float()).to(x.dtype)
 
 
 def evaluate_rounded(program: Program, call: Call, rounding: Rounding) -> list[Any]:

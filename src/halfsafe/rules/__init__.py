@@ -5,8 +5,9 @@ from __future__ import annotations
 from halfsafe.graph import Graph, Node
 from halfsafe.rules.algebra import Equation, Law, Unknown, equations
 from halfsafe.rules.aten import LAWS as ATEN
+from halfsafe.rules.onnx import LAWS as ONNX
 
-LAWS = dict(ATEN)
+LAWS = {**ATEN, **ONNX}
 
 __all__ = ["LAWS", "Equation", "Law", "Unknown", "equations", "law_of", "unknown_ops"]
 

@@ -1,0 +1,162 @@
+"""Ranges and comparisons of an ONNX program's values: one pass a sample, in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfsafe.deviation import Comparison, deviation, merge_comparisons
+from halfsafe.frontends.onnx_program import Lanes, OnnxProgram, initialisers
+from halfsafe.ranges import Range, merge
+from halfsafe.samples import Call
+
+Array = NDArray[Any]
+
+
+def measure_array(x: Array) -> Range:
+    """The Range of one array, FP64 as FP32 sees it.
+
+    >>> measure_array(np.array([0.0, -3.0, 0.5], np.float32)).binades
+    {-1: 1, 1: 1}
+    """
+    magnitudes = np.abs(x.astype(np.float32, copy=False).ravel())
+    finite = magnitudes[np.isfinite(magnitudes)]
+    nonzero = finite[finite > 0]
+    found, counts = np.unique(np.frexp(nonzero)[1] - 1, return_counts=True)
+    return Range(
+        amax=float(nonzero.max()) if nonzero.size else 0.0,
+        smallest=float(nonzero.min()) if nonzero.size else inf,
+        zeros=int(finite.size - nonzero.size),
+        nonfinite=int(magnitudes.size - finite.size),
+        count=int(magnitudes.size),
+        binades=dict(zip(found.tolist(), counts.tolist(), strict=True)),
+    )
+
+
+def to_float16(x: Array) -> Array:
+    """Rounded to FP16, to nearest even; beyond 65,520 it is inf."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16).astype(x.dtype)
+
+
+def to_eleven_bits(x: Array) -> Array:
+    """Rounded to the 11-bit significand of FP16, with FP32's exponent range.
+
+    >>> to_eleven_bits(np.array([2049.0, 1e-30], np.float32)).tolist()[0]
+    2048.0
+    """
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    half_step = ((bits >> np.uint32(13)) & np.uint32(1)) + np.uint32(0x0FFF)
+    rounded = ((bits + half_step) & np.uint32(0xFFFFE000)).view(np.float32)
+    rounded = rounded.reshape(x.shape)
+    kept = np.isfinite(x) & np.isfinite(rounded)  # FP32's own largest numbers stay as they are
+    return np.where(kept, rounded, x).astype(x.dtype)
+
+
+def measure(
+    program: OnnxProgram, calls: Iterable[Call], progress: Callable[[str], None]
+) -> dict[str, Range]:
+    """Ranges of inputs and activations over all samples. Raises BadInput for a misfit sample."""
+    shards: dict[str, Range] = {}
+    for i, call in enumerate(calls):
+        progress(f"sample {i + 1}")
+        observer = _Observer(program, call.number)
+        program.evaluate(call, lambda name, lanes: (observer(name, lanes[0]),))  # noqa: B023
+        shards = merge(shards, observer.found)
+    return shards
+
+
+def compare(
+    program: OnnxProgram, calls: Iterable[Call], progress: Callable[[str], None]
+) -> tuple[dict[str, Range], dict[str, Comparison]]:
+    """Ranges in FP32, and how far FP16 and the floor are from it, value by value, in one pass."""
+    ranges: dict[str, Range] = {}
+    compared: dict[str, Comparison] = {}
+    for i, call in enumerate(calls):
+        progress(f"comparing sample {i + 1} in FP16 with FP32")
+        comparing = _Comparing(program, call.number)
+        program.evaluate(call, comparing, lanes=3)
+        ranges = merge(ranges, comparing.observer.found)
+        compared = merge_comparisons(compared, comparing.compared)
+    return ranges, compared
+
+
+def measure_constants(program: OnnxProgram) -> dict[str, Range]:
+    """Ranges of the initialisers, one in memory at a time, and of single numbers."""
+    numbers = {n: v.number for n, v in program.graph.values.items() if v.number is not None}
+    return {
+        **{name: measure_array(x) for name, x in initialisers(program)},
+        **{name: Range.of(number) for name, number in numbers.items()},
+    }
+
+
+def evaluate_rounded(
+    program: OnnxProgram, call: Call, rounding: Callable[[Array], Array]
+) -> list[Array]:
+    """Outputs with every deployed value rounded as it is stored."""
+    rounded = stored_values(program)
+    outputs = program.evaluate(
+        call, lambda name, lanes: (rounding(lanes[0]),) if name in rounded else lanes
+    )
+    return [x for (x,) in outputs]
+
+
+def stored_values(program: OnnxProgram) -> set[str]:
+    """The names that are rounded when they are stored; moved entries have been rounded before."""
+    graph = program.graph
+    stored = {name for name, value in graph.values.items() if value.bounded}
+    stored |= {name for name in program.scalars if name not in program.float32}
+    return stored - {o for node in graph.nodes if node.moves for o in node.outputs}
+
+
+class _Observer:
+    """Measures each activation once: an operator that only moves entries inherits its input's."""
+
+    def __init__(self, program: OnnxProgram, sample: int) -> None:
+        graph = program.graph
+        self.found: dict[str, Range] = {}
+        self.sample = sample
+        self.measured = {n for n, v in graph.values.items() if v.kind in ("input", "activation")}
+        self.inherits: dict[str, str] = {}
+        for node in graph.nodes:
+            source = next(iter(node.inputs.values()), "")
+            if node.moves and graph.values[node.outputs[0]].size >= graph.values[source].size:
+                self.inherits[node.outputs[0]] = source
+
+    def __call__(self, name: str, x: Array) -> Array:
+        if name in self.measured:
+            source = self.inherits.get(name)
+            self.found[name] = self.found.get(source or "") or replace(
+                measure_array(x), amax_sample=self.sample, smallest_sample=self.sample
+            )
+        return x
+
+
+class _Comparing:
+    """Rounds the lanes as they are stored, and compares them."""
+
+    def __init__(self, program: OnnxProgram, sample: int) -> None:
+        self.observer = _Observer(program, sample)
+        self.compared: dict[str, Comparison] = {}
+        self._rounded = stored_values(program)
+        self._scalars = program.scalars
+
+    def __call__(self, name: str, lanes: Lanes) -> Lanes:
+        reference, half, floor = lanes
+        if name in self._rounded:
+            half, floor = to_float16(half), to_eleven_bits(floor)
+        if name in self._scalars:
+            return reference, half, floor
+        self.observer(name, reference)
+        source = self.observer.inherits.get(name)
+        self.compared[name] = self.compared.get(source or "") or Comparison(
+            deviation(half.astype(np.float64), reference.astype(np.float64)),
+            deviation(floor.astype(np.float64), reference.astype(np.float64)),
+            int(((half != floor) & ~(np.isnan(half) & np.isnan(floor))).sum()),
+        )
+        return reference, half, floor

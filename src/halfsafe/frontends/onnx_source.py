@@ -1,0 +1,225 @@
+"""An ONNX model as the pipeline sees it."""
+
+# onnx_ir is only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from halfsafe.atomic import atomically
+from halfsafe.deviation import Comparison
+from halfsafe.edits import Edit
+from halfsafe.errors import BadInput, FoldError, first_line
+from halfsafe.frontends.onnx_edit import apply
+from halfsafe.frontends.onnx_half import to_float16
+from halfsafe.frontends.onnx_measure import (
+    compare,
+    evaluate_rounded,
+    measure,
+    measure_constants,
+    to_eleven_bits,
+)
+from halfsafe.frontends.onnx_measure import to_float16 as rounded_to_float16
+from halfsafe.frontends.onnx_program import (
+    OnnxProgram,
+    evaluate,
+    feeds_of,
+    flatten,
+    load,
+    open_program,
+)
+from halfsafe.frontends.onnx_run import PROTOBUF_LIMIT, session
+from halfsafe.graph import Graph
+from halfsafe.ranges import Range
+from halfsafe.samples import Call
+from halfsafe.source import Arrays, Precision, Progress
+
+Given = str | Path | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True)
+class OnnxSource:
+    """The user's model, untouched, and the flat program made of it."""
+
+    given: Given
+    model: ir.Model
+    name: str
+    program: OnnxProgram
+    captured_exactly: bool
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, given: Given, call: Call) -> Self:
+        """Reads, checks and flattens a model. Raises BadInput and CaptureError."""
+        model = _model(given)
+        name = Path(given).stem if isinstance(given, (str, Path)) else str(model.graph.name)
+        _check_constants(model)
+        program = open_program(model, call)
+        reference = session(model).run(None, feeds_of(model, call))
+        same = all(map(_bit_equal, program.run(call), reference))
+        notes = () if same else ("the flat graph is not bit-equal to the file",)
+        return cls(given, model, name, program, same, notes)
+
+    @property
+    def graph(self) -> Graph:
+        return self.program.graph
+
+    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
+        return measure(self.program, calls, progress)
+
+    def compare(
+        self, calls: Iterable[Call], progress: Progress
+    ) -> tuple[dict[str, Range], dict[str, Comparison]]:
+        return compare(self.program, calls, progress)
+
+    def constants(self) -> dict[str, Range]:
+        return measure_constants(self.program)
+
+    def apply(self, edits: Iterable[Edit]) -> Self:
+        return replace(self, program=apply(self.program, edits))
+
+    @cached_property
+    def _original(self) -> Any:
+        return session(self.model)
+
+    def reference(self, call: Call) -> Arrays:
+        return arrays(self._original.run(None, feeds_of(self.model, call)))
+
+    def evaluate(self, call: Call, precision: Precision) -> Arrays:
+        match precision:
+            case "float32":
+                return arrays(self.program.run(call))
+            case "float16":
+                return arrays(evaluate_rounded(self.program, call, rounded_to_float16))
+            case "floor":
+                return arrays(evaluate_rounded(self.program, call, to_eleven_bits))
+
+    def half_outputs(self, call: Call) -> Arrays:
+        converted = to_float16(self.program.model, float32=self.program.float32)
+        return arrays(session(converted).run(None, feeds_of(converted, call)))
+
+    def is_half(self, candidate: Any) -> bool:
+        model = _model(candidate)
+        computed = (output for node in model.graph for output in node.outputs)
+        values = (*model.graph.initializers.values(), *model.graph.inputs, *computed)
+        return any(value.dtype == ir.DataType.FLOAT16 for value in values)
+
+    def running(self, candidate: Any) -> HalfFile:
+        return HalfFile(_model(candidate))
+
+    def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> OnnxForms:
+        return OnnxForms(original.given, self.program, deployed.program)
+
+
+@dataclass(frozen=True)
+class HalfFile:
+    """A model in FP16, as it is.
+
+    Its nodes are run one by one, so that every value is rounded as it is stored: ONNX Runtime's
+    CPU provider keeps FP32 between the FP16 nodes of a whole model, and so hides overflow.
+    """
+
+    model: ir.Model
+
+    def evaluate(self, call: Call, precision: Precision) -> Arrays:
+        if precision != "float16":
+            raise NotImplementedError(f"a model in FP16 cannot be evaluated in {precision}")
+        return self.half_outputs(call)
+
+    def half_outputs(self, call: Call) -> Arrays:
+        outputs = evaluate(flatten(self.model), call, lambda _, lanes: lanes)
+        return arrays(x for (x,) in outputs)
+
+
+@dataclass(frozen=True)
+class OnnxForms:
+    """The fixed model as FP32 and as FP16, each of the kind that was given."""
+
+    given: Given
+    exact: OnnxProgram
+    deployed: OnnxProgram
+
+    def float32(self) -> Any:
+        return self._like_given(self.exact.model)
+
+    def half(self) -> Any:
+        return self._like_given(self._half())
+
+    def state_dict(self) -> dict[str, Any]:
+        raise FoldError("an ONNX model has no state_dict: use fixed.model or fixed.save('x.onnx')")
+
+    def apply_to(self, model: Any) -> Any:
+        raise FoldError("constants of an ONNX model are in its file: use fixed.save('x.onnx')")
+
+    def save(self, path: Path, dtype: Literal["float16", "float32"]) -> None:
+        """Writes a .onnx file, checked, whole or not at all."""
+        if path.suffix != ".onnx":
+            raise BadInput(f"cannot write '{path}': give it the suffix .onnx")
+        write(self._half() if dtype == "float16" else self.exact.model, path)
+
+    def _half(self) -> ir.Model:
+        return to_float16(self.deployed.model, float32=self.deployed.float32)
+
+    def _like_given(self, model: ir.Model) -> Any:
+        return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model
+
+
+def write(model: ir.Model, path: Path) -> None:
+    """Saves a model whole or not at all; beside it, in ``.data``, what one message cannot hold.
+
+    Raises BadInput where the folder cannot be written to.
+    """
+    held = (v.const_value for v in model.graph.initializers.values())
+    size = sum(tensor.nbytes for tensor in held if tensor is not None)
+    if size < PROTOBUF_LIMIT:
+        atomically(path, lambda partial: ir.save(model, partial, format="protobuf"))
+        return
+    data = path.with_name(f"{path.name}.data")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        ir.save(model, Path(folder) / path.name, external_data=data.name)
+        (Path(folder) / data.name).replace(data)
+        (Path(folder) / path.name).replace(path)
+
+
+def _model(given: Any) -> ir.Model:
+    if isinstance(given, ir.Model):
+        return given
+    if isinstance(given, onnx.ModelProto):
+        try:
+            onnx.checker.check_model(given)
+            return ir.from_proto(given)
+        except Exception as error:
+            raise BadInput(f"the model is not valid ONNX: {first_line(error)}") from error
+    return load(given)
+
+
+def _check_constants(model: ir.Model) -> None:
+    """Raises BadInput for initialisers that hold NaN or +inf; -inf may be a mask."""
+    for name, value in model.graph.initializers.items():
+        held = value.const_value
+        if held is not None and held.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+            x = held.numpy()
+            bad = int((np.isnan(x) | np.isposinf(x)).sum())
+            if bad:
+                raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
+
+
+def arrays(outputs: Iterable[Any]) -> Arrays:
+    """Outputs with floating ones in FP64."""
+    found = [np.asarray(x) for x in outputs]
+    return [x.astype(np.float64) if x.dtype.kind == "f" else x for x in found]
+
+
+def _bit_equal(a: Any, b: Any) -> bool:
+    return np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")

@@ -1,0 +1,346 @@
+"""ONNX models: read, measured, rescaled, proved and written."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+import halfsafe
+from bench.architectures import ARCHITECTURES
+from halfsafe import BadInput, FoldError
+from halfsafe.frontends import onnx_source
+from halfsafe.frontends.onnx_half import to_float16 as convert
+from halfsafe.frontends.onnx_measure import measure_array, to_eleven_bits, to_float16
+from halfsafe.frontends.onnx_program import evaluate, feeds_of, flatten, open_program
+from halfsafe.frontends.torch_measure import measure_tensor
+from halfsafe.frontends.torch_strict import to_eleven_bits as torch_eleven_bits
+from halfsafe.samples import Call
+
+
+def text_model(body: str, header: str = "float[N, 4] x) => (float[N, M] y)") -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]> net ({header} {{{body}}}'
+    )
+
+
+GROWN = """
+    weight = Constant <value = float[4, 3] {2e5, -1e5, 3e5, 1e5, 2e5, -3e5, 4e5, 1e5, 2e5, 1e5,
+        -2e5, 1e5}> ()
+    bias = Constant <value = float[3] {1e5, -2e5, 3e5}> ()
+    back = Constant <value = float[3, 2] {1e-5, -2e-5, 3e-5, 1e-5, 2e-5, -1e-5}> ()
+    h = Gemm (x, weight, bias)
+    r = Relu (h)
+    y = MatMul (r, back)
+"""
+
+
+def samples(n: int = 3, width: int = 4) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"x": random.standard_normal((5, width)).astype(np.float32)} for _ in range(n)]
+
+
+def run(model, feeds: dict[str, np.ndarray], *, optimised: bool = False) -> list[np.ndarray]:
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    options = ort.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    ).run(None, feeds)
+
+
+def saved(model: onnx.ModelProto, folder: Path) -> Path:
+    onnx.save(model, folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+@pytest.fixture(params=["path", "ModelProto", "ir.Model"])
+def given(request, tmp_path):
+    proto = text_model(GROWN)
+    forms = {"path": saved(proto, tmp_path), "ModelProto": proto, "ir.Model": ir.from_proto(proto)}
+    return forms[request.param]
+
+
+# The main job
+
+
+def test_fixed_and_bit_equal_with_and_without_optimisations(given):
+    fixed = halfsafe.fix(given, samples())
+    assert fixed.report.safe, fixed.report.text()
+    assert fixed.report.verification.before_nonfinite
+    assert not fixed.report.insertions
+    original = text_model(GROWN)
+    for feeds in samples():
+        for optimised in (False, True):
+            found = run(fixed.model, feeds, optimised=optimised)
+            assert np.array_equal(found[0], run(original, feeds, optimised=optimised)[0])
+
+
+def test_the_form_is_that_of_the_argument(given):
+    fixed = halfsafe.fix(given, samples())
+    kind = onnx.ModelProto if isinstance(given, onnx.ModelProto) else ir.Model
+    assert isinstance(fixed.model, kind)
+    assert isinstance(fixed.half(), kind)
+
+
+def test_the_argument_is_not_changed(tmp_path):
+    path = saved(text_model(GROWN), tmp_path)
+    before = path.read_bytes()
+    halfsafe.fix(path, samples())
+    assert path.read_bytes() == before
+    model = ir.from_proto(text_model(GROWN))
+    text = ir.to_proto(model).SerializeToString(deterministic=True)
+    halfsafe.fix(model, samples())
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == text
+
+
+def test_the_deployable_is_pure_float16(tmp_path):
+    fixed = halfsafe.fix(text_model(GROWN), samples())
+    fixed.save(tmp_path / "half.onnx")
+    onnx.checker.check_model(tmp_path / "half.onnx", full_check=True)
+    graph = onnx.load(tmp_path / "half.onnx").graph
+    assert {t.data_type for t in graph.initializer} == {onnx.TensorProto.FLOAT16}
+    casts = [n for n in graph.node if n.op_type == "Cast"]
+    assert len(casts) == 2
+    outputs = run(onnx.load(tmp_path / "half.onnx"), samples()[0])
+    assert np.isfinite(outputs[0]).all()
+
+
+def test_the_rescaled_float32_model_is_written_too(tmp_path):
+    fixed = halfsafe.fix(text_model(GROWN), samples())
+    fixed.save(tmp_path / "full.onnx", dtype="float32")
+    feeds = samples()[0]
+    found = run(onnx.load(tmp_path / "full.onnx"), feeds)
+    assert np.array_equal(found[0], run(text_model(GROWN), feeds)[0])
+
+
+def test_inspect_names_the_node():
+    report = halfsafe.inspect(text_model(GROWN), samples())
+    faults = {(str(f.kind), f.op) for f in report.faults if f.op != "constant"}
+    assert faults == {("overflow", "Gemm")}
+    assert not report.unknown_ops
+
+
+def test_verify_takes_files(tmp_path):
+    path = saved(text_model(GROWN), tmp_path)
+    fixed = halfsafe.fix(path, samples())
+    fixed.save(tmp_path / "half.onnx")
+    proof = halfsafe.verify(path, tmp_path / "half.onnx", samples())
+    assert proof.safe
+    assert halfsafe.verify(path, fixed.model, samples()).bit_equal
+
+
+def test_a_broken_file_is_found_though_onnxruntime_hides_it():
+    """Converted as it is; the CPU provider computes in FP32 between nodes, other devices do not."""
+    model = ir.from_proto(text_model(GROWN))
+    broken = convert(model)
+    proof = halfsafe.verify(model, broken, samples())
+    assert proof.after_nonfinite
+
+
+def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_source, "PROTOBUF_LIMIT", 16)
+    fixed = halfsafe.fix(text_model(GROWN), samples())
+    fixed.save(tmp_path / "big.onnx", dtype="float32")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
+    assert halfsafe.verify(text_model(GROWN), tmp_path / "big.onnx", samples()).bit_equal
+    again = halfsafe.fix(tmp_path / "big.onnx", samples())
+    assert again.report.safe
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit", "llama"])
+def test_an_exported_architecture_is_fixed_to_the_floor(name, tmp_path):
+    model, inputs = ARCHITECTURES[name].build()
+    path = tmp_path / f"{name}.onnx"
+    torch.onnx.export(model, (), path, kwargs=inputs[0], dynamo=True, verbose=False)
+    feeds = [{key: x.numpy() for key, x in one.items()} for one in inputs]
+    fixed = halfsafe.fix(path, feeds)
+    assert fixed.report.safe, fixed.report.text()
+    assert fixed.report.verification.before_nonfinite
+    assert fixed.report.verification.ratio < 1.2
+    assert any(node.module.count(".") > 1 for node in fixed.report.graph.nodes)
+    for optimised in (False, True):
+        expected = run(onnx.load(path), feeds[-1], optimised=optimised)
+        found = run(fixed.model, feeds[-1], optimised=optimised)
+        assert all(map(np.array_equal, found, expected))
+
+
+# Reading
+
+
+def test_a_number_that_float16_would_lose_is_folded_like_any_constant():
+    model = text_model("""
+        tiny = Constant <value_float = 1e-9> ()
+        huge = Constant <value_float = 1e9> ()
+        h = Mul (x, tiny)
+        y = Mul (h, huge)
+    """)
+    fixed = halfsafe.fix(model, samples())
+    assert fixed.report.safe, fixed.report.text()
+    assert not fixed.report.insertions
+
+
+def test_an_epsilon_is_seen():
+    model = text_model("""
+        eps = Constant <value_float = 1e-12> ()
+        zero = Constant <value_float = 0.0> ()
+        size = ReduceL2 <keepdims = 1> (x)
+        safe = Add (size, eps)
+        y = Div (x, safe)
+    """)
+    report = halfsafe.inspect(model, [{"x": np.zeros((2, 4), np.float32)}])
+    assert ("epsilon", "Add") in {(str(f.kind), f.op) for f in report.faults}
+
+
+CHOICE = """
+    zero = Constant <value_float = 0.0> ()
+    total = ReduceSum <keepdims = 0> (x)
+    positive = Greater (total, zero)
+    y = If (positive) <
+        then_branch = then () => (float[N, 4] t) { t = Mul (x, total) },
+        else_branch = other () => (float[N, 4] e) { e = Neg (x) }
+    >
+"""
+
+
+def test_a_subgraph_is_run_with_what_it_captures():
+    model = text_model(CHOICE)
+    report = halfsafe.inspect(model, samples())
+    node = next(n for n in report.graph.nodes if n.op == "If")
+    assert {"x", "total"} <= set(node.inputs.values())
+    assert "If" in report.unknown_ops or node.op in {"If"}
+    fixed = halfsafe.fix(model, samples())
+    for feeds in samples():
+        assert np.array_equal(run(fixed.model, feeds)[0], run(model, feeds)[0])
+
+
+def test_functions_are_inlined():
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21, "own" : 1]>
+        net (float[N, 4] x) => (float[N, 4] y) { y = own.twice (x) }
+        <domain: "own", opset_import: ["" : 21]>
+        twice (a) => (b) { b = Add (a, a) }
+    """)
+    report = halfsafe.inspect(model, samples())
+    assert [node.op for node in report.graph.nodes] == ["Add"]
+
+
+def test_nodes_one_by_one_give_what_the_whole_model_gives():
+    model = ir.from_proto(text_model(GROWN))
+    (feeds, *_) = samples()
+    call = Call((), feeds)
+    found = evaluate(flatten(model), call, lambda _, lanes: lanes)
+    assert np.array_equal(found[0][0], run(text_model(GROWN), feeds)[0])
+
+
+def test_positional_samples_and_float64():
+    model = ir.from_proto(text_model(GROWN))
+    x = samples()[0]["x"]
+    (found,) = feeds_of(model, Call((x.astype(np.float64),), {})).values()
+    assert np.array_equal(found, x)
+    assert open_program(model, Call((x,), {})).shapes["h"] == (5, 3)
+
+
+# NumPy and PyTorch measure alike
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e-9, 1e-42])
+def test_arrays_are_measured_as_tensors_are(scale):
+    x = (np.random.default_rng(1).standard_normal((40, 30)) * scale).astype(np.float32)
+    x[0, :3] = [0.0, np.inf, -np.nan]
+    assert measure_array(x) == measure_tensor(torch.from_numpy(x))
+
+
+def test_arrays_are_rounded_as_tensors_are():
+    bits = np.random.default_rng(2).integers(0, 2**32, 10000, dtype=np.uint32)
+    edges = np.array([65519, 65520, 2049, 2051, -3.4028235e38, 3.4e38], np.float32)
+    x = np.concatenate([bits.view(np.float32), edges])
+    x[0] = np.array(0x7FFFFFFF, np.uint32).view(np.float32)
+    tensor = torch.from_numpy(x)
+    assert np.array_equal(to_float16(x), tensor.half().float().numpy(), equal_nan=True)
+    assert np.array_equal(to_eleven_bits(x), torch_eleven_bits(tensor).numpy(), equal_nan=True)
+    assert np.array_equal(np.isfinite(to_eleven_bits(x)), np.isfinite(x))
+    assert to_eleven_bits(np.array(3.0, np.float32)).shape == ()
+
+
+# Misuse
+
+
+def complaint(*arguments, **options) -> str:
+    with pytest.raises(BadInput) as error:
+        halfsafe.fix(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_file_that_is_missing_or_truncated(tmp_path):
+    assert "there is no file" in complaint(tmp_path / "none.onnx", samples())
+    path = saved(text_model(GROWN), tmp_path)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert "is not a valid ONNX model" in complaint(path, samples())
+    path.write_bytes(b"")
+    assert "is not a valid ONNX model" in complaint(path, samples())
+
+
+def test_a_model_that_is_inconsistent():
+    model = text_model(GROWN)
+    model.graph.node[-1].input[0] = "nowhere"
+    assert "not valid ONNX" in complaint(model, samples())
+
+
+def test_weights_that_are_nan():
+    body = "w = Constant <value = float[4] {1.0, 2.0, 3.0, 4.0}> () y = Mul (x, w)"
+    model = flatten(ir.from_proto(text_model(body)))
+    bad = np.array([1, np.nan, 3, np.inf], np.float32)
+    model.graph.initializers["w"].const_value = ir.tensor(bad, name="w")
+    assert "'w' holds 2 NaN or inf" in complaint(model, samples())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"z": np.zeros((1, 4), np.float32)}, "has ['z'], the model takes ['x']"),
+        ({"x": np.zeros((1, 4), np.int64)}, "input 'x' is int64, the model takes float32"),
+        ({"x": np.full((1, 4), np.nan, np.float32)}, "holds 4 NaN or inf"),
+        ({"x": np.zeros((1, 9), np.float32)}, "fails on sample 0"),
+    ],
+)
+def test_samples_that_do_not_fit(given, said):
+    assert said in complaint(text_model(GROWN), given)
+
+
+def test_a_model_in_float16_is_refused():
+    model = text_model("y = Relu (x)", "float16[N, 4] x) => (float16[N, 4] y)")
+    feeds = {"x": np.zeros((1, 4), np.float16)}
+    assert "already float16" in complaint(model, feeds)
+
+
+def test_what_an_onnx_model_does_not_have(tmp_path):
+    fixed = halfsafe.fix(text_model(GROWN), samples())
+    with pytest.raises(FoldError, match="no state_dict"):
+        fixed.state_dict()
+    with pytest.raises(BadInput, match=r"suffix \.onnx"):
+        fixed.save(tmp_path / "x.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_and_a_file_are_fixed_alike(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        net[0].weight.mul_(1e6)
+        net[2].weight.mul_(1e-6)
+    path = tmp_path / "net.onnx"
+    x = torch.from_numpy(samples()[0]["x"])
+    torch.onnx.export(net, (x,), path, dynamo=True, verbose=False)
+    feeds = [s["x"] for s in samples()]
+    from_file = halfsafe.fix(path, feeds).report
+    from_module = halfsafe.fix(net, [torch.from_numpy(f) for f in feeds]).report
+    kinds = [[str(f.kind) for f in report.faults] for report in (from_file, from_module)]
+    assert kinds[0] == kinds[1]
+    assert from_file.safe == from_module.safe
