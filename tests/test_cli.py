@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -163,6 +164,43 @@ def test_a_program_in_a_file(run):
     assert run("fix", "net.pt2", "--samples", "zoo_of_cli:samples")[0] == 0
 
 
+@pytest.fixture
+def onnx_file(run):
+    """A network that overflows, as a file, with a sample beside it."""
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        net[0].weight.mul_(1e6)
+        net[2].weight.mul_(1e-6)
+    x = torch.randn(3, 4)
+    torch.onnx.export(net, (x,), "net.onnx", dynamo=True, verbose=False, input_names=["x"])
+    np.savez("one.npz", x=x.numpy())
+    return x.numpy()
+
+
+def test_an_onnx_file(run, onnx_file):
+    status, output, errors = run("fix", "net.onnx", "--samples", "one.npz", "-o", "half.onnx")
+    assert (status, errors) == (0, "")
+    assert "Safe in FP16." in output
+    session = onnxruntime.InferenceSession("half.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": onnx_file})
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+
+
+def test_an_onnx_file_with_float16_inputs_and_outputs(run, onnx_file):
+    options = ("-o", "half.onnx", "--io", "float16")
+    assert run("fix", "net.onnx", "--samples", "one.npz", *options)[0] == 0
+    session = onnxruntime.InferenceSession("half.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": onnx_file.astype(np.float16)})
+    assert found.dtype == np.float16
+
+
+def test_an_onnx_file_is_inspected(run, onnx_file):
+    status, output, _ = run("inspect", "net.onnx", "--samples", "one.npz")
+    assert status == 1
+    assert output.splitlines()[-1] == "Next: halfsafe fix net.onnx -o fixed.onnx"
+
+
 # Inspecting
 
 
@@ -285,7 +323,10 @@ def complaint(run, *arguments: str) -> str:
         ("zoo_of_cli:net --samples none.safetensors", "there is no file 'none.safetensors'"),
         ("zoo_of_cli:net --samples .", "the folder '.' holds no .npz files"),
         ("zoo_of_cli:net --samples a.txt", "'a.txt' is not package.module:callable, nor a file"),
-        ("zoo_of_cli:both -o x.onnx", "cannot write 'x.onnx': give it the suffix"),
+        ("zoo_of_cli:both -o x.onnx", "cannot write 'x.onnx': give it the suffix .pt2"),
+        ("zoo_of_cli:both -o x.txt", "cannot write 'x.txt': give it the suffix"),
+        ("none.onnx --samples zoo_of_cli:samples", "there is no file 'none.onnx'"),
+        ("none.onnx", "no samples: pass --samples"),
         ("zoo_of_cli:both --report x.txt", "cannot write 'x.txt': give it the suffix .json"),
         ("zoo_of_cli:both -o gone/x.pt2", "cannot write 'gone/x.pt2': the folder 'gone'"),
         ("zoo_of_cli:unfoldable -o x.safetensors", "use fixed.model instead"),

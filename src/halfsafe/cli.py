@@ -72,6 +72,10 @@ def fix_command(
         Literal["float16", "float32"],
         typer.Option(help="What OUTPUT holds: the FP16 deployable or the rescaled FP32 model."),
     ] = "float16",
+    io: Annotated[
+        Literal["float32", "float16"],
+        typer.Option(help="Type of floating inputs and outputs of an .onnx file in FP16."),
+    ] = "float32",
     headroom: Headroom = 1,
     kernels: Annotated[
         Literal["strict", "half"],
@@ -81,7 +85,7 @@ def fix_command(
 ) -> None:
     """Rescale MODEL so that it runs in FP16, prove it, and write it.
 
-    Example: halfsafe fix mypackage.zoo:detector --samples images/ -o detector.pt2
+    Example: halfsafe fix model.onnx --samples samples.npz -o model_fp16.onnx
     """
     check_output(output, (".onnx", ".pt2", ".safetensors"))
     check_output(report, REPORTS)
@@ -91,7 +95,7 @@ def fix_command(
         found = replace(fixed.report, command=command())
         if output:
             progress(f"writing {output}")
-            fixed.save(output, dtype=dtype)
+            fixed.save(output, dtype=dtype, io=io)
         if report:
             write(found, report)
     show(found, as_json)

@@ -17,8 +17,8 @@ from halfsafe.ranges import Ranges
 from halfsafe.report.model import Report, write_report
 from halfsafe.rewrite import rewrite
 from halfsafe.samples import Samples
-from halfsafe.source import Forms, Progress, Source
-from halfsafe.verify import Kernels, Verification, verify_source
+from halfsafe.source import Forms, Kernels, Progress, Source
+from halfsafe.verify import Verification, verify_source
 from halfsafe.windows import Limits, windows
 
 Target = Literal["torch"]
@@ -51,9 +51,18 @@ class Fixed:
         """Loads constants and epsilons into a model of the original class, in place."""
         return self.forms.apply_to(model)
 
-    def save(self, path: str | Path, *, dtype: Literal["float16", "float32"] = "float16") -> None:
-        """Writes .pt2 (the whole model) or .safetensors (its state_dict), atomically."""
-        self.forms.save(Path(path), dtype)
+    def save(
+        self,
+        path: str | Path,
+        *,
+        dtype: Literal["float16", "float32"] = "float16",
+        io: Literal["float32", "float16"] = "float32",
+    ) -> None:
+        """Writes .onnx, .pt2 (the whole model) or .safetensors (its state_dict), atomically.
+
+        `io` is the type of floating inputs and outputs of an .onnx file in FP16.
+        """
+        self.forms.save(Path(path), dtype, io)
 
 
 def fix(
@@ -68,7 +77,8 @@ def fix(
 ) -> Fixed:
     """The same function, safe in half precision. The argument is never changed.
 
-    `samples` is one sample (a tensor, a tuple of positional arguments or a dict of keyword
+    `model` is a torch.nn.Module, an onnx.ModelProto, an onnx_ir.Model or the path of a .onnx file.
+    `samples` is one sample (an array, a tuple of positional arguments or a dict of keyword
     arguments) or an iterable of them; of three or more, the last is kept for the proof.
     `headroom` bits are left free above the largest magnitudes seen. `dynamic_shapes` goes to
     torch.export. `kernels` chooses how FP16 is run for the proof: by strict evaluation, or by the
@@ -103,7 +113,8 @@ def verify(model: Any, candidate: Any, samples: Any) -> Verification:
     original = open_model(model, supply.first)
     calls = supply.all()
     if original.is_half(candidate):
-        return verify_source(original, None, original.running(candidate), calls, False, "half")
+        running = original.running(candidate)
+        return verify_source(original, None, running, calls, False, running.kernels)
     rewritten = open_model(candidate, supply.first)
     return verify_source(original, rewritten, rewritten, calls, False, "strict")
 

@@ -20,6 +20,9 @@ Arrays = Sequence[NDArray[Any]]
 Precision = Literal["float32", "float16", "floor"]
 """How values are stored while a graph is evaluated; `floor` is FP16's 11 bits at any exponent."""
 
+Kernels = Literal["strict", "half"]
+"""How FP16 is run: strict evaluation, or the framework's own half kernels."""
+
 Progress = Callable[[str], None]
 
 T = TypeVar("T")
@@ -52,6 +55,15 @@ class Runnable(Protocol):
 
     def half_outputs(self, call: Call) -> Arrays:
         """Outputs as the framework's own FP16 kernels give them."""
+        ...
+
+
+class Candidate(Runnable, Protocol):
+    """A model in half precision that somebody else has made, run as it is."""
+
+    @property
+    def kernels(self) -> Kernels:
+        """How it runs: what judges it must run the original alike."""
         ...
 
 
@@ -100,7 +112,7 @@ class Source(Runnable, Protocol):
         """Whether a candidate, a model of the same kind, is in half precision already."""
         ...
 
-    def running(self, candidate: Any) -> Runnable:
+    def running(self, candidate: Any) -> Candidate:
         """A candidate in half precision, to be run as it is."""
         ...
 
@@ -120,4 +132,9 @@ class Forms(Protocol):
 
     def apply_to(self, model: Any) -> Any: ...
 
-    def save(self, path: Path, dtype: Literal["float16", "float32"]) -> None: ...
+    def save(
+        self,
+        path: Path,
+        dtype: Literal["float16", "float32"],
+        io: Literal["float32", "float16"],
+    ) -> None: ...

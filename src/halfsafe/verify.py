@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import Literal
 
 import numpy as np
 
 from halfsafe.deviation import WRONG, Array, Deviation, deviation
 from halfsafe.errors import BadInput
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Runnable, Source
-
-Kernels = Literal["strict", "half"]
-"""How FP16 is run: strict evaluation, or the framework's own half kernels."""
+from halfsafe.source import Arrays, Kernels, Runnable, Source
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
 
 def flatten(model: ir.Model) -> ir.Model:
     """A copy without functions and Constant nodes, with attributes written out and unique names."""
-    copy = embedded(model).clone()
+    copy = _copy(model)
     for node in ir.traversal.RecursiveGraphIterator(copy.graph):
         held = node.attributes.get("value")
         if node.op_type == "Constant" and held is not None:  # lifting renames the tensor
@@ -208,6 +208,16 @@ def flatten(model: ir.Model) -> ir.Model:
         except Exception as error:
             raise CaptureError(f"{type(run).__name__} fails: {first_line(error)}") from error
     return copy
+
+
+def _copy(model: ir.Model) -> ir.Model:
+    """A copy in topological order, which files that ONNX Runtime takes are not always in."""
+    try:
+        return embedded(model).clone()
+    except RuntimeError:
+        copy = ir.from_proto(ir.to_proto(model))
+        copy.graph.sort()
+        return copy
 
 
 def load(source: str | Path) -> ir.Model:

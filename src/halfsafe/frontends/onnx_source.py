@@ -43,7 +43,7 @@ from halfsafe.frontends.onnx_run import PROTOBUF_LIMIT, session
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Precision, Progress
+from halfsafe.source import Arrays, Kernels, Precision, Progress
 
 Given = str | Path | onnx.ModelProto | ir.Model
 
@@ -131,6 +131,7 @@ class HalfFile:
     """
 
     model: ir.Model
+    kernels: Kernels = "strict"
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         if precision != "float16":
@@ -162,14 +163,19 @@ class OnnxForms:
     def apply_to(self, model: Any) -> Any:
         raise FoldError("constants of an ONNX model are in its file: use fixed.save('x.onnx')")
 
-    def save(self, path: Path, dtype: Literal["float16", "float32"]) -> None:
-        """Writes a .onnx file, checked, whole or not at all."""
+    def save(
+        self,
+        path: Path,
+        dtype: Literal["float16", "float32"],
+        io: Literal["float32", "float16"],
+    ) -> None:
+        """Writes a .onnx file, whole or not at all."""
         if path.suffix != ".onnx":
             raise BadInput(f"cannot write '{path}': give it the suffix .onnx")
-        write(self._half() if dtype == "float16" else self.exact.model, path)
+        write(self._half(io) if dtype == "float16" else self.exact.model, path)
 
-    def _half(self) -> ir.Model:
-        return to_float16(self.deployed.model, float32=self.deployed.float32)
+    def _half(self, io: Literal["float32", "float16"] = "float32") -> ir.Model:
+        return to_float16(self.deployed.model, float32=self.deployed.float32, io=io)
 
     def _like_given(self, model: ir.Model) -> Any:
         return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model

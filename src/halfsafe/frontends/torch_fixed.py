@@ -82,8 +82,17 @@ class TorchModel:
         self._recipe.apply(model)
         return model
 
-    def save(self, path: Path, dtype: Literal["float16", "float32"]) -> None:
-        """Writes a .pt2 (exported program) or a .safetensors (state_dict), whole or not at all."""
+    def save(
+        self,
+        path: Path,
+        dtype: Literal["float16", "float32"],
+        io: Literal["float32", "float16"] = "float32",
+    ) -> None:
+        """Writes a .pt2 (exported program) or a .safetensors (state_dict), whole or not at all.
+
+        `io` is of no account: a program in FP16 takes FP16 inputs, and casts FP32 ones.
+        """
+        del io
         if path.suffix == ".safetensors":
             self._save_state_dict(path, getattr(torch, dtype))
         elif path.suffix == ".pt2":

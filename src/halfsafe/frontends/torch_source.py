@@ -23,7 +23,7 @@ from halfsafe.frontends.torch_strict import evaluate_rounded, to_eleven_bits, to
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Precision, Progress
+from halfsafe.source import Arrays, Kernels, Precision, Progress
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class HalfModule:
     """A module in FP16, run by PyTorch's own kernels on inputs cast to FP16."""
 
     module: nn.Module
+    kernels: Kernels = "half"
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         raise NotImplementedError(f"a module in FP16 cannot be evaluated in {precision}")
