@@ -14,7 +14,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ COMMAND = "python -m bench.onnx_nodes"
 LIGHT = Path(DATA_DIR) / "light"
 REACH = 6
 SEEDS = (0, 1)
+SECONDS = 120.0
+"""How long one architecture may take to plan."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,19 @@ class NodeTest:
     def is_met(self, outputs: Sequence[Any]) -> bool:
         pairs = zip(outputs, self.expected, strict=True)
         return all(_is_close(found, want, self.rtol, self.atol) for found, want in pairs)
+
+    def difference(self, outputs: Sequence[Any]) -> str:
+        """The first output that is not as expected, in words."""
+        for i, (found, want) in enumerate(zip(outputs, self.expected, strict=True)):
+            a, b = np.asarray(found), np.asarray(want)
+            if _is_close(a, b, self.rtol, self.atol):
+                continue
+            if a.shape != b.shape or a.dtype != b.dtype:
+                return f"output {i} is {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}"
+            if a.dtype.kind == "f":
+                return f"output {i} is off by {np.nanmax(np.abs(a - b)):.3g}"
+            return f"output {i} has {int((a != b).sum())} other entries"
+        return ""
 
     def with_initialisers(self) -> NodeTest | None:
         """All inputs but the first as initialisers; None where there are no others."""
@@ -130,38 +145,48 @@ def reason_to_skip(test: NodeTest) -> str | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one test in one form. `scaled` counts values stored at other exponents."""
+    """What became of one test in one form.
 
-    identity: bool
-    random: bool
-    bit_equal: bool
-    scaled: int
+    `edits` is how many a plan took at most, `pinned` has for each operator with floating operands
+    whether its equations pin all of them.
+    """
+
+    identity: bool = False
+    random: bool = False
+    bit_equal: bool = False
+    edits: int = 0
+    pinned: Mapping[str, bool] = field(default_factory=dict[str, bool])
     error: str = ""
 
 
 def outcome(test: NodeTest, seeds: Iterable[int] = SEEDS) -> Outcome:
     """Runs a test untouched, then at random exponents."""
-    stage, identity, bit_equal, scaled = "open", False, True, 0
+    found = Outcome()
+    stage = "open"
     try:
         source = OnnxSource.open(test.model, test.call)
+        found = replace(found, pinned=pinned(source.graph))
         plain = source.apply([]).program.run(test.call)
         if not test.is_met(plain):
-            return Outcome(False, False, False, 0, f"identity: {_difference(plain, test.expected)}")
-        identity = True
+            return replace(found, error=f"identity: {test.difference(plain)}")
+        found = replace(found, identity=True, bit_equal=True)
         ranges = source.measure([test.call], lambda _: None) | source.constants()
         for seed in seeds:
             stage = f"random {seed}"
             plan = random_plan(source.graph, seed)
             edits = rewrite(source.graph, plan, ranges, Limits())
             outputs = source.apply(edits).program.run(test.call)
+            same = all(map(_is_equal, outputs, plain))
+            found = replace(
+                found,
+                bit_equal=found.bit_equal and same,
+                edits=max(found.edits, len(edits)),
+            )
             if not test.is_met(outputs):
-                wrong = f"{stage}: {_difference(outputs, test.expected)} after {edits}"
-                return Outcome(True, False, False, scaled, wrong)
-            bit_equal &= all(map(_is_equal, outputs, plain))
-            scaled = max(scaled, len(edits))
+                return replace(found, error=f"{stage}: {test.difference(outputs)} after {edits}")
     except Exception as error:
-        return Outcome(identity, False, False, scaled, f"{stage}: {first_line(error)}")
-    return Outcome(True, True, bit_equal, scaled)
+        return replace(found, bit_equal=False, error=f"{stage}: {first_line(error)}")
+    return replace(found, random=True)
 
 
 def random_plan(graph: Graph, seed: int) -> Plan:
@@ -232,10 +257,15 @@ def light(path: Path) -> dict[str, Any]:
     outputs = session(original).run(None, feeds[-1])
     about = {"model": path.stem.removeprefix("light_"), "reference": _character(outputs)}
     start = time.perf_counter()
+
+    def in_time(stage: str) -> None:
+        if time.perf_counter() - start > SECONDS:
+            raise TimeoutError(f"still {stage} after {SECONDS:.0f} s")
+
     try:
-        fixed = halfsafe.fix(path, feeds)
+        fixed = halfsafe.fix(path, feeds, progress=in_time)
         half = fixed.half()
-    except HalfsafeError as error:
+    except (HalfsafeError, TimeoutError) as error:
         return {**about, "error": first_line(error)}
     seconds = time.perf_counter() - start
     proof = fixed.report.verification
@@ -287,18 +317,6 @@ def _is_equal(a: Any, b: Any) -> bool:
     return np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
 
 
-def _difference(outputs: Sequence[Any], expected: Sequence[Any]) -> str:
-    for i, (found, want) in enumerate(zip(outputs, expected, strict=True)):
-        a, b = np.asarray(found), np.asarray(want)
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return f"output {i} is {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}"
-        if a.dtype.kind == "f" and not _is_close(a, b, 1e-3, 1e-7):
-            return f"output {i} is off by {np.nanmax(np.abs(a - b)):.3g}"
-        if a.dtype.kind != "f" and not _is_equal(a, b):
-            return f"output {i} has {int((a != b).sum())} other entries"
-    return "another number of outputs"
-
-
 def _kind(error: Exception) -> str:
     """The part of ONNX Runtime's message that is the same for many models."""
     text = str(error)
@@ -335,12 +353,12 @@ def run_nodes() -> dict[str, Any]:
             counts[form]["identity"] += found.identity
             counts[form]["random"] += found.random
             counts[form]["bit_equal"] += found.bit_equal
-            counts[form]["scaled"] += found.random and found.scaled > 0
+            counts[form]["rescaled"] += found.random and found.edits > 0
             if found.error:
                 failures.append({"test": test.name, "form": form, "error": found.error})
-            if test.single and found.identity:
-                graph = OnnxSource.open(variant.model, variant.call).graph
-                for op, all_pinned in pinned(graph).items():
+                print(f"FAILED {test.name} ({form}): {found.error}", flush=True)
+            if test.single:
+                for op, all_pinned in found.pinned.items():
                     fixed[op] = fixed.get(op, True) and all_pinned
     return {
         "summary": {
@@ -362,8 +380,6 @@ def _print_nodes(figures: Mapping[str, Any]) -> None:
     for reason, count in figures["skipped"].items():
         print(f"  skipped {count:4}  {reason}")
     print(f"pinned: {' '.join(figures['pinned_operators'])}")
-    for failure in figures["failures"]:
-        print(f"FAILED {failure['test']} ({failure['form']}): {failure['error']}")
 
 
 def main() -> None:

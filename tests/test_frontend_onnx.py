@@ -293,6 +293,25 @@ def test_a_model_that_is_inconsistent():
     assert "not valid ONNX" in complaint(model, samples())
 
 
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "missing.bin"])
+def test_external_data_outside_the_folder_of_the_model(tmp_path, location):
+    model = text_model("y = MatMul (x, w)")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4, 3], data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    model.graph.initializer.append(tensor)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(48))
+    (tmp_path / "inner" / "net.onnx").write_bytes(model.SerializeToString())
+    assert "is not a valid ONNX model" in complaint(tmp_path / "inner" / "net.onnx", samples())
+
+
+def test_nodes_in_a_circle():
+    model = text_model(GROWN)
+    first, second = model.graph.node[3], model.graph.node[4]
+    first.input[0], second.input[0] = second.output[0], first.output[0]
+    assert "topologically sorted" in complaint(model, samples())
+
+
 def test_weights_that_are_nan():
     body = "w = Constant <value = float[4] {1.0, 2.0, 3.0, 4.0}> () y = Mul (x, w)"
     model = flatten(ir.from_proto(text_model(body)))

@@ -192,10 +192,13 @@ def write(model: ir.Model, path: Path) -> None:
         atomically(path, lambda partial: ir.save(model, partial, format="protobuf"))
         return
     data = path.with_name(f"{path.name}.data")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        ir.save(model, Path(folder) / path.name, external_data=data.name)
-        (Path(folder) / data.name).replace(data)
-        (Path(folder) / path.name).replace(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            ir.save(model, Path(folder) / path.name, external_data=data.name)
+            (Path(folder) / data.name).replace(data)
+            (Path(folder) / path.name).replace(path)
+    except OSError as error:
+        raise BadInput(f"cannot write '{path}': {first_line(error)}") from error
 
 
 def _model(given: Any) -> ir.Model:
