@@ -26,6 +26,9 @@ bench: $(READY)
 	$(BIN)/python -m bench.accuracy
 	$(BIN)/python -m bench.planning
 	$(BIN)/python -m bench.measuring
+	$(BIN)/python -m bench.localising
+	$(BIN)/python -m bench.onnx_accuracy
+	$(BIN)/python -m bench.onnx_peers
 
 gpu: $(READY)
 	$(BIN)/python -m bench.gpu

@@ -99,6 +99,7 @@ class NodeTest:
         if not others:
             return None
         model = onnx.ModelProto.FromString(self.model.SerializeToString())
+        model.ir_version = max(model.ir_version, 4)  # before, initialisers had to be inputs too
         del model.graph.input[1:]
         for value in others:
             tensor = numpy_helper.from_array(np.asarray(self.feeds[value.name]), value.name)
@@ -222,9 +223,7 @@ def pinned(graph: Graph) -> dict[str, bool]:
     return found
 
 
-def _is_pinned(
-    laws: list[Mapping[Unknown, int]], columns: list[Unknown], unknown: Unknown
-) -> bool:
+def _is_pinned(laws: list[Mapping[Unknown, int]], columns: list[Unknown], unknown: Unknown) -> bool:
     """Whether the laws leave nothing but 0."""
     matrix = np.array([[law.get(c, 0) for c in columns] for law in laws])
     unit = np.array([[c == unknown for c in columns]], int)

@@ -17,8 +17,12 @@ def open_model(model: Any, call: Call, dynamic_shapes: Any = None) -> Source:
 
         return TorchSource.open(model, call, dynamic_shapes)
     if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
-        from halfsafe.frontends.onnx_source import OnnxSource
-
+        try:
+            from halfsafe.frontends.onnx_source import OnnxSource
+        except ModuleNotFoundError as error:
+            raise BadInput(
+                f"ONNX models need the package {error.name}: pip install 'halfsafe[onnx]'"
+            ) from error
         return OnnxSource.open(model, call)
     raise BadInput(
         f"the model is a {type(model).__name__}: pass a torch.nn.Module in eval mode, or an ONNX "
