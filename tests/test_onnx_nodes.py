@@ -98,7 +98,7 @@ def test_wrong_outputs_are_found():
 
 
 def test_a_packaged_architecture_stays_bit_equal():
-    row = light(LIGHT / "light_zfnet512.onnx")
+    row = light(LIGHT / "light_shufflenet.onnx")
     assert row["bit_equal"] and row["bit_equal_optimised"], row
     assert row["after_nonfinite"] == 0
     assert math.isfinite(row["after"])
