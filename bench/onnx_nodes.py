@@ -255,15 +255,15 @@ def _system(graph: Graph) -> tuple[list[Unknown], Array]:
 # Real architectures
 
 
-def light(path: Path) -> dict[str, Any]:
-    """One packaged architecture, fixed on two random images."""
+def light(path: Path, samples: int = 2) -> dict[str, Any]:
+    """One packaged architecture, fixed on random images."""
     original = ir.load(path)
     random = np.random.default_rng(0)
     held = original.graph.initializers
     shapes = {str(v.name): v.shape.numpy() for v in original.graph.inputs if v.name not in held}
     feeds = [
         {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-        for _ in range(2)
+        for _ in range(samples)
     ]
     outputs = session(original).run(None, feeds[-1])
     about = {"model": path.stem.removeprefix("light_"), "reference": _character(outputs)}

@@ -170,6 +170,39 @@ def test_an_exported_architecture_is_fixed_to_the_floor(name, tmp_path):
         assert all(map(np.array_equal, found, expected))
 
 
+def test_an_island_at_the_output_ends_the_search_and_is_finite():
+    model = text_model("big = Constant <value_float = 1e9> () h = Mul (x, big) y = Softmax (h)")
+    fixed = halfsafe.fix(model, {"x": np.arange(4, dtype=np.float32)[None]})
+    assert fixed.report.islands
+    assert fixed.report.safe, fixed.report.text()
+    half = fixed.half()
+    onnx.checker.check_model(half, full_check=True)
+    assert "Identity" not in {node.op_type for node in half.graph.node}
+
+
+def test_an_input_beyond_the_range_is_scaled_before_it_is_cast():
+    model = text_model("small = Constant <value_float = 1e-6> () y = Mul (x, small)")
+    feeds = [{"x": x["x"] * np.float32(1e6)} for x in samples()]
+    fixed = halfsafe.fix(model, feeds)
+    assert fixed.report.safe, fixed.report.text()
+    (y,) = run(fixed.half(), feeds[0])
+    assert np.allclose(y, feeds[0]["x"] * 1e-6, rtol=1e-2)
+    ops = [node.op_type for node in fixed.half().graph.node]
+    assert ops.index("Mul") < ops.index("Cast")
+
+
+def test_an_output_of_zeros():
+    model = text_model("big = Constant <value_float = 1e9> () h = Mul (x, big) y = Relu (h)")
+    fixed = halfsafe.fix(model, {"x": -np.ones((1, 4), np.float32)})
+    assert fixed.report.verification.bit_equal
+
+
+def test_a_scalar_input_keeps_its_shape():
+    model = text_model("y = Relu (x)", "float x) => (float y)")
+    (found,) = feeds_of(ir.from_proto(model), Call((np.float32(1),), {})).values()
+    assert found.shape == ()
+
+
 # Reading
 
 

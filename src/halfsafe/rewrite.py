@@ -36,6 +36,8 @@ def rewrite(graph: Graph, plan: Plan, ranges: Ranges, limits: Limits) -> list[Ed
 
 def _fits(measured: Range, limits: Limits) -> bool:
     """Whether a value can be stored as it is, at exponent 0, and precisely."""
+    if not measured.binades:
+        return True
     (high,) = measured.highest_exponents([limits.loss], limits.format)
     return measured.amax <= limits.format.max and high >= 0
 

@@ -44,6 +44,17 @@ def apply(program: OnnxProgram, edits: Iterable[Edit]) -> OnnxProgram:
     return editor.program()
 
 
+def _steps(bits: int) -> list[int]:
+    """Factors that FP16 holds, one after the other.
+
+    >>> _steps(17), _steps(-3)
+    ([14, 3], [-3])
+    """
+    sign = 1 if bits > 0 else -1
+    whole, rest = divmod(abs(bits), 14)
+    return [sign * 14] * whole + [sign * rest] * bool(rest)
+
+
 class _Editor:
     """A copy of a program that is being changed."""
 
@@ -145,8 +156,10 @@ class _Editor:
             self.float32.add(name)
         return value
 
-    def _scalar(self, number: float) -> ir.Value:
-        name = f"halfsafe.{number:.6g}"
+    def _scalar(self, number: float, *, in_float32: bool) -> ir.Value:
+        name = f"halfsafe.{number:.6g}{'.float32' * in_float32}"
+        if in_float32:
+            self.float32.add(name)
         known = self.graph.initializers.get(name)
         if known is None:
             tensor = ir.tensor(np.array(number, np.float32), name=name)
@@ -160,25 +173,28 @@ class _Editor:
     def _insert(self, edit: Insert) -> None:
         node, source = self.nodes[edit.use.node], self._read(edit.use)
         name = f"{edit.use.node}.{edit.use.operand}"
+        wide = source.name in self.float32
         if edit.clip:
             bound = CLIP * 2.0**-edit.bits
-            limits = [self._scalar(-bound), self._scalar(bound)]
+            limits = [self._scalar(b, in_float32=wide) for b in (-bound, bound)]
             source = self._before(node, "Clip", [source, *limits], f"{name}.clipped", source)
-        scaled = self._before(
-            node, "Mul", [source, self._scalar(2.0**edit.bits)], f"{name}.scaled", source
-        )
-        self._reads(edit.use, scaled)
+        for i, bits in enumerate(_steps(edit.bits)):
+            factor = self._scalar(2.0**bits, in_float32=wide)
+            scaled = f"{name}.scaled{f'.{i}' * bool(i)}"
+            source = self._before(node, "Mul", [source, factor], scaled, source)
+        self._reads(edit.use, source)
 
     def _scale_input(self, edit: ScaleInput) -> None:
+        """The input and the product are in FP32; what the network reads is stored in FP16."""
         source = next(v for v in self.graph.inputs if v.name == edit.value)
         readers = list(source.uses())
         first = next(iter(self.graph))
-        scaled = self._before(
-            first, "Mul", [source, self._scalar(2.0**edit.bits)], f"{edit.value}.scaled", source
-        )
+        factor = self._scalar(2.0**edit.bits, in_float32=True)
+        scaled = self._before(first, "Mul", [source, factor], f"{edit.value}.scaled", source)
+        stored = self._before(first, "Identity", [scaled], f"{edit.value}.stored", source)
         for node, index in readers:
-            node.replace_input_with(index, scaled)
-        self.float32.add(edit.value)
+            node.replace_input_with(index, stored)
+        self.float32 |= {edit.value, f"{edit.value}.scaled"}
 
     def _scale_output(self, edit: ScaleOutput) -> None:
         """The scaled value takes the output's name; what is stored gets another one."""
@@ -189,24 +205,41 @@ class _Editor:
         self.dtypes[stored.name] = self.dtypes[name]
         if name in self.float32:
             self.float32.add(stored.name)
-        shown = self._after("Mul", [stored, self._scalar(2.0**edit.bits)], name, stored)
+        wide = edit.in_float32 or len(_steps(edit.bits)) > 1
+        factor = self._scalar(2.0**edit.bits, in_float32=wide)
+        shown = self._after("Mul", [stored, factor], name, stored)
         self.graph.outputs[edit.index] = shown
-        if edit.in_float32:
+        if wide:
             self.float32.add(name)
 
     def _island(self, edit: Island) -> None:
-        """Outputs of the nodes stay in FP32; an Identity stands where FP16 begins again."""
+        """The nodes read and give FP32; an Identity stands where FP16 ends and where it begins."""
         inside = {id(self.nodes[name]) for name in edit.nodes}
-        for name in edit.nodes:
-            for output in self.nodes[name].outputs:
+        lifted: dict[str, ir.Value] = {}
+        for node in (self.nodes[name] for name in edit.nodes):
+            for index, value in enumerate(node.inputs):
+                if value is None or id(value.producer()) in inside or not self._is_stored(value):
+                    continue
+                name = str(value.name)
+                if name not in lifted:
+                    lifted[name] = self._before(node, "Identity", [value], f"{name}.float32", value)
+                    self.float32.add(f"{name}.float32")
+                node.replace_input_with(index, lifted[name])
+            for output in node.outputs:
+                if not self._is_stored(output):
+                    continue
                 outer = [(n, i) for n, i in output.uses() if id(n) not in inside]
-                shown = output in self.graph.outputs
-                if outer and str(output.name) not in self.float32:
+                if outer:
                     back = self._after("Identity", [output], f"{output.name}.stored", output)
-                    for node, index in outer:
-                        node.replace_input_with(index, back)
-                if output.name and (not shown or outer):
-                    self.float32.add(str(output.name))
+                    for reader, index in outer:
+                        reader.replace_input_with(index, back)
+                self.float32.add(str(output.name))
+
+    def _is_stored(self, value: ir.Value) -> bool:
+        """Whether a value is computed, and stored in FP16."""
+        name = str(value.name)
+        computed = name not in self.graph.initializers
+        return computed and self.dtypes.get(name) == np.float32 and name not in self.float32
 
     def _before(
         self, node: ir.Node, op: str, inputs: list[ir.Value], name: str, like: ir.Value
@@ -231,6 +264,8 @@ class _Editor:
         source = str(like.name)
         self.shapes[name] = self.shapes.get(source, ())
         self.dtypes[name] = self.dtypes.get(source, np.dtype(np.float32))
+        if source in self.float32:
+            self.float32.add(name)
         return node
 
     def _read(self, use: Use) -> ir.Value:

@@ -163,7 +163,7 @@ def _fitting(value: ir.Value, x: Array, sample: int) -> Array:
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).sum())
         raise BadInput(f"sample {sample}: '{value.name}' holds {bad} NaN or inf: pass finite ones")
-    return np.ascontiguousarray(x)
+    return np.asarray(x, order="C")
 
 
 def open_program(model: ir.Model, call: Call) -> OnnxProgram:

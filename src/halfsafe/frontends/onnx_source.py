@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass
 
 from halfsafe.atomic import atomically
 from halfsafe.deviation import Comparison
@@ -175,7 +176,8 @@ class OnnxForms:
         write(self._half(io) if dtype == "float16" else self.exact.model, path)
 
     def _half(self, io: Literal["float32", "float16"] = "float32") -> ir.Model:
-        return to_float16(self.deployed.model, float32=self.deployed.float32, io=io)
+        converted = to_float16(self.deployed.model, float32=self.deployed.float32, io=io)
+        return IdentityEliminationPass()(converted).model
 
     def _like_given(self, model: ir.Model) -> Any:
         return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model
