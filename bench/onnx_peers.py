@@ -21,7 +21,6 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnxconverter_common import auto_mixed_precision
 from onnxconverter_common import float16 as common_float16
 from onnxruntime.transformers import float16 as runtime_float16
 
@@ -47,17 +46,10 @@ def common(path: Path, feeds: Feeds) -> onnx.ModelProto:
     return common_float16.convert_float_to_float16(onnx.load(path), keep_io_types=True)
 
 
-def mixed(path: Path, feeds: Feeds) -> onnx.ModelProto:
-    return auto_mixed_precision.auto_convert_mixed_precision(
-        onnx.load(path), feeds[0], rtol=0.01, atol=0.001, keep_io_types=True
-    )
-
-
 TOOLS: dict[str, Callable[[Path, Feeds], Any]] = {
     "halfsafe": ours,
     "onnxruntime.transformers.float16": runtime,
     "onnxconverter_common.float16": common,
-    "onnxconverter_common.auto_mixed_precision": mixed,
 }
 
 
