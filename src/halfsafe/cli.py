@@ -203,11 +203,9 @@ def after_writing(path: Path | None, option: str) -> str:
     """What to do with a report that was written, or how to get one."""
     if path is None:
         return f"{command()} {option} report.html"
-    return (
-        f"halfsafe report {path} -o {path.with_suffix('.html')}"
-        if path.suffix == ".json"
-        else (f"open {path} in a browser")
-    )
+    if path.suffix == ".html":
+        return f"open {path} in a browser"
+    return f"halfsafe report {path} -o {path.with_suffix('.html')}"
 
 
 def say_next(what: str) -> None:

@@ -128,14 +128,15 @@ class _Editor:
         if edit.use.operand not in operand_names(node) or self._read(edit.use).name in (
             self._program.scalars
         ):
-            self._number(edit.use, edit.new, "replaced")
+            self._number(edit.use, edit.new, f"replaced.{edit.new:.9g}")
             return
 
         def limited(x: Array) -> Array:
             return np.clip(x, -abs(edit.new), abs(edit.new)).astype(x.dtype)
 
         held = self._read(edit.use)
-        self._reads(edit.use, self._constant(f"{held.name}.replaced", held, limited))
+        name = f"{held.name}.replaced.{edit.new:.9g}"
+        self._reads(edit.use, self._constant(name, held, limited))
 
     def _constant(self, name: str, source: ir.Value, change: Callable[[Array], Array]) -> ir.Value:
         """A changed copy of an initialiser, computed when it is needed."""
@@ -199,6 +200,8 @@ class _Editor:
     def _scale_output(self, edit: ScaleOutput) -> None:
         """The scaled value takes the output's name; what is stored gets another one."""
         stored = self.graph.outputs[edit.index]
+        if stored.is_graph_input():
+            return  # an input that is an output as well is shown as it came, not as it is stored
         name = str(stored.name)
         stored.name = f"{name}.stored"
         self.shapes[stored.name] = self.shapes[name]

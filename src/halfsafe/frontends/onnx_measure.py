@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfsafe.deviation import Comparison, deviation, merge_comparisons
+from halfsafe.deviation import Comparison, Deviation, deviation, merge_comparisons
 from halfsafe.frontends.onnx_program import Lanes, OnnxProgram, initialisers
 from halfsafe.ranges import Range, merge
 from halfsafe.samples import Call
@@ -155,8 +155,20 @@ class _Comparing:
         self.observer(name, reference)
         source = self.observer.inherits.get(name)
         self.compared[name] = self.compared.get(source or "") or Comparison(
-            deviation(half.astype(np.float64), reference.astype(np.float64)),
-            deviation(floor.astype(np.float64), reference.astype(np.float64)),
-            int(((half != floor) & ~(np.isnan(half) & np.isnan(floor))).sum()),
+            _deviation(half, reference), _deviation(floor, reference), _differing(half, floor)
         )
         return reference, half, floor
+
+
+def _deviation(candidate: Array, reference: Array) -> Deviation:
+    """Where the shape depends on rounding there is nothing to compare: nothing is as it was."""
+    if candidate.shape != reference.shape:
+        return Deviation(nonfinite=reference.size, count=reference.size)
+    return deviation(candidate.astype(np.float64), reference.astype(np.float64))
+
+
+def _differing(half: Array, floor: Array) -> int:
+    """Entries that are not the same; NaN is the same as NaN."""
+    if half.shape != floor.shape:
+        return int(half.size)
+    return int(((half != floor) & ~(np.isnan(half) & np.isnan(floor))).sum())

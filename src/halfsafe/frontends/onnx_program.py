@@ -65,11 +65,7 @@ class OnnxProgram:
 
     def run(self, call: Call) -> list[Array]:
         """Outputs of the whole model in one session. Raises BadInput for a misfit sample."""
-        feeds = feeds_of(self.model, call)
-        try:
-            return self._session.run(None, feeds)
-        except Exception as error:
-            raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
+        return run_whole(self._session, self.model, call)
 
     def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
         """Outputs, computed node by node on several lanes, floating values passing through `store`.
@@ -77,6 +73,15 @@ class OnnxProgram:
         No value is kept longer than the graph needs it. Raises BadInput for a misfit sample.
         """
         return evaluate(self.model, call, store, lanes)
+
+
+def run_whole(session: Any, model: ir.Model, call: Call) -> list[Array]:
+    """Outputs of a model in a session of it. Raises BadInput for a misfit sample."""
+    feeds = feeds_of(model, call)
+    try:
+        return session.run(None, feeds)
+    except Exception as error:
+        raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
 
 
 def evaluate(model: ir.Model, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:

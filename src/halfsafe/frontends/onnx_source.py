@@ -35,10 +35,10 @@ from halfsafe.frontends.onnx_measure import to_float16 as rounded_to_float16
 from halfsafe.frontends.onnx_program import (
     OnnxProgram,
     evaluate,
-    feeds_of,
     flatten,
     load,
     open_program,
+    run_whole,
 )
 from halfsafe.frontends.onnx_run import PROTOBUF_LIMIT, session
 from halfsafe.graph import Graph
@@ -67,10 +67,11 @@ class OnnxSource:
         name = Path(given).stem if isinstance(given, (str, Path)) else str(model.graph.name)
         _check_constants(model)
         program = open_program(model, call)
-        reference = session(model).run(None, feeds_of(model, call))
-        same = all(map(_bit_equal, program.run(call), reference))
-        notes = () if same else ("the flat graph is not bit-equal to the file",)
-        return cls(given, model, name, program, same, notes)
+        opened = cls(given, model, name, program, captured_exactly=True)
+        if all(map(_bit_equal, program.run(call), run_whole(opened._original, model, call))):
+            return opened
+        notes = ("the flat graph is not bit-equal to the file",)
+        return replace(opened, captured_exactly=False, notes=notes)
 
     @property
     def graph(self) -> Graph:
@@ -95,7 +96,7 @@ class OnnxSource:
         return session(self.model)
 
     def reference(self, call: Call) -> Arrays:
-        return arrays(self._original.run(None, feeds_of(self.model, call)))
+        return arrays(run_whole(self._original, self.model, call))
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         match precision:
@@ -108,7 +109,7 @@ class OnnxSource:
 
     def half_outputs(self, call: Call) -> Arrays:
         converted = to_float16(self.program.model, float32=self.program.float32)
-        return arrays(session(converted).run(None, feeds_of(converted, call)))
+        return arrays(run_whole(session(converted), converted, call))
 
     def is_half(self, candidate: Any) -> bool:
         model = _model(candidate)
