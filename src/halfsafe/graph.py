@@ -118,6 +118,24 @@ class Graph:
         known = {v.name: v for v in values}
         return cls(nodes, known, tuple(data["inputs"]), tuple(data["outputs"]))
 
+    @cached_property
+    def inherits(self) -> Mapping[str, str]:
+        """Values that only move all entries of another one, and have its range."""
+        found: dict[str, str] = {}
+        for node in self.nodes:
+            tensors = [v for v in node.inputs.values() if self.values[v].number is None]
+            if node.moves and len(node.outputs) == 1 and tensors:
+                (output,), source = node.outputs, tensors[0]
+                if self.values[output].size >= self.values[source].size:
+                    found[output] = source
+        return found
+
+    @cached_property
+    def rounded(self) -> frozenset[str]:
+        """Values that are rounded when they are stored; moved entries have been rounded before."""
+        stored = {name for name, value in self.values.items() if value.bounded}
+        return frozenset(stored - {o for node in self.nodes if node.moves for o in node.outputs})
+
     def describe(self, value: str) -> str:
         """A value with the operator and module that make it: ``add_4 (aten.add in layer1.0)``."""
         node = self.producers.get(value)

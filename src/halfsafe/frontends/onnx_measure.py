@@ -106,12 +106,9 @@ def evaluate_rounded(
     return [x for (x,) in outputs]
 
 
-def stored_values(program: OnnxProgram) -> set[str]:
-    """The names that are rounded when they are stored; moved entries have been rounded before."""
-    graph = program.graph
-    stored = {name for name, value in graph.values.items() if value.bounded}
-    stored |= {name for name in program.scalars if name not in program.float32}
-    return stored - {o for node in graph.nodes if node.moves for o in node.outputs}
+def stored_values(program: OnnxProgram) -> frozenset[str]:
+    """The names that are rounded when they are stored: values, and numbers that are literals."""
+    return program.graph.rounded | (program.scalars - program.float32)
 
 
 class _Observer:
@@ -122,11 +119,7 @@ class _Observer:
         self.found: dict[str, Range] = {}
         self.sample = sample
         self.measured = {n for n, v in graph.values.items() if v.kind in ("input", "activation")}
-        self.inherits: dict[str, str] = {}
-        for node in graph.nodes:
-            source = next(iter(node.inputs.values()), "")
-            if node.moves and graph.values[node.outputs[0]].size >= graph.values[source].size:
-                self.inherits[node.outputs[0]] = source
+        self.inherits = graph.inherits
 
     def __call__(self, name: str, x: Array) -> Array:
         if name in self.measured:

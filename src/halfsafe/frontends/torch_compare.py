@@ -19,7 +19,7 @@ from torch.random import fork_rng
 from halfsafe.deviation import Comparison, Deviation, merge_comparisons
 from halfsafe.frontends.torch_measure import Observer
 from halfsafe.frontends.torch_program import Program
-from halfsafe.frontends.torch_strict import stored_values, to_eleven_bits, to_float16
+from halfsafe.frontends.torch_strict import to_eleven_bits, to_float16
 from halfsafe.ranges import Range, merge
 from halfsafe.samples import Call
 
@@ -59,7 +59,7 @@ class _Comparing(fx.Interpreter):
         super().__init__(program.runnable)
         self.observer = Observer(program, "full", call.number)
         self.compared: dict[str, Comparison] = {}
-        self._rounded = stored_values(program)
+        self._rounded = program.graph.rounded
         self._floating = {n for n, v in program.graph.values.items() if v.floating}
 
     def run_node(self, n: fx.Node) -> Any:

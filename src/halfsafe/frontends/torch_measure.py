@@ -94,13 +94,7 @@ class Observer:
         self.sample = sample
         self.found: dict[str, Range] = {}
         self.skip = {name for name, value in graph.values.items() if value.kind == "constant"}
-        self.inherits: dict[str, str] = {}
-        for node in graph.nodes:
-            tensors = [v for v in node.inputs.values() if graph.values[v].number is None]
-            if node.moves and len(node.outputs) == 1 and tensors:
-                (output,) = node.outputs
-                if graph.values[output].size >= graph.values[tensors[0]].size:
-                    self.inherits[output] = tensors[0]
+        self.inherits = graph.inherits
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name in self.skip:

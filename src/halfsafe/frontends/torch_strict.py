@@ -40,16 +40,9 @@ def to_eleven_bits(x: Tensor) -> Tensor:
 
 def evaluate_rounded(program: Program, call: Call, rounding: Rounding) -> list[Any]:
     """Flat outputs of the program with every deployed value rounded as it is stored."""
-    rounded = stored_values(program)
+    rounded = program.graph.rounded
 
     def store(name: str, x: Tensor) -> Tensor:
         return rounding(x) if name in rounded else x
 
     return program.evaluate(call, store)
-
-
-def stored_values(program: Program) -> set[str]:
-    """The values that are rounded when they are stored; moved entries have been rounded before."""
-    stored = {name for name, value in program.graph.values.items() if value.bounded}
-    unchanged = {o for node in program.graph.nodes if node.moves for o in node.outputs}
-    return stored - unchanged
