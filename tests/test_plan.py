@@ -241,3 +241,16 @@ def test_the_same_graph_gives_the_same_plan(draw):
     assert first.exponents == second.exponents
     assert first.uses == second.uses
     assert first.conflicts == second.conflicts
+
+
+def test_variances_far_below_epsilon_leave_the_plan_alone(draw: Sketch):
+    x = draw.input("x")
+    parameters = {"weight": draw.weight("weight"), "bias": draw.weight("bias")}
+    mean = draw.weight("mean")
+    variance = draw.weight("variance")
+    draw.ranges["variance"] = Range(2.0, 2.0**-45, count=4, binades={-45: 1, 0: 3})
+    eps = draw.number("eps", 1e-5)
+    operands = {"input": x, **parameters, "running_mean": mean, "running_var": variance}
+    draw.call("y", "batch_norm", 1.0, **operands, eps=eps)
+    found = draw.plan("y")
+    assert (found.conflicts, found.changed) == ((), 0)

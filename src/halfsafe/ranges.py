@@ -93,6 +93,17 @@ class Range:
         kept = {b: n for b, n in self.binades.items() if b != binade}
         return replace(self, binades=kept) if kept else self
 
+    def beside(self, magnitude: float) -> Range:
+        """The same for entries that a magnitude is added to: smaller ones count as it does.
+
+        >>> Range(binades={-40: 2, 0: 1}).beside(1e-5).binades
+        {-17: 2, 0: 1}
+        """
+        binade, raised = frexp(magnitude)[1] - 1, dict[int, int]()
+        for b, n in self.binades.items():
+            raised[max(b, binade)] = raised.get(max(b, binade), 0) + n
+        return replace(self, binades=raised)
+
     def rounding_loss(
         self, exponents: Iterable[int], fmt: FloatFormat = FLOAT16, *, relative: bool = False
     ) -> NDArray[np.float64]:

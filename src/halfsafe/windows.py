@@ -81,7 +81,9 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
         for use in graph.consumers[name]:
             needs = _needs(graph, use)
             everything |= needs
-            found[use] = draw.exact if _saturates(graph, use) else draw.window(needs)
+            eps = _epsilon(graph, use) if "each" in needs else 0.0
+            here = draw.beside(eps) if eps else draw
+            found[use] = draw.exact if _saturates(graph, use) else here.window(needs)
         if value.kind != Kind.CONSTANT:
             found[name] = draw.window(everything)
     return found
@@ -104,6 +106,12 @@ def _needs(graph: Graph, use: Use) -> set[Precision]:
 def _saturates(graph: Graph, use: Use) -> bool:
     law = law_of(graph.by_name[use.node])
     return law is not None and law.saturates
+
+
+def _epsilon(graph: Graph, use: Use) -> float:
+    """The epsilon that a normalisation adds to an operand; 0 where there is none."""
+    value = graph.by_name[use.node].inputs.get("eps")
+    return 0.0 if value is None else abs(graph.values[value].number or 0.0)
 
 
 def floor_operand(graph: Graph, node: Node) -> str | None:
@@ -135,10 +143,16 @@ class _Drawing:
     def __init__(self, bounded: bool, measured: Range, limits: Limits, headroom: int) -> None:
         self.exact = _float32_window(measured)
         self.bounded = bounded and measured.amax > 0
-        self.measured, self.limits = measured, limits
+        self.measured, self.limits, self.headroom = measured, limits, headroom
         least = limits.format.bits_above(measured.amax) if self.bounded else -ANY
         self.fits = self.exact & Window(low=least + headroom if self.bounded else -ANY, least=least)
         self._precise: dict[bool, Window] = {}
+
+    def beside(self, eps: float) -> _Drawing:
+        """The same value where eps is added to it, and to what is lost of its entries."""
+        made = _Drawing(self.bounded, self.measured.beside(eps), self.limits, self.headroom)
+        made.fits &= self.fits  # in FP32, scaling is to be exact for small entries too
+        return made
 
     def window(self, needs: set[Precision]) -> Window:
         if not self.bounded or needs <= {"none"}:
