@@ -174,7 +174,7 @@ def test_an_exported_architecture_is_fixed_to_the_floor(name, tmp_path):
 
 
 def test_an_island_at_the_output_ends_the_search_and_is_finite():
-    model = text_model("big = Constant <value_float = 1e9> () h = Mul (x, big) y = Softmax (h)")
+    model = text_model("big = Constant <value_float = 1e9> () h = Mul (x, big) y = Atan (h)")
     fixed = halfsafe.fix(model, {"x": np.arange(4, dtype=np.float32)[None]})
     assert fixed.report.islands
     assert fixed.report.safe, fixed.report.text()
@@ -283,8 +283,8 @@ CHOICE = """
 def test_a_subgraph_is_run_with_what_it_captures():
     model = text_model(CHOICE)
     report = halfsafe.inspect(model, samples())
-    node = next(n for n in report.graph.nodes if n.op == "If")
-    assert {"x", "total"} <= set(node.inputs.values())
+    readers = [report.graph.by_name[use.node].op for use in report.graph.consumers["total"]]
+    assert readers == ["Greater", "Mul"]
     fixed = halfsafe.fix(model, samples())
     for feeds in samples():
         assert np.array_equal(run(fixed.model, feeds)[0], run(model, feeds)[0])

@@ -26,16 +26,34 @@ GATED = {
     "aten.hardswish": "hardswish",
     "aten.softmax": "softmax",
     "aten._softmax": "softmax",
+    "HardSwish": "hardswish",
 }
+"""Forms for inputs and outputs that are too large or too small."""
+
+CLIPPED = {
+    "Elu": "elu",
+    "Gelu": "gelu",
+    "LogSoftmax": "log_softmax",
+    "Mish": "mish",
+    "Selu": "selu",
+    "Softmax": "softmax",
+    "Softplus": "softplus",
+    "com.microsoft.BiasGelu": "gelu",
+    "com.microsoft.FastGelu": "gelu",
+    "com.microsoft.Gelu": "gelu",
+}
+"""Forms that clip what is too large, and so are not made of their own operators again."""
 
 
 def gate_forms(graph: Graph, windows: Windows) -> list[Lower]:
     """Pinned operators that have a gate form, and an input or output that cannot stay at 0."""
     found: list[Lower] = []
     for node in graph.nodes:
-        near = [windows.get(v) for v in (*node.inputs.values(), *node.outputs)]
-        if node.op in GATED and any(w and not w.least <= 0 <= w.high for w in near):
-            found.append(Lower(node.name, GATED[node.op]))
+        near = [windows[v] for v in (*node.inputs.values(), *node.outputs) if v in windows]
+        large, small = any(w.least > 0 for w in near), any(w.high < 0 for w in near)
+        forms = (GATED if large or small else {}) | (CLIPPED if large else {})
+        if node.op in forms:
+            found.append(Lower(node.name, forms[node.op]))
     return found
 
 

@@ -55,5 +55,5 @@ def _edit(
     if not bits:
         return None
     law = law_of(graph.by_name[use.node])
-    overflows = fmt.bits_above(ranges[value].amax) > k
+    overflows = value in ranges and fmt.bits_above(ranges[value].amax) > k
     return Insert(value, use, bits, clip=bool(law and law.saturates and overflows))

@@ -25,9 +25,12 @@ from halfsafe.edits import (
     ScaleOutput,
     SetNumber,
 )
-from halfsafe.errors import EditError
-from halfsafe.frontends.onnx_program import OnnxProgram, numbers_of, operand_names
+from halfsafe.frontends.onnx_lower import lower
+from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
+from halfsafe.frontends.onnx_program import OnnxProgram
 from halfsafe.frontends.onnx_run import captured
+from halfsafe.frontends.onnx_values import Use as Place
+from halfsafe.frontends.onnx_values import graph_of, rewire, value_at
 from halfsafe.graph import Use
 
 Array = NDArray[Any]
@@ -37,7 +40,7 @@ CLIP = 2.0**14
 
 
 def apply(program: OnnxProgram, edits: Iterable[Edit]) -> OnnxProgram:
-    """The program with all edits made. Raises EditError for a form that ONNX does not have."""
+    """The program with all edits made. Raises EditError for a gate form that cannot be made."""
     editor = _Editor(program)
     for edit in edits:
         editor.make(edit)
@@ -62,7 +65,8 @@ class _Editor:
         self._program = program
         self.model = program.model.clone()
         self.graph = self.model.graph
-        self.nodes = {str(node.name): node for node in self.graph}
+        self.parts = {part.name: part for part in parts(self.graph)}
+        self.nodes = {name: part.node for name, part in self.parts.items()}
         self.float32 = set(program.float32)
         self.shapes, self.dtypes = dict(program.shapes), dict(program.dtypes)
 
@@ -97,7 +101,7 @@ class _Editor:
             case Island():
                 self._island(edit)
             case Lower():
-                raise EditError(f"{edit.node}: ONNX graphs have no form '{edit.form}'")
+                lower(self, self.nodes[edit.node], edit.form)
 
     # Constants
 
@@ -124,10 +128,8 @@ class _Editor:
         self._reads(use, self._constant(name, held, lambda x: np.full_like(x, number)))
 
     def _replace(self, edit: Replace) -> None:
-        node = self.nodes[edit.use.node]
-        if edit.use.operand not in operand_names(node) or self._read(edit.use).name in (
-            self._program.scalars
-        ):
+        operands = self.parts[edit.use.node].operands
+        if edit.use.operand not in operands or self._read(edit.use).name in self._program.scalars:
             self._number(edit.use, edit.new, f"replaced.{edit.new:.9g}")
             return
 
@@ -157,7 +159,7 @@ class _Editor:
             self.float32.add(name)
         return value
 
-    def _scalar(self, number: float, *, in_float32: bool) -> ir.Value:
+    def scalar(self, number: float, *, in_float32: bool) -> ir.Value:
         name = f"halfsafe.{number:.6g}{'.float32' * in_float32}"
         if in_float32:
             self.float32.add(name)
@@ -172,17 +174,17 @@ class _Editor:
     # Operators
 
     def _insert(self, edit: Insert) -> None:
-        node, source = self.nodes[edit.use.node], self._read(edit.use)
+        (reader, _), source = self._place(edit.use), self._read(edit.use)
         name = f"{edit.use.node}.{edit.use.operand}"
         wide = source.name in self.float32
         if edit.clip:
             bound = CLIP * 2.0**-edit.bits
-            limits = [self._scalar(b, in_float32=wide) for b in (-bound, bound)]
-            source = self._before(node, "Clip", [source, *limits], f"{name}.clipped", source)
+            limits = [self.scalar(b, in_float32=wide) for b in (-bound, bound)]
+            source = self.before(reader, "Clip", [source, *limits], f"{name}.clipped", source)
         for i, bits in enumerate(_steps(edit.bits)):
-            factor = self._scalar(2.0**bits, in_float32=wide)
+            factor = self.scalar(2.0**bits, in_float32=wide)
             scaled = f"{name}.scaled{f'.{i}' * bool(i)}"
-            source = self._before(node, "Mul", [source, factor], scaled, source)
+            source = self.before(reader, "Mul", [source, factor], scaled, source)
         self._reads(edit.use, source)
 
     def _scale_input(self, edit: ScaleInput) -> None:
@@ -190,9 +192,9 @@ class _Editor:
         source = next(v for v in self.graph.inputs if v.name == edit.value)
         readers = list(source.uses())
         first = next(iter(self.graph))
-        factor = self._scalar(2.0**edit.bits, in_float32=True)
-        scaled = self._before(first, "Mul", [source, factor], f"{edit.value}.scaled", source)
-        stored = self._before(first, "Identity", [scaled], f"{edit.value}.stored", source)
+        factor = self.scalar(2.0**edit.bits, in_float32=True)
+        scaled = self.before(first, "Mul", [source, factor], f"{edit.value}.scaled", source)
+        stored = self.before(first, "Identity", [scaled], f"{edit.value}.stored", source)
         for node, index in readers:
             node.replace_input_with(index, stored)
         self.float32 |= {edit.value, f"{edit.value}.scaled"}
@@ -209,7 +211,7 @@ class _Editor:
         if name in self.float32:
             self.float32.add(stored.name)
         wide = edit.in_float32 or len(_steps(edit.bits)) > 1
-        factor = self._scalar(2.0**edit.bits, in_float32=wide)
+        factor = self.scalar(2.0**edit.bits, in_float32=wide)
         shown = self._after("Mul", [stored, factor], name, stored)
         self.graph.outputs[edit.index] = shown
         if wide:
@@ -217,26 +219,40 @@ class _Editor:
 
     def _island(self, edit: Island) -> None:
         """The nodes read and give FP32; an Identity stands where FP16 ends and where it begins."""
-        inside = {id(self.nodes[name]) for name in edit.nodes}
-        lifted: dict[str, ir.Value] = {}
-        for node in (self.nodes[name] for name in edit.nodes):
-            for index, value in enumerate(node.inputs):
-                if value is None or id(value.producer()) in inside or not self._is_stored(value):
-                    continue
-                name = str(value.name)
-                if name not in lifted:
-                    lifted[name] = self._before(node, "Identity", [value], f"{name}.float32", value)
-                    self.float32.add(f"{name}.float32")
-                node.replace_input_with(index, lifted[name])
-            for output in node.outputs:
-                if not self._is_stored(output):
-                    continue
-                outer = [(n, i) for n, i in output.uses() if id(n) not in inside]
-                if outer:
-                    back = self._after("Identity", [output], f"{output.name}.stored", output)
-                    for reader, index in outer:
-                        reader.replace_input_with(index, back)
-                self.float32.add(str(output.name))
+        inside = self._closed_under_bodies(edit.nodes)
+        places = {place for part in inside for place in part.operands.values()}
+        made = {id(value) for part in inside for value in part.outputs}
+        lifted: dict[tuple[str, int], ir.Value] = {}
+        for place in (place for part in inside for place in part.operands.values()):
+            value, graph = value_at(place), _graph_around(place)
+            if id(value) in made or not self._is_stored(value):
+                continue
+            name, key = str(value.name), (str(value.name), id(graph))
+            if key not in lifted:
+                name = self._unused(f"{name}.float32")
+                lifted[key] = self.before(place[0], "Identity", [value], name, value)
+                self.float32.add(name)
+            rewire(place, lifted[key])
+        for value in (value for part in inside for value in part.outputs):
+            if not self._is_stored(value):
+                continue
+            outer = [place for place in value.uses() if place not in places]
+            if outer:
+                back = self._after("Identity", [value], f"{value.name}.stored", value)
+                for place in outer:
+                    rewire(place, back)
+            self.float32.add(str(value.name))
+
+    def _closed_under_bodies(self, names: Iterable[str]) -> list[Part]:
+        """The parts of these names, in order; what enters a body and what leaves it go together."""
+        nodes = {id(self.nodes[name]) for name in names}
+        return [part for part in parts(self.graph) if id(part.node) in nodes]
+
+    def _unused(self, wanted: str) -> str:
+        name, count = wanted, 1
+        while name in self.shapes:
+            name, count = f"{wanted}.{count}", count + 1
+        return name
 
     def _is_stored(self, value: ir.Value) -> bool:
         """Whether a value is computed, and stored in FP16."""
@@ -244,20 +260,29 @@ class _Editor:
         computed = name not in self.graph.initializers
         return computed and self.dtypes.get(name) == np.float32 and name not in self.float32
 
-    def _before(
-        self, node: ir.Node, op: str, inputs: list[ir.Value], name: str, like: ir.Value
+    def before(
+        self,
+        node: ir.Node | ir.Graph,
+        op: str,
+        inputs: list[ir.Value],
+        name: str,
+        like: ir.Value,
     ) -> ir.Value:
+        """A new operator in front of another, or at the end of a body."""
         made = self._made(op, inputs, name, like)
-        self.graph.insert_before(node, made)
+        if isinstance(node, ir.Graph):
+            node.append(made)
+        else:
+            _graph_around((node, 0)).insert_before(node, made)
         return made.outputs[0]
 
     def _after(self, op: str, inputs: list[ir.Value], name: str, like: ir.Value) -> ir.Value:
         made = self._made(op, inputs, name, like)
-        producer = inputs[0].producer()
+        producer, graph = inputs[0].producer(), graph_of(inputs[0])
         if producer is None:
-            self.graph.insert_before(next(iter(self.graph)), made)
+            graph.insert_before(next(iter(graph)), made)
         else:
-            self.graph.insert_after(producer, made)
+            graph.insert_after(producer, made)
         return made.outputs[0]
 
     def _made(self, op: str, inputs: list[ir.Value], name: str, like: ir.Value) -> ir.Node:
@@ -271,12 +296,19 @@ class _Editor:
             self.float32.add(name)
         return node
 
+    def _place(self, use: Use) -> Place:
+        return self.parts[use.node].operands[use.operand]
+
     def _read(self, use: Use) -> ir.Value:
-        node = self.nodes[use.node]
-        present = [value for value in node.inputs if value is not None]
-        return present[operand_names(node).index(use.operand)]
+        return value_at(self._place(use))
 
     def _reads(self, use: Use, value: ir.Value) -> None:
-        node = self.nodes[use.node]
-        places = [i for i, held in enumerate(node.inputs) if held is not None]
-        node.replace_input_with(places[operand_names(node).index(use.operand)], value)
+        rewire(self._place(use), value)
+
+
+def _graph_around(place: Place) -> ir.Graph:
+    """The graph in which something can be put in front of a place."""
+    owner, _ = place
+    graph = owner if isinstance(owner, ir.Graph) else owner.graph
+    assert isinstance(graph, ir.Graph)
+    return graph

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfsafe.deviation import Comparison, Deviation, deviation, merge_comparisons
-from halfsafe.frontends.onnx_program import Lanes, OnnxProgram, initialisers
+from halfsafe.frontends.onnx_evaluate import Lanes
+from halfsafe.frontends.onnx_program import OnnxProgram, initialisers
 from halfsafe.ranges import Range, merge
 from halfsafe.samples import Call
 
@@ -112,7 +113,7 @@ def stored_values(program: OnnxProgram) -> frozenset[str]:
 
 
 class _Observer:
-    """Measures each activation once: an operator that only moves entries inherits its input's."""
+    """Measures each activation, in a body once an iteration; what only moves entries inherits."""
 
     def __init__(self, program: OnnxProgram, sample: int) -> None:
         graph = program.graph
@@ -124,9 +125,13 @@ class _Observer:
     def __call__(self, name: str, x: Array) -> Array:
         if name in self.measured:
             source = self.inherits.get(name)
-            self.found[name] = self.found.get(source or "") or replace(
-                measure_array(x), amax_sample=self.sample, smallest_sample=self.sample
-            )
+            if source in self.found:
+                self.found[name] = self.found[source]
+                return x
+            found = measure_array(x)
+            found = replace(found, amax_sample=self.sample, smallest_sample=self.sample)
+            known = self.found.get(name)
+            self.found[name] = found if known is None else known | found
         return x
 
 
@@ -147,9 +152,14 @@ class _Comparing:
             return reference, half, floor
         self.observer(name, reference)
         source = self.observer.inherits.get(name)
-        self.compared[name] = self.compared.get(source or "") or Comparison(
+        if source in self.compared:
+            self.compared[name] = self.compared[source]
+            return reference, half, floor
+        found = Comparison(
             _deviation(half, reference), _deviation(floor, reference), _differing(half, floor)
         )
+        known = {name: self.compared[name]} if name in self.compared else {}
+        self.compared |= merge_comparisons(known, {name: found})
         return reference, half, floor
 
 

@@ -46,6 +46,16 @@ def settle_inputs(model: ir.Model) -> None:
 
 def complete_types(model: ir.Model) -> None:
     """Types that the file leaves out are inferred. Raises BadInput where that cannot be done."""
+    infer_types(model)
+    for value in readers_of(model, every=True):
+        if value.type is None:
+            producer = value.producer()
+            maker = f" ({called(producer)})" if producer else ""
+            raise BadInput(f"the type of '{value.name}'{maker} is unknown; add it to value_info")
+
+
+def infer_types(model: ir.Model) -> None:
+    """Adds what types onnx can infer. Raises BadInput where it finds a contradiction."""
     if all(value.type for value in values_of(model)):
         return
     try:
@@ -57,11 +67,6 @@ def complete_types(model: ir.Model) -> None:
         for value in graph_values(graph):
             if value.type is None and value.name in types:
                 value.type, value.shape = types[value.name].type, types[value.name].shape
-    for value in readers_of(model, every=True):
-        if value.type is None:
-            producer = value.producer()
-            maker = f" ({called(producer)})" if producer else ""
-            raise BadInput(f"the type of '{value.name}'{maker} is unknown; add it to value_info")
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,19 +21,16 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from halfsafe.errors import BadInput, CaptureError, first_line
-from halfsafe.frontends.onnx_run import Opsets, captured, embedded, run_node, session
+from halfsafe.frontends.onnx_evaluate import Lanes, Store, constant, evaluate, feeds_of
+from halfsafe.frontends.onnx_opset import infer_types
+from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
+from halfsafe.frontends.onnx_run import captured, embedded, session
+from halfsafe.frontends.onnx_values import graph_values, value_at
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.rules import LAWS
-from halfsafe.rules.onnx import SIGNATURES, operands
 from halfsafe.samples import Call
 
 Array = NDArray[Any]
-
-Lanes = tuple[Any, ...]
-"""One value several times over: as FP32 has it, as FP16 has it, at the floor."""
-
-Store = Callable[[str, Lanes], Lanes]
-"""Called with each floating value as it is computed; what it returns is used from there on."""
 
 
 @dataclass(frozen=True)
@@ -84,93 +82,6 @@ def run_whole(session: Any, model: ir.Model, call: Call) -> list[Array]:
         raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
 
 
-def evaluate(model: ir.Model, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
-    """Runs a model's nodes one after the other."""
-    opsets = tuple(sorted(model.opset_imports.items()))
-    keep = {str(output.name) for output in model.graph.outputs}
-    last = {name: i for i, node in enumerate(model.graph) for name in reads(node)}
-    values: dict[str, Lanes] = {}
-
-    def put(name: str, found: Lanes) -> None:
-        floating = isinstance(found[0], np.ndarray) and found[0].dtype.kind == "f"
-        values[name] = store(name, found) if floating else found
-
-    def fetch(name: str) -> Lanes:
-        if name not in values:
-            put(name, (constant(model, name),) * lanes)
-        return values[name]
-
-    for name, x in feeds_of(model, call).items():
-        put(name, (x,) * lanes)
-    for i, node in enumerate(model.graph):
-        given = {name: fetch(name) for name in reads(node)}
-        try:
-            results = _on_lanes(node, given, lanes, opsets)
-        except Exception as error:
-            raise BadInput(
-                f"{node.op_type} '{node.name}' fails on sample {call.number}: {first_line(error)}"
-            ) from error
-        for output, found in zip(node.outputs, results, strict=True):
-            if output.name and (output.name in last or output.name in keep):
-                put(output.name, found)
-        for name in given:
-            if last[name] == i and name not in keep:
-                del values[name]
-    return [fetch(str(output.name)) for output in model.graph.outputs]
-
-
-def _on_lanes(node: ir.Node, given: Mapping[str, Lanes], lanes: int, opsets: Opsets) -> list[Lanes]:
-    """A node's outputs on each lane; where all lanes read the same, it is computed once."""
-    same = all(x is found[0] for found in given.values() for x in found)
-    runs = [
-        run_node(node, {name: found[lane] for name, found in given.items()}, opsets)
-        for lane in range(1 if same else lanes)
-    ]
-    each = runs * lanes if same else runs
-    return list(zip(*each, strict=True))
-
-
-def reads(node: ir.Node) -> list[str]:
-    """The values that a node reads, those that its subgraphs capture included."""
-    direct = [str(value.name) for value in node.inputs if value is not None]
-    return list(dict.fromkeys([*direct, *captured(node)]))
-
-
-def constant(model: ir.Model, name: str) -> Array:
-    """The array of an initialiser."""
-    held = model.graph.initializers.get(name)
-    if held is None or held.const_value is None:
-        raise BadInput(f"nothing computes '{name}', and the file holds no tensor of that name")
-    return held.const_value.numpy()
-
-
-def feeds_of(model: ir.Model, call: Call) -> dict[str, Array]:
-    """A sample as arrays by input name. Raises BadInput for missing, unknown or misfit ones."""
-    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    names = [str(value.name) for value in inputs]
-    if len(call.args) > len(names):
-        raise BadInput(f"sample {call.number} has {len(call.args)} arrays for inputs {names}")
-    given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-    if set(given) != set(names):
-        raise BadInput(f"sample {call.number} has {sorted(given)}, the model takes {names}")
-    return {str(v.name): _fitting(v, np.asarray(given[str(v.name)]), call.number) for v in inputs}
-
-
-def _fitting(value: ir.Value, x: Array, sample: int) -> Array:
-    """An array of the input's own type; NumPy's default FP64 becomes FP32."""
-    expected = value.dtype.numpy() if value.dtype else x.dtype
-    if x.dtype == np.float64 and expected == np.float32:
-        x = x.astype(np.float32)
-    if x.dtype != expected:
-        raise BadInput(
-            f"sample {sample}: input '{value.name}' is {x.dtype}, the model takes {expected}"
-        )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).sum())
-        raise BadInput(f"sample {sample}: '{value.name}' holds {bad} NaN or inf: pass finite ones")
-    return np.asarray(x, order="C")
-
-
 def open_program(model: ir.Model, call: Call) -> OnnxProgram:
     """Flattens a model, and runs it on one sample to see every value's type and shape."""
     flat = flatten(model)
@@ -182,6 +93,9 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
         return found
 
     evaluate(flat, call, see)
+    for value in (value for part in parts(flat.graph) for value in part.outputs):
+        if value.name and value.name not in dtypes and value.dtype is not None:
+            dtypes[value.name] = value.dtype.numpy()  # in a branch that the sample does not take
     half = [name for name, dtype in dtypes.items() if dtype == np.float16]
     if half:
         raise BadInput(
@@ -201,7 +115,9 @@ def flatten(model: ir.Model) -> ir.Model:
             node.attributes["value"] = ir.AttrTensor("value", tensor)
     for run in (
         passes.InlinePass(),
+        _BodiesPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
         passes.RemoveInitializersFromInputsPass(),
         passes.AddDefaultAttributesPass(),
         passes.TopologicalSortPass(),
@@ -213,6 +129,48 @@ def flatten(model: ir.Model) -> ir.Model:
         except Exception as error:
             raise CaptureError(f"{type(run).__name__} fails: {first_line(error)}") from error
     return copy
+
+
+class _BodiesPass(ir.passes.InPlacePass):
+    """Bodies of operators get types, names of their own, and outputs that they compute themselves.
+
+    An Identity stands where an output is what the body was given, or a constant.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        bodies = [graph for graph in model.graphs() if graph is not model.graph]
+        if bodies:
+            passes.NameFixPass()(model)
+            with suppress(BadInput):  # bodies without types are not looked into
+                infer_types(model)
+        taken = {value.name for value in graph_values(model.graph)}
+        named = {node.name for node in model.graph}
+        for body in bodies:
+            for i, value in enumerate(body.outputs):
+                producer = value.producer()
+                if producer is None or producer.graph is not body or producer.op_type == "Constant":
+                    body.outputs[i] = _identity(body, value)
+            for value in graph_values(body):
+                value.name = _unique(str(value.name), taken)
+            for node in body:
+                node.name = _unique(str(node.name), named)
+        return ir.passes.PassResult(model, modified=bool(bodies))
+
+
+def _identity(body: ir.Graph, value: ir.Value) -> ir.Value:
+    """A copy of a value, computed in a body."""
+    output = ir.Value(name=f"{value.name}.given", shape=value.shape, type=value.type)
+    body.append(ir.Node("", "Identity", [value], outputs=[output], name=f"{value.name}.given"))
+    return output
+
+
+def _unique(wanted: str, taken: set[str | None]) -> str:
+    """A name that is not taken yet; an output that is left out has none."""
+    name, count = wanted, 1
+    while wanted and name in taken:
+        name, count = f"{wanted}_{count}", count + 1
+    taken.add(name)
+    return name
 
 
 def _copy(model: ir.Model) -> ir.Model:
@@ -249,44 +207,46 @@ class _Reader:
         inputs = [str(v.name) for v in self.source.inputs if v.name not in self.constants]
         for name in inputs:
             self._add(name, Kind.INPUT)
-        nodes = tuple(self._node(node) for node in self.source)
+        nodes = tuple(self._node(part) for part in parts(self.source))
         outputs = [str(output.name) for output in self.source.outputs]
         for name in outputs:
             if name not in self.values:
                 self._add(name, Kind.CONSTANT)
         return Graph(nodes, self.values, tuple(inputs), tuple(outputs))
 
-    def _node(self, node: ir.Node) -> Node:
-        name, op = str(node.name), operator_name(node)
-        found: dict[str, str] = {}
-        present = [value for value in node.inputs if value is not None]
-        for key, value in zip(operand_names(node), present, strict=True):
-            found[key] = self._operand(f"{name}.{key}", str(value.name))
-        for i, inner in enumerate(captured(node)):
+    def _node(self, part: Part) -> Node:
+        name, node = part.name, part.node
+        found = {
+            key: self._operand(f"{name}.{key}", str(value_at(place).name))
+            for key, place in part.operands.items()
+        }
+        for i, inner in enumerate(captured(node) if part.entries is None else ()):
             found[f"captured.{i}"] = self._operand(f"{name}.captured.{i}", inner)
         numbers = numbers_of(node)
         for operand, number in numbers.values():
             found[operand] = f"{name}.{operand}"
             self.values[found[operand]] = Value(found[operand], Kind.LITERAL, True, number=number)
-        attributes = {k: a.value for k, a in node.attributes.items() if k not in numbers}
-        outputs = tuple(self._output(node, i) for i in range(len(node.outputs)))
+        attributes: dict[str, Any] = {"entries": part.entries}
+        if part.entries is None:
+            attributes = {k: a.value for k, a in node.attributes.items() if k not in numbers}
+        outputs = tuple(self._output(part, i) for i in range(len(part.outputs)))
         return Node(
             name=name,
-            op=op,
+            op=part.op,
             inputs=found,
             outputs=outputs,
             attributes=attributes,
             module=_module(node),
             line=_line(node),
-            moves=self._moves(op, found, outputs),
+            moves=self._moves(part.op, found, outputs),
         )
 
-    def _output(self, node: ir.Node, index: int) -> str:
+    def _output(self, part: Part, index: int) -> str:
         """The name of an output; one that is left out keeps its place, as a value of nothing."""
-        name = node.outputs[index].name
+        name = part.outputs[index].name
         if name:
             return self._add(name, Kind.ACTIVATION)
-        name = f"{node.name}.absent.{index}"
+        name = f"{part.name}.absent.{index}"
         self.values[name] = Value(name, Kind.ACTIVATION, False)
         return name
 
@@ -328,34 +288,6 @@ class _Reader:
 def _is_scalar(value: ir.Value) -> bool:
     held = value.const_value
     return held is not None and held.size == 1 and held.dtype == ir.DataType.FLOAT
-
-
-def operator_name(node: ir.Node) -> str:
-    """``Conv`` for the standard's own operators, ``com.microsoft.FastGelu`` for others."""
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-
-
-def operand_names(node: ir.Node) -> list[str]:
-    """Names of the operands that are there, in their order."""
-    names = operands(operator_name(node), len(node.inputs))
-    return [n for n, value in zip(names, node.inputs, strict=True) if value is not None]
-
-
-def numbers_of(node: ir.Node) -> dict[str, tuple[str, float]]:
-    """Attributes that a law may scale, with their operands and their numbers, defaults included."""
-    signature = SIGNATURES.get(operator_name(node))
-    found: dict[str, tuple[str, float]] = {}
-    for key, (operand, default) in (signature.numbers if signature else {}).items():
-        attribute = node.attributes.get(key)
-        if attribute is None:
-            number = default
-        elif attribute.type == ir.AttributeType.TENSOR:
-            number = float(attribute.as_tensor().numpy().reshape(()))
-        else:
-            number = float(attribute.as_float())
-        if number is not None:
-            found[key] = operand, number
-    return found
 
 
 def _module(node: ir.Node) -> str:

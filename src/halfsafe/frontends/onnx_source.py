@@ -23,6 +23,7 @@ from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
 from halfsafe.errors import BadInput, FoldError, first_line
 from halfsafe.frontends.onnx_edit import apply
+from halfsafe.frontends.onnx_evaluate import evaluate
 from halfsafe.frontends.onnx_half import to_float16
 from halfsafe.frontends.onnx_measure import (
     compare,
@@ -34,7 +35,6 @@ from halfsafe.frontends.onnx_measure import (
 from halfsafe.frontends.onnx_measure import to_float16 as rounded_to_float16
 from halfsafe.frontends.onnx_program import (
     OnnxProgram,
-    evaluate,
     flatten,
     load,
     open_program,

@@ -202,7 +202,7 @@ def observed(
         graph=graph.plain,
         values=values,
         faults=tuple(faults_of(graph, values, headroom)),
-        notes=notes,
+        notes=(*notes, *_unseen(graph, ranges)),
         unknown_ops=tuple(unknown_ops(graph)) if tool == "inspect" else (),
     )
 
@@ -222,7 +222,7 @@ def write_report(
         graph=graph.plain,
         values=dict(_values(graph, prepared)),
         faults=prepared.faults,
-        notes=original.notes,
+        notes=(*original.notes, *_unseen(graph, prepared.ranges)),
         folds=tuple(_describe(graph, e) for e in edits if isinstance(e, (Fold, SetNumber))),
         insertions=tuple(
             _describe(graph, e) for e in edits if isinstance(e, (Insert, ScaleInput, ScaleOutput))
@@ -234,6 +234,18 @@ def write_report(
         unknown_ops=prepared.plan.unknown_ops,
         verification=proof,
     )
+
+
+def _unseen(graph: Graph, ranges: Ranges) -> list[str]:
+    """Says so where no sample reaches a value: in a branch, or a loop, that none of them takes."""
+    made = [name for name, v in graph.values.items() if v.bounded and v.kind == Kind.ACTIVATION]
+    unseen = [name for name in made if name not in ranges]
+    if not unseen:
+        return []
+    return [
+        f"{len(unseen)} values, the first of them {graph.describe(unseen[0])}, are computed for no "
+        "sample: nothing is known of their ranges, pass samples that take that branch"
+    ]
 
 
 def _values(graph: Graph, prepared: Prepared) -> Iterable[tuple[str, ValueReport]]:

@@ -101,11 +101,11 @@ class Exponents:
 
     @property
     def out(self) -> Linear:
-        return self._value(self._node.outputs[0])
+        return self.value(self._node.outputs[0])
 
     @property
     def outs(self) -> list[Linear]:
-        return [self._value(name) for name in self._node.outputs]
+        return [self.value(name) for name in self._node.outputs]
 
     def number(self, operand: str) -> float | None:
         """The numeric value of a literal operand."""
@@ -126,7 +126,8 @@ class Exponents:
             return Linear()
         return Linear({Use(self._node.name, operand): 1})
 
-    def _value(self, name: str) -> Linear:
+    def value(self, name: str) -> Linear:
+        """The exponent at which a value is made, anywhere in the graph."""
         return Linear({name: 1}) if self._graph.values[name].floating else Linear()
 
 

@@ -308,6 +308,30 @@ def zeros(k: Exponents) -> Equations:
     return k.free(k.out, *k.tensors)
 
 
+def branches(k: Exponents) -> Equations:
+    """Both branches give an output at its exponent; a graph that is not looked into is pinned."""
+    if k.attributes.get("entries") is None:
+        return []
+    found = k.all_but("condition")
+    return [y == x for y, x in zip(k.outs * 2, found, strict=True)]
+
+
+def entering(k: Exponents) -> Equations:
+    """A body sees states and sequences as they are given to it."""
+    given, seen = k.all_but("trips", "condition"), k.outs
+    return [y == x for y, x in zip(seen[len(seen) - len(given) :], given, strict=True)]
+
+
+def leaving(k: Exponents) -> Equations:
+    """Outputs are as the body gives them; a state, which it reads again, as it was before."""
+    entries = k.attributes.get("entries")
+    if entries is None:
+        return []
+    given = k.all_but("again")
+    again = [k.value(name) == x for name, x in zip(entries, given, strict=False)]
+    return [*(y == x for y, x in zip(k.outs, given, strict=True)), *again]
+
+
 def invariant(k: Exponents) -> Equations:
     """f(s x) = f(x), for every s > 0; what is not a tensor, or comes out, stays as it is."""
     return k.free(*k.tensors)

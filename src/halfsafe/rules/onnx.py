@@ -170,7 +170,7 @@ _PINNED: Mapping[str, str] = {
         Bernoulli BlackmanWindow HammingWindow HannWindow MelWeightMatrix Multinomial RandomNormal
         RandomUniform Range TfIdfVectorizer ms:Range""",
     "a tensor in the node, which is folded where it is used": "Constant",
-    "its graphs are not looked into": "If Loop Scan SequenceMap",
+    "its graph is not looked into": "SequenceMap",
     "a container has no exponent": """
         ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt
         SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength
@@ -236,6 +236,9 @@ _BY_RULE: Mapping[Rule, str] = {
     f.hard_sigmoid: "HardSigmoid",
     f.suppression: "NonMaxSuppression",
     f.fill: "ConstantOfShape",
+    f.branches: "If",
+    f.entering: "Loop.body Scan.body",
+    f.leaving: "Loop Scan",
     f.invariant: """
         Sign ArgMax ArgMin Hardmax IsNaN IsInf NonZero Shape Size EyeLike LpNormalization
         RandomNormalLike RandomUniformLike""",

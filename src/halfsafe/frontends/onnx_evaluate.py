@@ -1,0 +1,237 @@
+"""Runs an ONNX model node by node, so that every value can be seen and changed as it is stored."""
+
+# onnx_ir is only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from halfsafe.errors import BadInput, HalfsafeError, first_line
+from halfsafe.frontends.onnx_parts import branches, is_open, states
+from halfsafe.frontends.onnx_run import Opsets, captured, run_node
+from halfsafe.frontends.onnx_values import bodies_of
+from halfsafe.samples import Call
+
+Array = NDArray[Any]
+
+Lanes = tuple[Any, ...]
+"""One value several times over: as FP32 has it, as FP16 has it, at the floor."""
+
+Store = Callable[[str, Lanes], Lanes]
+"""Called with each floating value as it is computed; what it returns is used from there on."""
+
+
+def evaluate(model: ir.Model, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
+    """Outputs, computed node by node on several lanes, floating values passing through `store`.
+
+    No value is kept longer than the graph needs it. Bodies are run iteration by iteration; how
+    often, and which branch, the first lane decides. Raises BadInput for a misfit sample.
+    """
+    run = _Run(model, call.number, store, lanes)
+    for name, x in feeds_of(model, call).items():
+        run.put(name, (x,) * lanes)
+    run.nodes(model.graph)
+    return [run.fetch(str(output.name)) for output in model.graph.outputs]
+
+
+class _Run:
+    """One pass over a model: the values that are still needed, by name."""
+
+    def __init__(self, model: ir.Model, sample: int, store: Store, lanes: int) -> None:
+        self.model, self.sample, self.store, self.lanes = model, sample, store, lanes
+        self.opsets: Opsets = tuple(sorted(model.opset_imports.items()))
+        self.values: dict[str, Lanes] = {}
+        self.last_reads = cache(_last_reads)
+
+    def put(self, name: str, found: Lanes) -> None:
+        floating = isinstance(found[0], np.ndarray) and found[0].dtype.kind == "f"
+        self.values[name] = self.store(name, found) if floating else found
+
+    def fetch(self, name: str) -> Lanes:
+        if name not in self.values:
+            self.put(name, (constant(self.model, name),) * self.lanes)
+        return self.values[name]
+
+    def nodes(self, graph: ir.Graph) -> None:
+        """Runs a graph's nodes; afterwards its outputs are there, and of the others none."""
+        last = self.last_reads(graph)
+        keep = {str(output.name) for output in graph.outputs}
+        for i, node in enumerate(graph):
+            given = {name: self.fetch(name) for name in reads(node)}
+            for output, found in zip(node.outputs, self._outputs(node, given), strict=True):
+                if output.name and (output.name in last or output.name in keep):
+                    self.put(output.name, found)
+            for name in given:
+                if last[name] == i and name not in keep:
+                    del self.values[name]
+
+    def _outputs(self, node: ir.Node, given: Mapping[str, Lanes]) -> Sequence[Lanes]:
+        try:
+            if is_open(node):
+                return _BODIES[node.op_type](self, node)
+            return self._on_lanes(node, given)
+        except HalfsafeError:
+            raise
+        except Exception as error:
+            raise BadInput(
+                f"{node.op_type} '{node.name}' fails on sample {self.sample}: {first_line(error)}"
+            ) from error
+
+    def _on_lanes(self, node: ir.Node, given: Mapping[str, Lanes]) -> list[Lanes]:
+        """A node's outputs on each lane; where all lanes read the same, it is computed once."""
+        same = all(x is found[0] for found in given.values() for x in found)
+        runs = [
+            run_node(node, {name: found[lane] for name, found in given.items()}, self.opsets)
+            for lane in range(1 if same else self.lanes)
+        ]
+        each = runs * self.lanes if same else runs
+        return list(zip(*each, strict=True))
+
+    # Bodies
+
+    def branch(self, node: ir.Node) -> list[Lanes]:
+        taken, other = branches(node)
+        body = taken if self._is_true(node.inputs[0]) else other
+        return self._body(body, [])
+
+    def loop(self, node: ir.Node) -> list[Lanes]:
+        (body,), count = bodies_of(node), states(node)
+        trips, condition, *initial = node.inputs
+        carried = [self._at(value) for value in initial]
+        scanned: list[list[Lanes]] = [[] for _ in body.outputs[1 + count :]]
+        limit = None if trips is None else int(self._at(trips)[0].reshape(()))
+        again, i = condition is None or self._is_true(condition), 0
+        while again and (limit is None or i < limit):
+            counter, go = np.array(i, np.int64), np.array(True)
+            rim = [(counter,) * self.lanes, (go,) * self.lanes, *carried]
+            (more, *found), i = self._body(body, rim), i + 1
+            again, carried = bool(more[0].reshape(())), found[:count]
+            for elements, element in zip(scanned, found[count:], strict=True):
+                elements.append(element)
+        stacks = zip(scanned, body.outputs[1 + count :], strict=True)
+        return [*carried, *(self._stacked(e, like, 0) for e, like in stacks)]
+
+    def scan(self, node: ir.Node) -> list[Lanes]:
+        (body,), count = bodies_of(node), states(node)
+        carried = [self._at(value) for value in node.inputs[:count]]
+        sequences = [self._at(value) for value in node.inputs[count:]]
+        results = body.outputs[count:]
+        axes = _integers(node, "scan_input_axes", len(sequences))
+        backwards = _integers(node, "scan_input_directions", len(sequences))
+        elements = [
+            self._elements(x, axis, reverse)
+            for x, axis, reverse in zip(sequences, axes, backwards, strict=True)
+        ]
+        scanned: list[list[Lanes]] = [[] for _ in results]
+        for given in zip(*elements, strict=True):
+            found = self._body(body, [*carried, *given])
+            carried = found[:count]
+            for stack, element in zip(scanned, found[count:], strict=True):
+                stack.append(element)
+        axes = _integers(node, "scan_output_axes", len(results))
+        backwards = _integers(node, "scan_output_directions", len(results))
+        stacks = zip(scanned, results, axes, backwards, strict=True)
+        made = [self._stacked(e[::-1] if back else e, like, a) for e, like, a, back in stacks]
+        return [*carried, *made]
+
+    def _body(self, body: ir.Graph, given: Sequence[Lanes]) -> list[Lanes]:
+        for value, found in zip(body.inputs, given, strict=True):
+            self.put(str(value.name), found)
+        self.nodes(body)
+        names = [str(value.name) for value in body.outputs]
+        found = [self.fetch(name) for name in names]
+        for name in {*names, *(str(value.name) for value in body.inputs)}:
+            self.values.pop(name, None)
+        return found
+
+    def _at(self, value: ir.Value | None) -> Lanes:
+        assert value is not None
+        return self.values[str(value.name)]
+
+    def _is_true(self, value: ir.Value | None) -> bool:
+        return bool(np.asarray(self._at(value)[0]).reshape(()))
+
+    def _elements(self, sequence: Lanes, axis: int, reverse: int) -> list[Lanes]:
+        """The slices of a sequence, in the order in which they are read."""
+        lanes = [[np.asarray(e, order="C") for e in np.moveaxis(x, axis, 0)] for x in sequence]
+        found = list(zip(*lanes, strict=True))
+        return found[::-1] if reverse else found
+
+    def _stacked(self, elements: Sequence[Lanes], like: ir.Value, axis: int) -> Lanes:
+        """Elements as one tensor on each lane; none of them make an empty one."""
+        if elements:
+            return tuple(np.stack(lane, axis) for lane in zip(*elements, strict=True))
+        shape = () if like.shape is None else like.shape
+        sizes = [n if isinstance(n, int) else 0 for n in shape]
+        assert like.dtype is not None
+        return (np.empty((0, *sizes), like.dtype.numpy()),) * self.lanes
+
+
+_BODIES: dict[str, Callable[[_Run, ir.Node], list[Lanes]]] = {
+    "If": _Run.branch,
+    "Loop": _Run.loop,
+    "Scan": _Run.scan,
+}
+
+
+def _integers(node: ir.Node, name: str, count: int) -> list[int]:
+    """An attribute of Scan, 0 for each where it is left out."""
+    attribute = node.attributes.get(name)
+    return [0] * count if attribute is None else list(attribute.as_ints())
+
+
+def _last_reads(graph: ir.Graph) -> dict[str, int]:
+    """The last node of a graph that reads each value; values of graphs around it not included."""
+    last = {name: i for i, node in enumerate(graph) for name in reads(node)}
+    own = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
+    own |= {str(output.name) for node in graph for output in node.outputs}
+    return {name: i if name in own else -1 for name, i in last.items()}
+
+
+def reads(node: ir.Node) -> list[str]:
+    """The values that a node reads, those that its bodies capture included."""
+    direct = [str(value.name) for value in node.inputs if value is not None]
+    return list(dict.fromkeys([*direct, *captured(node)]))
+
+
+def constant(model: ir.Model, name: str) -> Array:
+    """The array of an initialiser."""
+    held = model.graph.initializers.get(name)
+    if held is None or held.const_value is None:
+        raise BadInput(f"nothing computes '{name}', and the file holds no tensor of that name")
+    return held.const_value.numpy()
+
+
+def feeds_of(model: ir.Model, call: Call) -> dict[str, Array]:
+    """A sample as arrays by input name. Raises BadInput for missing, unknown or misfit ones."""
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    names = [str(value.name) for value in inputs]
+    if len(call.args) > len(names):
+        raise BadInput(f"sample {call.number} has {len(call.args)} arrays for inputs {names}")
+    given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+    if set(given) != set(names):
+        raise BadInput(f"sample {call.number} has {sorted(given)}, the model takes {names}")
+    return {str(v.name): _fitting(v, np.asarray(given[str(v.name)]), call.number) for v in inputs}
+
+
+def _fitting(value: ir.Value, x: Array, sample: int) -> Array:
+    """An array of the input's own type; NumPy's default FP64 becomes FP32."""
+    expected = value.dtype.numpy() if value.dtype else x.dtype
+    if x.dtype == np.float64 and expected == np.float32:
+        x = x.astype(np.float32)
+    if x.dtype != expected:
+        raise BadInput(
+            f"sample {sample}: input '{value.name}' is {x.dtype}, the model takes {expected}"
+        )
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).sum())
+        raise BadInput(f"sample {sample}: '{value.name}' holds {bad} NaN or inf: pass finite ones")
+    return np.asarray(x, order="C")
