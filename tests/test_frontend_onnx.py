@@ -14,7 +14,7 @@ import halfsafe
 from bench.architectures import ARCHITECTURES
 from halfsafe import BadInput, FoldError
 from halfsafe.edits import Replace
-from halfsafe.frontends import onnx_source
+from halfsafe.frontends import onnx_run
 from halfsafe.frontends.onnx_edit import apply
 from halfsafe.frontends.onnx_half import to_float16 as convert
 from halfsafe.frontends.onnx_measure import measure_array, to_eleven_bits, to_float16
@@ -147,7 +147,7 @@ def test_a_broken_file_is_found_though_onnxruntime_hides_it():
 
 
 def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_source, "PROTOBUF_LIMIT", 16)
+    monkeypatch.setattr(onnx_run, "PROTOBUF_LIMIT", 16)
     fixed = halfsafe.fix(text_model(GROWN), samples())
     fixed.save(tmp_path / "big.onnx", dtype="float32")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]

@@ -160,7 +160,7 @@ class _Editor:
         return value
 
     def scalar(self, number: float, *, in_float32: bool) -> ir.Value:
-        name = f"halfsafe.{number:.6g}{'.float32' * in_float32}"
+        name = f"halfsafe.{number:.9g}{'.float32' * in_float32}"
         if in_float32:
             self.float32.add(name)
         known = self.graph.initializers.get(name)

@@ -83,7 +83,7 @@ class _Operator:
         """A new node in front, of the operator's shape and module; numbers become initialisers."""
         name = self._fresh(f"{self.node.outputs[0].name}.{op.lower()}")
         made = self.editor.before(self.node, op, self._values(operands), name, self.x)
-        self._known(made).metadata_props.update(self.node.metadata_props)
+        _maker(made).metadata_props.update(self.node.metadata_props)
         return made
 
     def clipped(self, x: ir.Value, low: float, high: float | None = None) -> ir.Value:
@@ -97,7 +97,7 @@ class _Operator:
         """max(x) over the axes of a softmax, which are kept as axes of size 1."""
         axes = self._axes()
         top = self.call("ReduceMax", x)
-        node, name = self._known(top), str(top.name)
+        node, name = _maker(top), str(top.name)
         node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1)
         if self.opset < 18:
             node.attributes["axes"] = ir.AttrInt64s("axes", axes)
@@ -113,7 +113,7 @@ class _Operator:
     def kept(self, x: ir.Value) -> ir.Value:
         """The operator itself, on another operand."""
         made = self.call(self.node.op_type, x)
-        self._known(made).attributes.update(self.node.attributes)
+        _maker(made).attributes.update(self.node.attributes)
         return made
 
     def become(self, op: str, *operands: ir.Value | float) -> None:
@@ -130,7 +130,7 @@ class _Operator:
         rank = len(self.editor.shapes[str(self.x.name)])
         held = self.node.attributes.get("axis")
         default = -1 if self.opset >= 13 else 1
-        axis = (held.as_int() if held is not None else default) % max(rank, 1)
+        axis = (default if held is None else held.as_int()) % rank
         return [axis] if self.opset >= 13 else list(range(axis, rank))
 
     def _integers(self, name: str, numbers: list[int]) -> ir.Value:
@@ -153,10 +153,11 @@ class _Operator:
             name = f"{wanted}.{count}"
         return name
 
-    def _known(self, made: ir.Value) -> ir.Node:
-        producer = made.producer()
-        assert producer is not None
-        return producer
+
+def _maker(made: ir.Value) -> ir.Node:
+    node = made.producer()
+    assert node is not None
+    return node
 
 
 def _gelu(op: _Operator) -> None:
@@ -189,10 +190,8 @@ def _tanh_gate(op: _Operator, x: ir.Value) -> ir.Value:
 def _hardswish(op: _Operator) -> None:
     """hardswish(x) = x max(0, min(1, x/6 + 1/2))."""
     gate = op.call("HardSigmoid", op.x)
-    node = gate.producer()
-    assert node is not None
-    node.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0 / 6.0)
-    node.attributes["beta"] = ir.AttrFloat32("beta", 0.5)
+    for name, number in (("alpha", 1.0 / 6.0), ("beta", 0.5)):
+        _maker(gate).attributes[name] = ir.AttrFloat32(name, number)
     op.become("Mul", op.x, gate)
 
 
@@ -222,7 +221,8 @@ def _elu(op: _Operator) -> None:
 
 def _selu(op: _Operator) -> None:
     """selu(x) = gamma max(x, 0) + selu(min(x, 0)), the latter constant below -2^14."""
-    gamma = op.node.attributes["gamma"].as_float()
+    held = op.node.attributes.get("gamma")
+    gamma = 1.05070098 if held is None else held.as_float()
     positive = op.call("Mul", op.call("Relu", op.x), gamma)
     op.become("Add", positive, op.kept(op.clipped(op.x, -FAR, 0.0)))
 

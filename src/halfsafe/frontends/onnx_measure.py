@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 from math import inf
 from typing import Any
 
@@ -19,23 +21,43 @@ from halfsafe.samples import Call
 Array = NDArray[Any]
 
 
+CHUNK = 2**20
+"""Entries that are looked at together: copies of them fit a processor's cache."""
+
+
 def measure_array(x: Array) -> Range:
     """The Range of one array, FP64 as FP32 sees it.
 
     >>> measure_array(np.array([0.0, -3.0, 0.5], np.float32)).binades
     {-1: 1, 1: 1}
     """
-    magnitudes = np.abs(x.astype(np.float32, copy=False).ravel())
-    finite = magnitudes[np.isfinite(magnitudes)]
-    nonzero = finite[finite > 0]
-    found, counts = np.unique(np.frexp(nonzero)[1] - 1, return_counts=True)
+    return reduce(Range.__or__, map(_measure_chunk, chunks(x)))
+
+
+def chunks(x: Array) -> Iterator[Array]:
+    """All entries, CHUNK at a time; of an empty array one empty chunk."""
+    flat = x.reshape(-1)
+    return (flat[i : i + CHUNK] for i in range(0, max(flat.size, 1), CHUNK))
+
+
+def _measure_chunk(x: Array) -> Range:
+    """Counted by the exponents in their bits: 0 is that of zeros and subnormals, 255 of inf."""
+    magnitudes = np.abs(x.astype(np.float32, copy=False))
+    exponents = magnitudes.view(np.uint32) >> np.uint32(23)
+    counts = np.bincount(exponents, minlength=256)
+    small = magnitudes[exponents == 0] if counts[0] else magnitudes[:0]
+    subnormal = small[small > 0]
+    binades: dict[int, int] = Counter((np.frexp(subnormal)[1] - 1).tolist())
+    binades |= {int(e) - 127: int(counts[e]) for e in np.flatnonzero(counts[:255]) if e}
+    if counts[0] or counts[255]:
+        magnitudes = magnitudes[(magnitudes > 0) & (magnitudes < inf)]
     return Range(
-        amax=float(nonzero.max()) if nonzero.size else 0.0,
-        smallest=float(nonzero.min()) if nonzero.size else inf,
-        zeros=int(finite.size - nonzero.size),
-        nonfinite=int(magnitudes.size - finite.size),
-        count=int(magnitudes.size),
-        binades=dict(zip(found.tolist(), counts.tolist(), strict=True)),
+        amax=float(magnitudes.max()) if magnitudes.size else 0.0,
+        smallest=float(magnitudes.min()) if magnitudes.size else inf,
+        zeros=int(small.size - subnormal.size),
+        nonfinite=int(counts[255]),
+        count=int(exponents.size),
+        binades=binades,
     )
 
 

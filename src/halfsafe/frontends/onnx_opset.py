@@ -21,6 +21,9 @@ from halfsafe.frontends.onnx_values import (
     values_of,
 )
 
+OLDEST = 11
+"""Before it the bounds of Clip and the value of Pad are attributes, which no law scales."""
+
 LARGE = 1024
 """Initialisers of more bytes are kept out of the protobuf that onnx's C++ passes work on."""
 
@@ -80,6 +83,22 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
     return ir.to_proto(light)
 
 
+def raise_old(model: ir.Model) -> ir.Model:
+    """The model at opset 11 or later. Raises BadInput where onnx cannot convert it."""
+    opset = model.opset_imports.get("", OLDEST)
+    if opset >= OLDEST:
+        return model
+    settled = model.clone()
+    settle_inputs(settled)
+    try:
+        return _converted(settled, OLDEST)
+    except Exception as error:
+        raise BadInput(
+            f"the model is at opset {opset}, and onnx cannot convert it to {OLDEST} "
+            f"({first_line(error)}); export it at opset {OLDEST} or later"
+        ) from error
+
+
 def raise_opset(model: ir.Model, float32: Collection[str]) -> ir.Model:
     """The model in the opset in which its operators have FP16; most models are in it already."""
     wanted = [
@@ -92,16 +111,22 @@ def raise_opset(model: ir.Model, float32: Collection[str]) -> ir.Model:
         return model
     opset, node = max(wanted, key=lambda pair: pair[0])
     try:
-        proto = onnx.version_converter.convert_version(_without_weights(model), opset)
-        converted = ir.from_proto(proto)
+        converted = _converted(model, opset)
     except Exception as error:
         raise BadInput(
             f"{called(node)} has FP16 from opset {opset} on, and onnx cannot convert the model "
             f"from opset {model.opset_imports['']} ({first_line(error)}); name the node's output "
             "in float32"
         ) from error
-    _restore(converted, model)
     complete_types(converted)
+    return converted
+
+
+def _converted(model: ir.Model, opset: int) -> ir.Model:
+    """The model as onnx writes it at another opset."""
+    proto = onnx.version_converter.convert_version(_without_weights(model), opset)
+    converted = ir.from_proto(proto)
+    _restore(converted, model)
     return converted
 
 

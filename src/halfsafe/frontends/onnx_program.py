@@ -24,7 +24,7 @@ from halfsafe.errors import BadInput, CaptureError, first_line
 from halfsafe.frontends.onnx_evaluate import Lanes, Store, constant, evaluate, feeds_of
 from halfsafe.frontends.onnx_opset import infer_types
 from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
-from halfsafe.frontends.onnx_run import captured, embedded, session
+from halfsafe.frontends.onnx_run import captured, embedded, fits_session, session
 from halfsafe.frontends.onnx_values import graph_values, value_at
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.rules import LAWS
@@ -62,8 +62,10 @@ class OnnxProgram:
         return session(self.model)
 
     def run(self, call: Call) -> list[Array]:
-        """Outputs of the whole model in one session. Raises BadInput for a misfit sample."""
-        return run_whole(self._session, self.model, call)
+        """Outputs of the model as it is. Raises BadInput for a misfit sample."""
+        if fits_session(self.model):
+            return run_whole(self._session, self.model, call)
+        return run_by_nodes(self.model, call)
 
     def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
         """Outputs, computed node by node on several lanes, floating values passing through `store`.
@@ -80,6 +82,11 @@ def run_whole(session: Any, model: ir.Model, call: Call) -> list[Array]:
         return session.run(None, feeds)
     except Exception as error:
         raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
+
+
+def run_by_nodes(flat: ir.Model, call: Call) -> list[Array]:
+    """Outputs of a flat model too large for a session. Raises BadInput for a misfit sample."""
+    return [x for (x,) in evaluate(flat, call, lambda _, lanes: lanes)]
 
 
 def open_program(model: ir.Model, call: Call) -> OnnxProgram:
@@ -106,7 +113,7 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
 
 
 def flatten(model: ir.Model) -> ir.Model:
-    """A copy without functions and Constant nodes, with attributes written out and unique names."""
+    """A copy without functions and Constant nodes, with unique names."""
     copy = _copy(model)
     for node in ir.traversal.RecursiveGraphIterator(copy.graph):
         held = node.attributes.get("value")
@@ -119,7 +126,6 @@ def flatten(model: ir.Model) -> ir.Model:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.LiftSubgraphInitializersToMainGraphPass(),
         passes.RemoveInitializersFromInputsPass(),
-        passes.AddDefaultAttributesPass(),
         passes.TopologicalSortPass(),
         passes.NameFixPass(),
         passes.RemoveUnusedNodesPass(),

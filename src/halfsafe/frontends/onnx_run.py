@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
+
+from halfsafe.errors import BadInput
 
 Array = NDArray[Any]
 
@@ -26,9 +28,8 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 def session(model: ir.Model, *, optimised: bool = False) -> Any:
     """A session on the CPU, by default without any rewriting of the graph."""
     options, model = _options(optimised), embedded(model)
-    size = sum(t.const_value.nbytes for t in model.graph.initializers.values() if t.const_value)
     providers = ["CPUExecutionProvider"]
-    if size < PROTOBUF_LIMIT:
+    if fits_session(model):
         text = ir.to_proto(model).SerializeToString()
         return ort.InferenceSession(text, options, providers=providers)
     with tempfile.TemporaryDirectory() as folder:
@@ -37,17 +38,85 @@ def session(model: ir.Model, *, optimised: bool = False) -> Any:
         return ort.InferenceSession(path, options, providers=providers)
 
 
+def fits_session(model: ir.Model) -> bool:
+    """Whether a model's constants fit into one message, and several copies of them into memory."""
+    held = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in held if tensor is not None) < PROTOBUF_LIMIT
+
+
+def has_external_data(model: ir.Model) -> bool:
+    """Whether constants lie in files beside the model's own."""
+    held = (value.const_value for value in model.graph.initializers.values())
+    return any(isinstance(tensor, ir.ExternalTensor) for tensor in held)
+
+
+OLDEST = 7
+"""The first opset of which ONNX Runtime has all operators."""
+
+
+def check_versions(model: ir.Model) -> None:
+    """Raises BadInput for an opset or an IR version that ONNX Runtime does not read."""
+    opset, name = model.opset_imports.get("", OLDEST), f"ONNX Runtime {ort.__version__}"
+    newest = _newest(onnx.defs.onnx_opset_version(), lambda version: _reads(version, 8))
+    if not OLDEST <= opset <= newest:
+        raise BadInput(
+            f"the model is at opset {opset}, and {name} reads {OLDEST} to {newest}: "
+            "export it at one of these, or try onnx.version_converter"
+        )
+    newest = _newest(onnx.IR_VERSION, lambda version: _reads(OLDEST, version))
+    if (model.ir_version or newest) > newest:
+        raise BadInput(
+            f"the model has IR version {model.ir_version}, and {name} reads up to {newest}: "
+            f"set model.ir_version = {newest} if it uses nothing newer"
+        )
+
+
+def _newest(known: int, reads: Callable[[int], bool]) -> int:
+    return next(version for version in range(known, 0, -1) if reads(version))
+
+
+@lru_cache
+def _reads(opset: int, ir_version: int) -> bool:
+    """Whether ONNX Runtime takes a model of these versions."""
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [x], [y])
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+    try:
+        ort.InferenceSession(
+            model.SerializeToString(), _options(False), providers=["CPUExecutionProvider"]
+        )
+    except Exception:
+        return False
+    return True
+
+
 def embedded(model: ir.Model) -> ir.Model:
-    """The model with external tensors as arrays, which stay on the disk until they are read."""
-    held = {name: value.const_value for name, value in model.graph.initializers.items()}
-    outside = {name: t for name, t in held.items() if isinstance(t, ir.ExternalTensor)}
-    if not outside:
+    """The model without references to other files; their tensors are in memory while read."""
+    if not has_external_data(model):
         return model
     copy = model.clone()
-    for name, tensor in outside.items():
-        mapped = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
-        copy.graph.initializers[name].const_value = mapped
+    for value in copy.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _read_each_time(value.const_value)
     return copy
+
+
+def _read_each_time(tensor: ir.ExternalTensor) -> ir.LazyTensor:
+    """Maps the file anew for each reader: pages that were read go when their reader does."""
+
+    def mapped() -> ir.ExternalTensor:
+        return ir.ExternalTensor(
+            tensor.location,
+            tensor.offset,
+            tensor.length,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=tensor.name or "",
+            base_dir=tensor.base_dir,
+        )
+
+    return ir.LazyTensor(mapped, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 
 def _options(optimised: bool) -> Any:

@@ -23,9 +23,10 @@ from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
 from halfsafe.errors import BadInput, FoldError, first_line
 from halfsafe.frontends.onnx_edit import apply
-from halfsafe.frontends.onnx_evaluate import evaluate
+from halfsafe.frontends.onnx_evaluate import constant, evaluate
 from halfsafe.frontends.onnx_half import to_float16
 from halfsafe.frontends.onnx_measure import (
+    chunks,
     compare,
     evaluate_rounded,
     measure,
@@ -33,14 +34,21 @@ from halfsafe.frontends.onnx_measure import (
     to_eleven_bits,
 )
 from halfsafe.frontends.onnx_measure import to_float16 as rounded_to_float16
+from halfsafe.frontends.onnx_opset import raise_old
 from halfsafe.frontends.onnx_program import (
     OnnxProgram,
     flatten,
     load,
     open_program,
+    run_by_nodes,
     run_whole,
 )
-from halfsafe.frontends.onnx_run import PROTOBUF_LIMIT, session
+from halfsafe.frontends.onnx_run import (
+    check_versions,
+    fits_session,
+    has_external_data,
+    session,
+)
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
@@ -65,13 +73,18 @@ class OnnxSource:
         """Reads, checks and flattens a model. Raises BadInput and CaptureError."""
         model = _model(given)
         name = Path(given).stem if isinstance(given, (str, Path)) else str(model.graph.name)
-        _check_constants(model)
-        program = open_program(model, call)
-        opened = cls(given, model, name, program, captured_exactly=True)
-        if all(map(_bit_equal, program.run(call), run_whole(opened._original, model, call))):
+        check_versions(model)
+        raised = raise_old(model)
+        program = open_program(raised, call)
+        _check_constants(program)
+        notes = [*_raised(model, raised)]
+        if not fits_session(model):
+            notes.append("over 2 GiB: proved node by node, not in one session")
+        opened = cls(given, model, name, program, captured_exactly=True, notes=tuple(notes))
+        if all(map(_bit_equal, arrays(program.run(call)), opened.reference(call))):
             return opened
-        notes = ("the flat graph is not bit-equal to the file",)
-        return replace(opened, captured_exactly=False, notes=notes)
+        notes.append("the flat graph is not bit-equal to the file")
+        return replace(opened, captured_exactly=False, notes=tuple(notes))
 
     @property
     def graph(self) -> Graph:
@@ -96,7 +109,9 @@ class OnnxSource:
         return session(self.model)
 
     def reference(self, call: Call) -> Arrays:
-        return arrays(run_whole(self._original, self.model, call))
+        if fits_session(self.model):
+            return arrays(run_whole(self._original, self.model, call))
+        return arrays(run_by_nodes(flatten(self.model), call))
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         match precision:
@@ -121,7 +136,8 @@ class OnnxSource:
         return HalfFile(_model(candidate))
 
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> OnnxForms:
-        return OnnxForms(original.given, self.program, deployed.program)
+        beside = has_external_data(self.model)
+        return OnnxForms(original.given, self.program, deployed.program, beside)
 
 
 @dataclass(frozen=True)
@@ -147,11 +163,15 @@ class HalfFile:
 
 @dataclass(frozen=True)
 class OnnxForms:
-    """The fixed model as FP32 and as FP16, each of the kind that was given."""
+    """The fixed model as FP32 and as FP16, each of the kind that was given.
+
+    `beside` says that constants are written beside the file, as those of the given one are.
+    """
 
     given: Given
     exact: OnnxProgram
     deployed: OnnxProgram
+    beside: bool
 
     def float32(self) -> Any:
         return self._like_given(self.exact.model)
@@ -174,7 +194,8 @@ class OnnxForms:
         """Writes a .onnx file, whole or not at all."""
         if path.suffix != ".onnx":
             raise BadInput(f"cannot write '{path}': give it the suffix .onnx")
-        write(self._half(io) if dtype == "float16" else self.exact.model, path)
+        model = self._half(io) if dtype == "float16" else self.exact.model
+        write(model, path, beside=self.beside)
 
     def _half(self, io: Literal["float32", "float16"] = "float32") -> ir.Model:
         converted = to_float16(self.deployed.model, float32=self.deployed.float32, io=io)
@@ -184,14 +205,13 @@ class OnnxForms:
         return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model
 
 
-def write(model: ir.Model, path: Path) -> None:
-    """Saves a model whole or not at all; beside it, in ``.data``, what one message cannot hold.
+def write(model: ir.Model, path: Path, *, beside: bool = False) -> None:
+    """Saves a model whole or not at all; constants beside it, in ``.data``, if one message cannot
+    hold them or the caller says so.
 
     Raises BadInput where the folder cannot be written to.
     """
-    held = (v.const_value for v in model.graph.initializers.values())
-    size = sum(tensor.nbytes for tensor in held if tensor is not None)
-    if size < PROTOBUF_LIMIT:
+    if fits_session(model) and not beside:
         atomically(path, lambda partial: ir.save(model, partial, format="protobuf"))
         return
     data = path.with_name(f"{path.name}.data")
@@ -216,13 +236,20 @@ def _model(given: Any) -> ir.Model:
     return load(given)
 
 
-def _check_constants(model: ir.Model) -> None:
+def _raised(model: ir.Model, raised: ir.Model) -> list[str]:
+    """A note where the program is at another opset than the file."""
+    before, after = model.opset_imports.get(""), raised.opset_imports.get("")
+    if before == after:
+        return []
+    return [f"raised from opset {before} to {after}, where a law can scale all numbers"]
+
+
+def _check_constants(program: OnnxProgram) -> None:
     """Raises BadInput for initialisers that hold NaN or +inf; -inf may be a mask."""
-    for name, value in model.graph.initializers.items():
-        held = value.const_value
-        if held is not None and held.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-            x = held.numpy()
-            bad = int((np.isnan(x) | np.isposinf(x)).sum())
+    for name in program.model.graph.initializers:
+        x = constant(program.model, name)
+        if x.dtype.kind == "f":
+            bad = sum(int((np.isnan(c) | np.isposinf(c)).sum()) for c in chunks(x))
             if bad:
                 raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
 

@@ -174,10 +174,20 @@ def set_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
         producer.attributes.add(ir.AttrTensor("value", tensor))
 
 
+LARGE = 2**20
+"""A constant of more bytes is rounded when it is written, so that only one is in memory."""
+
+
 def in_half(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Rounded to nearest even; what is beyond the range becomes infinite."""
-    with np.errstate(over="ignore", under="ignore"):
-        array = tensor.numpy().astype(np.float16)
-    half = ir.Tensor(array, name=tensor.name, doc_string=tensor.doc_string)
-    half.metadata_props.update(tensor.metadata_props)
-    return half
+
+    def rounded() -> ir.TensorProtocol:
+        with np.errstate(over="ignore", under="ignore"):
+            return ir.Tensor(tensor.numpy().astype(np.float16), name=tensor.name)
+
+    shape = ir.Shape(tensor.shape.numpy())
+    late = ir.LazyTensor(rounded, dtype=HALF, shape=shape, name=tensor.name)
+    found: ir.TensorProtocol = late if tensor.nbytes > LARGE else rounded()
+    found.doc_string = tensor.doc_string
+    found.metadata_props.update(tensor.metadata_props)
+    return found
