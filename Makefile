@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) -c constraints.txt
+AUTOCAST := .venv-autocast
 
-.PHONY: demo test slow lint types bench gpu clean
+.PHONY: demo test slow lint types bench peers gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.panet.demo --out demo-out
@@ -22,12 +24,14 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/pyright
 
-bench: $(READY)
+bench: $(READY) peers
 	$(BIN)/python -m bench.accuracy
 	$(BIN)/python -m bench.planning
 	$(BIN)/python -m bench.measuring
 	$(BIN)/python -m bench.localising
 	$(BIN)/python -m bench.onnx_accuracy
+
+peers: $(READY) $(AUTOCAST)/.ready
 	$(BIN)/python -m bench.onnx_peers
 
 gpu: $(READY)
@@ -40,5 +44,12 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
 	touch $(READY)
 
+# AutoCast pins other versions than ours.
+$(AUTOCAST)/.ready: bench/peer_autocast.txt constraints.txt
+	$(PYTHON) -m venv $(AUTOCAST)
+	$(AUTOCAST)/bin/python $(INSTALL) -c constraints.txt torch
+	$(AUTOCAST)/bin/python $(INSTALL) --no-deps -r bench/peer_autocast.txt
+	touch $@
+
 clean:
-	rm -rf .venv demo-out
+	rm -rf .venv $(AUTOCAST) demo-out
