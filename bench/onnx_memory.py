@@ -1,6 +1,6 @@
 """Peak memory of fixing a file of over 2 GB, whose constants lie beside it.
 
-Run as ``python -m bench.onnx_memory``. A Llama with random weights and one loud channel is exported,
+Run as ``python -m bench.onnx_memory``. A Llama with random weights and a loud channel is exported,
 and fixed and written in a process of its own, whose peak of resident memory is compared with the
 size of the file; beside it, a process that only loads the file into ONNX Runtime.
 """

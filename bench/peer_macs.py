@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bench.onnx_accuracy import left_in_float32
-from halfsafe.frontends.onnx_program import evaluate, flatten
+from halfsafe.frontends.onnx_program import Evaluator, flatten
 from halfsafe.samples import Call
 
 Shape = tuple[int, ...]
@@ -106,7 +106,7 @@ def see(model: ir.Model, feeds: dict[str, Any]) -> dict[str, Seen]:
         seen[name] = found[0].shape, found[0].dtype
         return found
 
-    evaluate(model, Call((), feeds), store)
+    Evaluator(model).run(Call((), feeds), store)
     for node in model.graph:
         for value in (*node.inputs, *node.outputs):
             if value is not None and value.name in seen:

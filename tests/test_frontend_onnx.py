@@ -16,9 +16,10 @@ from halfsafe import BadInput, FoldError
 from halfsafe.edits import Replace
 from halfsafe.frontends import onnx_run
 from halfsafe.frontends.onnx_edit import apply
+from halfsafe.frontends.onnx_evaluate import Evaluator, as_it_is, feeds_of
 from halfsafe.frontends.onnx_half import to_float16 as convert
 from halfsafe.frontends.onnx_measure import measure_array, to_eleven_bits, to_float16
-from halfsafe.frontends.onnx_program import evaluate, feeds_of, flatten, open_program
+from halfsafe.frontends.onnx_program import flatten, open_program
 from halfsafe.frontends.torch_measure import measure_tensor
 from halfsafe.frontends.torch_strict import to_eleven_bits as torch_eleven_bits
 from halfsafe.graph import Use
@@ -305,7 +306,7 @@ def test_nodes_one_by_one_give_what_the_whole_model_gives():
     model = ir.from_proto(text_model(GROWN))
     (feeds, *_) = samples()
     call = Call((), feeds)
-    found = evaluate(flatten(model), call, lambda _, lanes: lanes)
+    found = Evaluator(flatten(model)).run(call, as_it_is)
     assert np.array_equal(found[0][0], run(text_model(GROWN), feeds)[0])
 
 

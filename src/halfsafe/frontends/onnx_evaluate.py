@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.frontends.onnx_parts import branches, is_open, states
-from halfsafe.frontends.onnx_run import Opsets, captured, run_node
-from halfsafe.frontends.onnx_values import bodies_of
+from halfsafe.frontends.onnx_run import OneNode, Opsets, captured
+from halfsafe.frontends.onnx_values import bodies_of, graph_values
 from halfsafe.samples import Call
 
 Array = NDArray[Any]
@@ -29,27 +29,75 @@ Store = Callable[[str, Lanes], Lanes]
 """Called with each floating value as it is computed; what it returns is used from there on."""
 
 
-def evaluate(model: ir.Model, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
-    """Outputs, computed node by node on several lanes, floating values passing through `store`.
+def as_it_is(name: str, lanes: Lanes) -> Lanes:
+    """Stores every value as it is computed."""
+    del name
+    return lanes
 
-    No value is kept longer than the graph needs it. Bodies are run iteration by iteration; how
-    often, and which branch, the first lane decides. Raises BadInput for a misfit sample.
-    """
-    run = _Run(model, call.number, store, lanes)
-    for name, x in feeds_of(model, call).items():
-        run.put(name, (x,) * lanes)
-    run.nodes(model.graph)
-    return [run.fetch(str(output.name)) for output in model.graph.outputs]
+
+class Evaluator:
+    """Runs a model node by node. What does not depend on the sample is prepared once."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self._opsets: Opsets = tuple(sorted(model.opset_imports.items()))
+        self._steps: dict[ir.Graph, list[_Step]] = {}
+
+    def run(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
+        """Outputs on several lanes, floating values passing through `store`.
+
+        No value is kept longer than the graph needs it. Bodies are run iteration by iteration; how
+        often, and which branch, the first lane decides. Raises BadInput for a misfit sample.
+        """
+        run = _Run(self, call.number, store, lanes)
+        for name, x in feeds_of(self.model, call).items():
+            run.put(name, (x,) * lanes)
+        run.nodes(self.model.graph)
+        return [run.fetch(str(output.name)) for output in self.model.graph.outputs]
+
+    def steps(self, graph: ir.Graph) -> list[_Step]:
+        """The nodes of a graph, each with what can be forgotten after it."""
+        if graph not in self._steps:
+            self._steps[graph] = _steps(graph, self._opsets)
+        return self._steps[graph]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A node, the values that it reads, those last read by it, and the outputs to be kept."""
+
+    node: ir.Node
+    reads: tuple[str, ...]
+    forgets: tuple[str, ...]
+    keeps: tuple[str, ...]
+    compute: OneNode | None
+
+
+def _steps(graph: ir.Graph, opsets: Opsets) -> list[_Step]:
+    """Values of the graphs around it are not a graph's own to forget."""
+    nodes = [(node, None if is_open(node) else OneNode(node, opsets)) for node in graph]
+    reads = [_reads(node) if one is None else one.reads for node, one in nodes]
+    last = {name: i for i, names in enumerate(reads) for name in names}
+    own = {str(value.name) for value in graph_values(graph)}
+    shown = {str(output.name) for output in graph.outputs}
+    return [
+        _Step(
+            node,
+            names,
+            tuple(n for n in names if last[n] == i and n in own and n not in shown),
+            tuple(str(o.name) if o.name in last or o.name in shown else "" for o in node.outputs),
+            one,
+        )
+        for i, ((node, one), names) in enumerate(zip(nodes, reads, strict=True))
+    ]
 
 
 class _Run:
     """One pass over a model: the values that are still needed, by name."""
 
-    def __init__(self, model: ir.Model, sample: int, store: Store, lanes: int) -> None:
-        self.model, self.sample, self.store, self.lanes = model, sample, store, lanes
-        self.opsets: Opsets = tuple(sorted(model.opset_imports.items()))
+    def __init__(self, evaluator: Evaluator, sample: int, store: Store, lanes: int) -> None:
+        self.evaluator, self.sample, self.store, self.lanes = evaluator, sample, store, lanes
         self.values: dict[str, Lanes] = {}
-        self.last_reads = cache(_last_reads)
 
     def put(self, name: str, found: Lanes) -> None:
         floating = isinstance(found[0], np.ndarray) and found[0].dtype.kind == "f"
@@ -57,27 +105,25 @@ class _Run:
 
     def fetch(self, name: str) -> Lanes:
         if name not in self.values:
-            self.put(name, (constant(self.model, name),) * self.lanes)
+            self.put(name, (constant(self.evaluator.model, name),) * self.lanes)
         return self.values[name]
 
     def nodes(self, graph: ir.Graph) -> None:
         """Runs a graph's nodes; afterwards its outputs are there, and of the others none."""
-        last = self.last_reads(graph)
-        keep = {str(output.name) for output in graph.outputs}
-        for i, node in enumerate(graph):
-            given = {name: self.fetch(name) for name in reads(node)}
-            for output, found in zip(node.outputs, self._outputs(node, given), strict=True):
-                if output.name and (output.name in last or output.name in keep):
-                    self.put(output.name, found)
-            for name in given:
-                if last[name] == i and name not in keep:
-                    del self.values[name]
+        for step in self.evaluator.steps(graph):
+            given = {name: self.fetch(name) for name in step.reads}
+            for name, found in zip(step.keeps, self._outputs(step, given), strict=True):
+                if name:
+                    self.put(name, found)
+            for name in step.forgets:
+                del self.values[name]
 
-    def _outputs(self, node: ir.Node, given: Mapping[str, Lanes]) -> Sequence[Lanes]:
+    def _outputs(self, step: _Step, given: Mapping[str, Lanes]) -> Sequence[Lanes]:
+        node = step.node
         try:
-            if is_open(node):
+            if step.compute is None:
                 return _BODIES[node.op_type](self, node)
-            return self._on_lanes(node, given)
+            return self._on_lanes(step.compute, given)
         except HalfsafeError:
             raise
         except Exception as error:
@@ -85,11 +131,11 @@ class _Run:
                 f"{node.op_type} '{node.name}' fails on sample {self.sample}: {first_line(error)}"
             ) from error
 
-    def _on_lanes(self, node: ir.Node, given: Mapping[str, Lanes]) -> list[Lanes]:
+    def _on_lanes(self, compute: OneNode, given: Mapping[str, Lanes]) -> list[Lanes]:
         """A node's outputs on each lane; where all lanes read the same, it is computed once."""
         same = all(x is found[0] for found in given.values() for x in found)
         runs = [
-            run_node(node, {name: found[lane] for name, found in given.items()}, self.opsets)
+            compute({name: found[lane] for name, found in given.items()})
             for lane in range(1 if same else self.lanes)
         ]
         each = runs * self.lanes if same else runs
@@ -188,18 +234,10 @@ def _integers(node: ir.Node, name: str, count: int) -> list[int]:
     return [0] * count if attribute is None else list(attribute.as_ints())
 
 
-def _last_reads(graph: ir.Graph) -> dict[str, int]:
-    """The last node of a graph that reads each value; values of graphs around it not included."""
-    last = {name: i for i, node in enumerate(graph) for name in reads(node)}
-    own = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
-    own |= {str(output.name) for node in graph for output in node.outputs}
-    return {name: i if name in own else -1 for name, i in last.items()}
-
-
-def reads(node: ir.Node) -> list[str]:
+def _reads(node: ir.Node) -> tuple[str, ...]:
     """The values that a node reads, those that its bodies capture included."""
     direct = [str(value.name) for value in node.inputs if value is not None]
-    return list(dict.fromkeys([*direct, *captured(node)]))
+    return tuple(dict.fromkeys([*direct, *captured(node)]))
 
 
 def constant(model: ir.Model, name: str) -> Array:

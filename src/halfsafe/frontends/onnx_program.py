@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from halfsafe.errors import BadInput, CaptureError, first_line
-from halfsafe.frontends.onnx_evaluate import Lanes, Store, constant, evaluate, feeds_of
+from halfsafe.frontends.onnx_evaluate import Evaluator, Lanes, Store, as_it_is, constant, feeds_of
 from halfsafe.frontends.onnx_opset import infer_types
 from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
 from halfsafe.frontends.onnx_run import captured, embedded, fits_session, session
@@ -61,18 +61,19 @@ class OnnxProgram:
     def _session(self) -> Any:
         return session(self.model)
 
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.model)
+
     def run(self, call: Call) -> list[Array]:
         """Outputs of the model as it is. Raises BadInput for a misfit sample."""
         if fits_session(self.model):
             return run_whole(self._session, self.model, call)
-        return run_by_nodes(self.model, call)
+        return [x for (x,) in self.evaluate(call, as_it_is)]
 
     def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
-        """Outputs, computed node by node on several lanes, floating values passing through `store`.
-
-        No value is kept longer than the graph needs it. Raises BadInput for a misfit sample.
-        """
-        return evaluate(self.model, call, store, lanes)
+        """Outputs, computed node by node on several lanes, as Evaluator.run gives them."""
+        return self._evaluator.run(call, store, lanes)
 
 
 def run_whole(session: Any, model: ir.Model, call: Call) -> list[Array]:
@@ -82,11 +83,6 @@ def run_whole(session: Any, model: ir.Model, call: Call) -> list[Array]:
         return session.run(None, feeds)
     except Exception as error:
         raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
-
-
-def run_by_nodes(flat: ir.Model, call: Call) -> list[Array]:
-    """Outputs of a flat model too large for a session. Raises BadInput for a misfit sample."""
-    return [x for (x,) in evaluate(flat, call, lambda _, lanes: lanes)]
 
 
 def open_program(model: ir.Model, call: Call) -> OnnxProgram:
@@ -99,7 +95,7 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
         shapes[name], dtypes[name] = found[0].shape, found[0].dtype
         return found
 
-    evaluate(flat, call, see)
+    Evaluator(flat).run(call, see)
     for value in (value for part in parts(flat.graph) for value in part.outputs):
         if value.name and value.name not in dtypes and value.dtype is not None:
             dtypes[value.name] = value.dtype.numpy()  # in a branch that the sample does not take

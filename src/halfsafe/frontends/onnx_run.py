@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
@@ -120,8 +122,10 @@ def _read_each_time(tensor: ir.ExternalTensor) -> ir.LazyTensor:
 
 
 def _options(optimised: bool) -> Any:
+    """Threads sleep while they wait: there is a session for each kind of operator."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
@@ -131,17 +135,30 @@ def _options(optimised: bool) -> Any:
 
 Opsets = tuple[tuple[str, int], ...]
 
+HEAVY = re.compile("Conv|Gemm|MatMul|Einsum|Attention|LSTM|GRU|RNN|^If$|^Loop$|^Scan$")
+"""Operators that get threads of their own."""
 
-def run_node(node: ir.Node, values: Mapping[str, Array], opsets: Opsets) -> list[Any]:
-    """What one node gives for the values that it reads; None for outputs that it does not have."""
-    names = [None if value is None else str(value.name) for value in node.inputs]
-    feeds = {f"i{i}": values[name] for i, name in enumerate(names) if name is not None}
-    feeds |= {name: values[name] for name in captured(node)}
-    types = tuple(
-        (key, int(onnx.helper.np_dtype_to_tensor_dtype(x.dtype))) for key, x in feeds.items()
-    )
-    results = iter(_session_of(_bare(node), types, opsets).run(None, feeds))
-    return [next(results) if output.name else None for output in node.outputs]
+
+class OneNode:
+    """One operator, ready to be run on the values that it reads."""
+
+    def __init__(self, node: ir.Node, opsets: Opsets) -> None:
+        self.node, self.opsets, self._text = node, opsets, _bare(node)
+        self._feeds = {f"i{i}": str(v.name) for i, v in enumerate(node.inputs) if v is not None}
+        self._feeds |= {name: name for name in captured(node)}
+        self._present = [bool(output.name) for output in node.outputs]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that it reads, those that its bodies capture included, each once."""
+        return tuple(dict.fromkeys(self._feeds.values()))
+
+    def __call__(self, values: Mapping[str, Array]) -> list[Any]:
+        """Its outputs, None for those that it does not have."""
+        feeds = {key: values[name] for key, name in self._feeds.items()}
+        types = tuple((key, x.dtype) for key, x in feeds.items())
+        results = iter(_session_of(self._text, types, self.opsets).run(None, feeds))
+        return [next(results) if present else None for present in self._present]
 
 
 def _bare(node: ir.Node) -> bytes:
@@ -157,18 +174,22 @@ def _bare(node: ir.Node) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _session_of(text: bytes, types: tuple[tuple[str, int], ...], opsets: Opsets) -> Any:
+def _session_of(text: bytes, types: tuple[tuple[str, np.dtype[Any]], ...], opsets: Opsets) -> Any:
     """A session of one operator, shared by all nodes with the same attributes and types."""
     node = onnx.NodeProto.FromString(text)
-    value = onnx.helper.make_tensor_value_info
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), None)
+        for name, dtype in types
+    ]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = onnx.helper.make_graph(
-        [node], "node", [value(name, kind, None) for name, kind in types], outputs
-    )
+    graph = onnx.helper.make_graph([node], "node", inputs, outputs)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    options = _options(optimised=False)
+    if not HEAVY.search(node.op_type):
+        options.intra_op_num_threads = 1
     return ort.InferenceSession(
-        model.SerializeToString(), _options(optimised=False), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 

@@ -23,7 +23,7 @@ from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
 from halfsafe.errors import BadInput, FoldError, first_line
 from halfsafe.frontends.onnx_edit import apply
-from halfsafe.frontends.onnx_evaluate import constant, evaluate
+from halfsafe.frontends.onnx_evaluate import Evaluator, as_it_is, constant
 from halfsafe.frontends.onnx_half import to_float16
 from halfsafe.frontends.onnx_measure import (
     chunks,
@@ -40,7 +40,6 @@ from halfsafe.frontends.onnx_program import (
     flatten,
     load,
     open_program,
-    run_by_nodes,
     run_whole,
 )
 from halfsafe.frontends.onnx_run import (
@@ -111,7 +110,8 @@ class OnnxSource:
     def reference(self, call: Call) -> Arrays:
         if fits_session(self.model):
             return arrays(run_whole(self._original, self.model, call))
-        return arrays(run_by_nodes(flatten(self.model), call))
+        outputs = Evaluator(flatten(self.model)).run(call, as_it_is)
+        return arrays(x for (x,) in outputs)
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         match precision:
@@ -157,7 +157,7 @@ class HalfFile:
         return self.half_outputs(call)
 
     def half_outputs(self, call: Call) -> Arrays:
-        outputs = evaluate(flatten(self.model), call, lambda _, lanes: lanes)
+        outputs = Evaluator(flatten(self.model)).run(call, as_it_is)
         return arrays(x for (x,) in outputs)
 
 
