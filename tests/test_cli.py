@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from halfsafe import Report, cli
+from halfsafe.frontends.onnx_half import to_float16
 
 ZOO = """
 import torch
@@ -193,6 +195,19 @@ def test_an_onnx_file_with_float16_inputs_and_outputs(run, onnx_file):
     session = onnxruntime.InferenceSession("half.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": onnx_file.astype(np.float16)})
     assert found.dtype == np.float16
+
+
+def test_an_onnx_file_of_another_tool_is_verified(run, onnx_file):
+    ir.save(to_float16(ir.load("net.onnx")), "theirs.onnx")
+    status, output, _ = run("verify", "net.onnx", "theirs.onnx", "--samples", "one.npz")
+    assert (status, "nonfinite outputs" in output) == (1, True)
+    assert "in its own framework" in output
+    assert output.splitlines()[-1] == "Next: halfsafe fix net.onnx --samples one.npz"
+    run("fix", "net.onnx", "--samples", "one.npz", "-o", "half.onnx")
+    status, output, _ = run("verify", "net.onnx", "half.onnx", "--samples", "one.npz", "--json")
+    found = json.loads(output)
+    assert (status, found["safe"], found["after_nonfinite"]) == (0, True, 0)
+    assert 0 < found["own"] < 1e-2
 
 
 def test_an_onnx_file_is_inspected(run, onnx_file):

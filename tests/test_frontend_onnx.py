@@ -139,12 +139,24 @@ def test_verify_takes_files(tmp_path):
     assert halfsafe.verify(path, fixed.model, samples()).bit_equal
 
 
+HIDDEN = """
+    many = Constant <value_float = 3e4> ()
+    few = Constant <value_float = 6.2e-5> ()
+    h = Mul (x, many)
+    r = Add (h, h)
+    y = Mul (r, few)
+"""
+
+
 def test_a_broken_file_is_found_though_onnxruntime_hides_it():
     """Converted as it is; the CPU provider computes in FP32 between nodes, other devices do not."""
-    model = ir.from_proto(text_model(GROWN))
-    broken = convert(model)
-    proof = halfsafe.verify(model, broken, samples())
-    assert proof.after_nonfinite
+    model = ir.from_proto(text_model(HIDDEN))
+    feeds = [{"x": 2 + np.abs(one["x"])} for one in samples()]
+    proof = halfsafe.verify(model, convert(model), feeds)
+    assert proof.after_nonfinite == sum(one["x"].size for one in feeds)
+    assert not proof.own_nonfinite
+    assert 0 < proof.own < 1e-2
+    assert not proof.safe
 
 
 def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):

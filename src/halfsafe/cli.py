@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.faults import FaultKind
-from halfsafe.fix import fix
+from halfsafe.fix import fix, verify
 from halfsafe.inspection import inspect
 from halfsafe.report.model import Report
 
@@ -142,6 +142,38 @@ def inspect_command(
         fixed = "fixed.onnx" if model.endswith(".onnx") else "fixed.pt2"
         say_next(f"halfsafe fix {model} -o {fixed}" if status else after_writing(output, "-o"))
     raise typer.Exit(status)
+
+
+@app.command("verify")
+def verify_command(
+    model: Model,
+    candidate: Annotated[str, typer.Argument(help="What was made of it, in FP16 or in FP32.")],
+    samples: Samples = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the proof as JSON, and nothing else.")
+    ] = False,
+) -> None:
+    """Compare CANDIDATE, whoever made it, with MODEL in FP32 and with what FP16 can reach.
+
+    An ONNX candidate in FP16 is run strictly, every value rounded as it is stored, and once more by
+    ONNX Runtime's CPU provider, which computes in FP32 between nodes and so hides overflow.
+
+    Example: halfsafe verify model.onnx model_fp16.onnx --samples samples.npz
+    """
+    from halfsafe.report.text import proof_table
+
+    loaded, inputs = load(model, samples)
+    other, _ = load_model(candidate)
+    given = f" --samples {samples}" if samples else ""
+    with spinner() as progress:
+        progress("verifying")
+        proof = verify(loaded, other, inputs)
+    if as_json:
+        print(json.dumps({**proof.to_json(), "safe": proof.safe}, allow_nan=False))
+    else:
+        out.print(proof_table(proof))
+        say_next(f"deploy {candidate}" if proof.safe else f"halfsafe fix {model}{given}")
+    raise typer.Exit(0 if proof.safe else 1)
 
 
 @app.command("report")

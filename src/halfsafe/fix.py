@@ -107,14 +107,18 @@ def verify(model: Any, candidate: Any, samples: Any) -> Verification:
     """How far a candidate is from the FP32 model, on all samples, and over the floor of FP16.
 
     An FP32 candidate must be bit-equal, and is judged in FP16 by strict evaluation; one that is in
-    FP16 already runs as it is. Raises BadInput and CaptureError.
+    FP16 already runs as it is, an ONNX one both strictly and in ONNX Runtime. Raises BadInput and
+    CaptureError.
     """
     supply = Samples(samples)
     original = open_model(model, supply.first)
     calls = supply.all()
     if original.is_half(candidate):
         running = original.running(candidate)
-        return verify_source(original, None, running, calls, False, running.kernels)
+        kernels = running.kernels
+        return verify_source(
+            original, None, running, calls, False, kernels, own=kernels == "strict"
+        )
     rewritten = open_model(candidate, supply.first)
     return verify_source(original, rewritten, rewritten, calls, False, "strict")
 

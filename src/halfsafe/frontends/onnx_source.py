@@ -122,9 +122,12 @@ class OnnxSource:
             case "floor":
                 return arrays(evaluate_rounded(self.program, call, to_eleven_bits))
 
+    @cached_property
+    def _converted(self) -> HalfFile:
+        return HalfFile(to_float16(self.program.model, float32=self.program.float32))
+
     def half_outputs(self, call: Call) -> Arrays:
-        converted = to_float16(self.program.model, float32=self.program.float32)
-        return arrays(run_whole(session(converted), converted, call))
+        return self._converted.half_outputs(call)
 
     def is_half(self, candidate: Any) -> bool:
         model = _model(candidate)
@@ -144,21 +147,28 @@ class OnnxSource:
 class HalfFile:
     """A model in FP16, as it is.
 
-    Its nodes are run one by one, so that every value is rounded as it is stored: ONNX Runtime's
-    CPU provider keeps FP32 between the FP16 nodes of a whole model, and so hides overflow.
+    It is judged with its nodes run one by one, so that every value is rounded as it is stored: ONNX
+    Runtime's CPU provider keeps FP32 between the FP16 nodes of a whole model, and hides overflow.
     """
 
     model: ir.Model
     kernels: Kernels = "strict"
 
+    @cached_property
+    def _nodes(self) -> Evaluator:
+        return Evaluator(flatten(self.model))
+
+    @cached_property
+    def _session(self) -> Any:
+        return session(self.model)
+
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         if precision != "float16":
             raise NotImplementedError(f"a model in FP16 cannot be evaluated in {precision}")
-        return self.half_outputs(call)
+        return arrays(x for (x,) in self._nodes.run(call, as_it_is))
 
     def half_outputs(self, call: Call) -> Arrays:
-        outputs = Evaluator(flatten(self.model)).run(call, as_it_is)
-        return arrays(x for (x,) in outputs)
+        return arrays(run_whole(self._session, self.model, call))
 
 
 @dataclass(frozen=True)

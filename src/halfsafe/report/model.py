@@ -119,7 +119,7 @@ class Report:
             "graph": self.graph.to_json(),
             "values": {name: _value_to_json(v) for name, v in self.values.items()},
             "faults": [asdict(f) for f in self.faults],
-            "verification": self.verification and _finite(asdict(self.verification)),
+            "verification": self.verification and self.verification.to_json(),
         }
 
     @classmethod
@@ -132,7 +132,7 @@ class Report:
         rest["values"] = {name: _value(v) for name, v in data["values"].items()}
         rest["faults"] = tuple(_fault(f) for f in data["faults"])
         if proof := data["verification"]:
-            rest["verification"] = Verification(**_infinite(proof))
+            rest["verification"] = Verification.from_json(proof)
         return cls(**rest)
 
     def save(self, path: str | Path) -> None:
@@ -322,12 +322,3 @@ def _fault(data: Mapping[str, Any]) -> Fault:
     rest: dict[str, Any] = {k: _tuple(v) for k, v in data.items()}
     rest["kind"] = FaultKind(data["kind"])
     return Fault(**rest)
-
-
-def _finite(data: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: an infinite error is written as null."""
-    return {k: None if v == inf else v for k, v in data.items()}
-
-
-def _infinite(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: inf if v is None else v for k, v in data.items()}

@@ -39,7 +39,12 @@ def renderable(report: Report) -> RenderableType:
     if report.verification is None:
         return Group(*parts, *_ranges(report), _verdict(report))
     parts += _plan(report)
-    parts += [Text("Proof", style="bold"), _proof(report.verification), Text(), _verdict(report)]
+    parts += [
+        Text("Proof", style="bold"),
+        proof_table(report.verification),
+        Text(),
+        _verdict(report),
+    ]
     return Group(*parts)
 
 
@@ -169,13 +174,17 @@ def _plan(report: Report) -> list[RenderableType]:
     return [*parts, Text()]
 
 
-def _proof(proof: Verification) -> Table:
+def proof_table(proof: Verification) -> Table:
+    """The proof, a finding a row."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
     exact = "bit-equal" if proof.bit_equal else f"differs by {proof.worst_difference:.1e}"
     kind = "a sample held out of measuring" if proof.held_out else f"{proof.samples} sample(s)"
-    table.add_row("FP32, original and fixed", exact)
+    if proof.bit_equal or proof.worst_difference:  # of a candidate in FP16 there is no FP32 form
+        table.add_row("FP32, original and fixed", exact)
     table.add_row("FP16, original", _error(proof.before, proof.before_nonfinite))
     table.add_row("FP16, fixed", _error(proof.after, proof.after_nonfinite))
+    if proof.own is not None:
+        table.add_row("  in its own framework", _error(proof.own, proof.own_nonfinite))
     table.add_row("floor of FP16", f"error {proof.floor:.2e}")
     table.add_row("fixed / floor", f"{proof.ratio:.3f}")
     table.add_row("checked on", f"{kind}, {proof.kernels} FP16")
