@@ -139,6 +139,16 @@ def test_verify_takes_files(tmp_path):
     assert halfsafe.verify(path, fixed.model, samples()).bit_equal
 
 
+def test_a_file_has_ranges_and_exponents_where_viewers_show_them(tmp_path):
+    fixed = halfsafe.fix(text_model(GROWN), samples())
+    fixed.save(tmp_path / "half.onnx")
+    (gemm,) = (n for n in onnx.load(tmp_path / "half.onnx").graph.node if n.op_type == "Gemm")
+    found = {p.key: p.value for p in gemm.metadata_props}
+    h = fixed.report.values["h"]
+    assert found["halfsafe.exponent"] == str(h.exponent)
+    assert float(found["halfsafe.amax"]) == pytest.approx(h.range.amax, rel=1e-3)
+
+
 HIDDEN = """
     many = Constant <value_float = 3e4> ()
     few = Constant <value_float = 6.2e-5> ()

@@ -60,9 +60,10 @@ class Fixed:
     ) -> None:
         """Writes .onnx, .pt2 (the whole model) or .safetensors (its state_dict), atomically.
 
-        `io` is the type of floating inputs and outputs of an .onnx file in FP16.
+        `io` is the type of floating inputs and outputs of an .onnx file in FP16, whose nodes have
+        range and exponent of what they compute among their metadata, where viewers show them.
         """
-        self.forms.save(Path(path), dtype, io)
+        self.forms.save(Path(path), dtype, io, self.report.labels)
 
 
 def fix(

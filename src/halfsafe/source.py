@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -137,4 +137,7 @@ class Forms(Protocol):
         path: Path,
         dtype: Literal["float16", "float32"],
         io: Literal["float32", "float16"],
-    ) -> None: ...
+        labels: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """Writes a file; where it has room for labels of computed values, with those."""
+        ...

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -200,11 +200,13 @@ class OnnxForms:
         path: Path,
         dtype: Literal["float16", "float32"],
         io: Literal["float32", "float16"],
+        labels: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Writes a .onnx file, whole or not at all."""
+        """Writes a .onnx file, whole or not at all, with labels as metadata of the nodes."""
         if path.suffix != ".onnx":
             raise BadInput(f"cannot write '{path}': give it the suffix .onnx")
-        model = self._half(io) if dtype == "float16" else self.exact.model
+        model = self._half(io) if dtype == "float16" else self.exact.model.clone()
+        _label(model, labels)
         write(model, path, beside=self.beside)
 
     def _half(self, io: Literal["float32", "float16"] = "float32") -> ir.Model:
@@ -213,6 +215,15 @@ class OnnxForms:
 
     def _like_given(self, model: ir.Model) -> Any:
         return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model
+
+
+def _label(model: ir.Model, labels: Mapping[str, Mapping[str, str]]) -> None:
+    """Adds labels to the nodes; where a node has several outputs, with their numbers."""
+    for node in model.graph.all_nodes():
+        several = len(node.outputs) > 1
+        for i, output in enumerate(node.outputs):
+            for key, text in labels.get(str(output.name), {}).items():
+                node.metadata_props[f"{key}.{i}" if several else key] = text
 
 
 def write(model: ir.Model, path: Path, *, beside: bool = False) -> None:

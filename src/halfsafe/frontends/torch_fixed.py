@@ -86,13 +86,15 @@ class TorchModel:
         self,
         path: Path,
         dtype: Literal["float16", "float32"],
-        io: Literal["float32", "float16"] = "float32",
+        io: Literal["float32", "float16"],
+        labels: Mapping[str, Mapping[str, str]],
     ) -> None:
         """Writes a .pt2 (exported program) or a .safetensors (state_dict), whole or not at all.
 
-        `io` is of no account: a program in FP16 takes FP16 inputs, and casts FP32 ones.
+        `io` is of no account: a program in FP16 takes FP16 inputs, and casts FP32 ones. Neither
+        file has room for labels.
         """
-        del io
+        del io, labels
         if path.suffix == ".safetensors":
             self._save_state_dict(path, getattr(torch, dtype))
         elif path.suffix == ".pt2":

@@ -91,6 +91,19 @@ class Report:
         exact = proof.bit_equal or proof.worst_difference <= rounding
         return not self.conflicts and proof.safe and exact
 
+    @property
+    def labels(self) -> dict[str, dict[str, str]]:
+        """Range and exponent of every computed value, in words for viewers of files."""
+        return {
+            name: {
+                "halfsafe.amax": f"{value.range.amax:.4g}",
+                "halfsafe.smallest": f"{value.range.smallest:.4g}",
+                "halfsafe.exponent": str(value.exponent),
+            }
+            for name, value in self.values.items()
+            if self.graph.values[name].kind == Kind.ACTIVATION
+        }
+
     def __or__(self, other: Report) -> Report:
         """The report on both sets of samples, of one model. Raises ValueError for two models."""
         if self.verification or other.verification:
