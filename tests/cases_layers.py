@@ -126,6 +126,11 @@ NORMS: list[Case] = [
         _BATCH + ", 2 out.0 = 2 input - running_var + 2 weight, bias = out.0",
         *(x(2, 3, 4), x(3), x(3), x(3), p(3), 0.1, 1e-5),
     ),
+    *calls(
+        "native_batch_norm",
+        _BATCH + ", 2 out.0 = 2 input - running_var + 2 weight, bias = out.0",
+        *(x(2, 3, 4), x(3), x(3), x(3), p(3), False, 0.1, 1e-5),
+    ),
     *calls("layer_norm", "eps = 2 input, weight = out, bias = out", x(3, 4), [4], x(4), x(4), 1e-5),
     *calls("layer_norm", "eps = 2 input, weight = out", x(2, 3, 4), [3, 4], x(3, 4)),
     *calls("layer_norm", "eps = 2 input, out = 0, bias = 0", x(3, 4), [4], None, x(4)),

@@ -3,6 +3,7 @@
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
 from halfsafe.fix import Fixed, fix, verify
 from halfsafe.inspection import inspect
+from halfsafe.region import scaled
 from halfsafe.report.model import Report
 from halfsafe.verify import Verification
 from halfsafe.watch import Transition, watch
@@ -18,6 +19,7 @@ __all__ = [
     "Verification",
     "fix",
     "inspect",
+    "scaled",
     "verify",
     "watch",
 ]

@@ -95,7 +95,7 @@ class Run:
         node = self._numbered(path)
         parent = self.frames[-1] if self.frames else None
         seen = self._seen_nodes.get(node)
-        line = seen.line if seen else _caller()
+        line = seen.line if seen else caller()
         given = {
             operand: self._known(x) or self._given(f"{node}.{operand}", x, parent)
             for operand, x in tensors_in(arguments)
@@ -161,7 +161,7 @@ class Run:
             return
         inputs = {k: self._operand(node, k, v) for k, v in operands.items()}
         self.nodes[node] = Node(
-            node, op, inputs, tuple(outputs), attributes, frame.module, _caller(), moved
+            node, op, inputs, tuple(outputs), attributes, frame.module, caller(), moved
         )
 
     def settle(self) -> None:
@@ -331,7 +331,7 @@ def _is_own(file: str) -> bool:
     return any(own in file for own in _OWN)
 
 
-def _caller() -> str:
+def caller() -> str:
     """File and line of the innermost frame that is neither PyTorch's nor this tool's."""
     frame = inspect.currentframe()
     while frame is not None and _is_own(frame.f_code.co_filename):

@@ -70,7 +70,7 @@ _BY_RULE: Mapping[Rule, Sequence[str]] = {
     f.matrix_sum: ["addmm", "baddbmm", "addmv", "addbmm"],
     f.grouped_product: ["_grouped_mm"],
     f.embedding: ["embedding"],
-    f.batch_norm: ["batch_norm", "_native_batch_norm_legit_no_training"],
+    f.batch_norm: ["batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"],
     f.normalisation: "layer_norm native_layer_norm group_norm native_group_norm rms_norm".split(),
     f.weight_norm: ["_weight_norm", "_weight_norm_interface"],
     f.attention: ["scaled_dot_product_attention"],
@@ -95,6 +95,7 @@ _ADDENDS: Mapping[Rule, tuple[str, ...]] = {
 _RELATIVE = {
     "batch_norm": ("running_var",),
     "_native_batch_norm_legit_no_training": ("running_var",),
+    "native_batch_norm": ("running_var",),
     "div": ("other",),
     "log": ("self",),
     "log10": ("self",),
