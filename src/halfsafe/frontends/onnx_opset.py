@@ -84,9 +84,13 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
 
 
 def raise_old(model: ir.Model) -> ir.Model:
-    """The model at opset 11 or later. Raises BadInput where onnx cannot convert it."""
+    """The model at opset 11 or later. Raises BadInput where onnx cannot convert it.
+
+    A model with the Scan of opset 8 stays as it is: onnx does not convert its batches.
+    """
     opset = model.opset_imports.get("", OLDEST)
-    if opset >= OLDEST:
+    batched = opset < 9 and any(node.op_type == "Scan" for node in model.graph.all_nodes())
+    if opset >= OLDEST or batched:
         return model
     settled = model.clone()
     settle_inputs(settled)

@@ -19,7 +19,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from halfsafe.errors import BadInput
+from halfsafe.errors import BadInput, first_line
 
 Array = NDArray[Any]
 
@@ -28,16 +28,24 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 
 
 def session(model: ir.Model, *, optimised: bool = False) -> Any:
-    """A session on the CPU, by default without any rewriting of the graph."""
+    """A session on the CPU, by default without any rewriting of the graph.
+
+    Raises BadInput where ONNX Runtime does not take the model.
+    """
     options, model = _options(optimised), embedded(model)
-    providers = ["CPUExecutionProvider"]
-    if fits_session(model):
-        text = ir.to_proto(model).SerializeToString()
-        return ort.InferenceSession(text, options, providers=providers)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        ir.save(model, path, external_data="model.onnx.data")
-        return ort.InferenceSession(path, options, providers=providers)
+    try:
+        if fits_session(model):
+            return _opened(ir.to_proto(model).SerializeToString(), options)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            ir.save(model, path, external_data="model.onnx.data")
+            return _opened(path, options)
+    except Exception as error:
+        raise BadInput(f"ONNX Runtime does not take the model: {first_line(error)}") from error
+
+
+def _opened(model: bytes | Path, options: Any) -> Any:
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def fits_session(model: ir.Model) -> bool:
@@ -85,9 +93,7 @@ def _reads(opset: int, ir_version: int) -> bool:
     imports = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
     try:
-        ort.InferenceSession(
-            model.SerializeToString(), _options(False), providers=["CPUExecutionProvider"]
-        )
+        _opened(model.SerializeToString(), _options(optimised=False))
     except Exception:
         return False
     return True
@@ -188,9 +194,7 @@ def _session_of(text: bytes, types: tuple[tuple[str, np.dtype[Any]], ...], opset
     options = _options(optimised=False)
     if not HEAVY.search(node.op_type):
         options.intra_op_num_threads = 1
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return _opened(model.SerializeToString(), options)
 
 
 def captured(node: ir.Node) -> list[str]:

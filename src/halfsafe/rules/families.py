@@ -36,6 +36,8 @@ def aligned(k: Exponents) -> Equations:
         return []
     if k.attributes.get("reduction") == "mul":  # of ONNX's scatter: by plain numbers
         return homogeneous(k)
+    if any(k.attributes.get(name) is not None for name in ("min", "max", "value")):
+        return []  # Clip and Pad before opset 11: numbers that are no operands
     first, *rest = k.all_but("alpha", "condition", "mask", "index", "indices", "axes")
     return [x == first for x in rest] + [y == first for y in k.outs if y.terms]
 
