@@ -105,13 +105,20 @@ def test_either_side_may_stay_scaled(pair):
 
 @pytest.mark.parametrize("factor", [3.0, 10.0, 0.3])
 def test_other_factors_are_within_two_ulp_of_the_largest_term(pair, factor):
-    """Of the sum's terms, for as many as are added up; the sum itself rounds alike either way."""
     module, x = pair
-    found, expected = rescaled(module, factor=factor)(x), module(x)
-    error = (found.double() - exact(module, x)).abs()
-    ulp = 2.0**-23 * terms(module, x)
-    rounding = (expected.double() - exact(module, x)).abs().max()
-    assert (error <= 2 * ulp + rounding).all()
+    y, ulp = module(x), 2.0**-23 * largest(module, x)
+    assert torch.equal(rescaled(module, factor=factor)(x), y)
+    begun = rescaled(module, factor=factor, output="scaled")(x).double() * factor
+    assert ((begun - y).abs() <= 2 * ulp).all()
+    given = (x / factor).double() * factor  # what it is that was divided
+    ended = rescaled(module, factor=factor, input="scaled")(x / factor).double()
+    own = (module(given.float()).double() - exact(module, given)).abs().max()
+    assert ((ended - exact(module, given)).abs() <= 2 * ulp + 2 * own).all()
+
+
+def largest(module: nn.Module, x: Tensor) -> Tensor:
+    """The largest magnitude among inputs' products, bias and sum, at every place."""
+    return torch.maximum(terms(module, x), exact(module, x).abs())
 
 
 def exact(module: nn.Module, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from halfsafe.errors import BadInput
@@ -38,7 +39,8 @@ def rescaled(
     Takes Conv, ConvTranspose, Linear and BatchNorm (in eval mode) of any dimension, and a
     Sequential of them, with ReLU, pooling and other homogeneous modules between. The copy has the
     keys of the module's state_dict, and takes one. Bit-equal in FP32 for any exponent at which
-    nothing becomes subnormal; a `factor` that is no power of two adds rounding errors of its own.
+    nothing becomes subnormal. A `factor` that is no power of two costs a rounding where one side is
+    scaled and the other is not, and one of the bias; otherwise the next power of two stands in.
 
     With ``output="scaled"`` the result stays divided, for whatever follows: homogeneous operators
     (ReLU, max pooling, additions of values divided alike) hand it on, and a module rescaled with
@@ -57,9 +59,15 @@ def rescaled(
     for name, side in (("input", input), ("output", output)):
         if side not in ("full", "scaled"):
             raise BadInput(f"{name} is {side!r}: say 'full' or 'scaled'")
+    if input == output == "full":
+        found = _next_power(found)
     if type(module) is nn.Sequential:
         return _chain(module, found, input, output)
     return _one(module, found, input, output)
+
+
+def _next_power(factor: float) -> float:
+    return 2.0 ** ceil(log2(factor))
 
 
 def _chain(module: nn.Sequential, factor: float, input: Side, output: Side) -> nn.Sequential:
@@ -132,15 +140,21 @@ class _Rescaled(nn.Module if TYPE_CHECKING else object):
     input: Side
     output: Side
 
+    @property
+    def inner(self) -> float:
+        """By what values inside are divided: the next power of two, where the choice is free."""
+        return self.factor if self.input == "scaled" else _next_power(self.factor)
+
     def down(self, x: Tensor) -> Tensor:
-        return x if self.input == "scaled" else x / self.factor
+        return x if self.input == "scaled" else x / self.inner
 
     def up(self, y: Tensor) -> Tensor:
-        return y if self.output == "scaled" else y * self.factor
+        wanted = self.factor if self.output == "scaled" else 1.0
+        return y if wanted == self.inner else y * (self.inner / wanted)
 
     def shift(self, term: Tensor | None) -> Tensor | None:
         """A bias or a mean, divided; it has an entry a channel."""
-        return None if term is None else term / self.factor
+        return None if term is None else term / self.inner
 
     def extra_repr(self) -> str:
         sides = f"factor={self.factor:g}, input={self.input}, output={self.output}"
