@@ -236,6 +236,21 @@ def test_the_pan_network_in_a_region_with_two_ends():
         assert torch.equal(model(x), expected)
 
 
+def test_one_region_in_several_threads():
+    model, expected, results = net(), net()(X).detach(), []
+
+    def work():
+        results.extend(torch.equal(model(X), expected) for _ in range(5))
+
+    with halfsafe.scaled(model, start="body", end="reduce", exponent=5):
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == [True] * 20
+
+
 def test_models_in_several_threads():
     expected, models, results = net()(X).detach(), {i: net() for i in range(1, 5)}, {}
 
