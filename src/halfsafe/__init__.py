@@ -5,6 +5,7 @@ from halfsafe.fix import Fixed, fix, verify
 from halfsafe.inspection import inspect
 from halfsafe.region import scaled
 from halfsafe.report.model import Report
+from halfsafe.rewriter import rewrites, rewriting
 from halfsafe.verify import Verification
 from halfsafe.watch import Transition, watch
 
@@ -19,6 +20,8 @@ __all__ = [
     "Verification",
     "fix",
     "inspect",
+    "rewrites",
+    "rewriting",
     "scaled",
     "verify",
     "watch",

@@ -47,7 +47,8 @@ def _measure_chunk(x: Array) -> Range:
     counts = np.bincount(exponents, minlength=256)
     small = magnitudes[exponents == 0] if counts[0] else magnitudes[:0]
     subnormal = small[small > 0]
-    binades: dict[int, int] = Counter((np.frexp(subnormal)[1] - 1).tolist())
+    lowest: list[int] = (np.frexp(subnormal)[1] - 1).tolist()
+    binades = dict(Counter(lowest))
     binades |= {int(e) - 127: int(counts[e]) for e in np.flatnonzero(counts[:255]) if e}
     if counts[0] or counts[255]:
         magnitudes = magnitudes[(magnitudes > 0) & (magnitudes < inf)]
