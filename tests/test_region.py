@@ -184,6 +184,26 @@ def test_what_is_not_divided_is_refused():
         model(x)
 
 
+def test_what_comes_out_at_another_power_is_not_read():
+    class Statistics(nn.Module):
+        def __init__(self, reads):
+            super().__init__()
+            self.a, self.b, self.reads = nn.Linear(4, 4), nn.Linear(4, 4), reads
+
+        def forward(self, x):
+            y, _, rstd = torch.native_layer_norm(self.a(x), [4], self.b.bias, None, 1e-5)
+            return self.b(y * rstd if self.reads else y)
+
+    x = torch.randn(2, 4)
+    with halfsafe.scaled(quiet := Statistics(False), start="a", end="b", exponent=2):
+        assert torch.equal(quiet(x), Statistics.forward(quiet, x))
+    with (
+        halfsafe.scaled(loud := Statistics(True), start="a", end="b", exponent=2),
+        pytest.raises(BadInput, match=r"aten\.mul at .* is divided by another power of two"),
+    ):
+        loud(x)
+
+
 def test_a_value_that_leaves_otherwise_is_refused():
     class Two(nn.Module):
         def __init__(self):

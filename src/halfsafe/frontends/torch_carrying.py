@@ -62,8 +62,9 @@ class Carrying(TorchDispatchMode):
         held = [*model.named_parameters(), *model.named_buffers()]
         self._held = {id(x): (name, x) for name, x in held}
         self._divided = _Tensors[str]()
+        self._odd = _Tensors[int]()
         self._derived = _Tensors[_Derived]()
-        self._scaled: dict[tuple[int, int], Tensor] = {}
+        self._scaled: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._own = False
         self._count = 0
 
@@ -93,6 +94,8 @@ class Carrying(TorchDispatchMode):
         if self._own:
             return func(*args, **kwargs)
         call = _Call.of(func, args, kwargs)
+        if any(self._odd.get(x) for x in call.tensors.values()):
+            raise BadInput(_refusal(call.op, "what it reads is divided by another power of two"))
         if any(self._divided.get(x) is not None for x in call.tensors.values()):
             return self._carry(call)
         result = func(*args, **kwargs)
@@ -110,7 +113,7 @@ class Carrying(TorchDispatchMode):
         if found is None:
             found = _exponents(graph, {**known, outputs[0]: 0})
         if found is None:
-            raise BadInput(self._refusal(call, node, known))
+            raise BadInput(_refusal(call.op, self._reason(known)))
         changes: dict[str, Any] = {}
         for key, x in call.tensors.items():
             k = found.get(Use(node.name, key), 0)
@@ -164,10 +167,12 @@ class Carrying(TorchDispatchMode):
         made = list(result) if isinstance(result, (tuple, list)) else [result]
         names = [f"{node.name}.{i}" for i in range(len(made))]
         for name, x in zip(names, made, strict=True):
-            floating = isinstance(x, Tensor) and is_floating(x)
-            values[name] = Value(name, Kind.ACTIVATION, floating)
-            if floating and found.get(name, found.get(names[0], 0)) == self._exponent:
+            values[name] = Value(name, Kind.ACTIVATION, is_floating(x))
+            k = found.get(name, found.get(names[0], 0))
+            if is_floating(x) and k == self._exponent:
                 self._track(x, name)
+            elif is_floating(x) and k:
+                self._odd.put(x, k)
         for x in call.tensors.values():
             self._add_derived(self._derived.get(x))
         self.trace.plain |= {node.inputs[u.operand] for u, k in known.items() if _is_plain(u, k)}
@@ -199,25 +204,22 @@ class Carrying(TorchDispatchMode):
         else:
             self.trace.read_outside |= roots
 
-    def _refusal(self, call: _Call, node: Node, known: Mapping[Unknown, int]) -> str:
-        plain = [u.operand for u, k in known.items() if isinstance(u, Use) and k == 0]
-        why = "no power of two passes through it"
-        if plain and any(k for k in known.values()):
-            why = f"its operand '{plain[0]}' is not divided"
-        return (
-            f"{node.op} at {caller()} stands in the region, and {why}: end the region before it, "
-            "or let halfsafe.fix find the exponents"
-        )
+    def _reason(self, known: Mapping[Unknown, int]) -> str:
+        plain = [u.operand for u, k in known.items() if _is_plain(u, k)]
+        if plain and any(known.values()):
+            return f"its operand '{plain[0]}' is not divided"
+        return "no power of two passes through it"
 
     def _track(self, x: Tensor, name: str) -> None:
         self.trace.values.setdefault(name, Value(name, Kind.ACTIVATION, True))
         self._divided.put(x, name)
 
     def _constant_times(self, x: Tensor, bits: int) -> Tensor:
+        """A constant divided or multiplied; it is kept, so that no other gets its id."""
         key = id(x), bits
         if key not in self._scaled:
-            self._scaled[key] = self._times(x, bits)
-        return self._scaled[key]
+            self._scaled[key] = x, self._times(x, bits)
+        return self._scaled[key][1]
 
     def _times(self, x: Tensor, bits: int) -> Tensor:
         self._own = True
@@ -225,6 +227,13 @@ class Carrying(TorchDispatchMode):
             return x * 2.0**bits
         finally:
             self._own = False
+
+
+def _refusal(op: str, why: str) -> str:
+    return (
+        f"{op} at {caller()} stands in the region, and {why}: end the region before it, or let "
+        "halfsafe.fix find the exponents"
+    )
 
 
 def _is_plain(unknown: Unknown, exponent: int) -> TypeGuard[Use]:
