@@ -35,6 +35,7 @@ from halfsafe.frontends.onnx_measure import (
 )
 from halfsafe.frontends.onnx_measure import to_float16 as rounded_to_float16
 from halfsafe.frontends.onnx_opset import raise_old
+from halfsafe.frontends.onnx_parts import parts
 from halfsafe.frontends.onnx_program import (
     OnnxProgram,
     flatten,
@@ -48,6 +49,7 @@ from halfsafe.frontends.onnx_run import (
     has_external_data,
     session,
 )
+from halfsafe.frontends.onnx_values import bodies_of, called
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
@@ -76,7 +78,7 @@ class OnnxSource:
         raised = raise_old(model)
         program = open_program(raised, call)
         _check_constants(program)
-        notes = [*_raised(model, raised)]
+        notes = [*_raised(model, raised), *_closed(program)]
         if not fits_session(model):
             notes.append("over 2 GiB: proved node by node, not in one session")
         opened = cls(given, model, name, program, captured_exactly=True, notes=tuple(notes))
@@ -263,6 +265,18 @@ def _raised(model: ir.Model, raised: ir.Model) -> list[str]:
     if before == after:
         return []
     return [f"raised from opset {before} to {after}, where a law can scale all numbers"]
+
+
+def _closed(program: OnnxProgram) -> list[str]:
+    """A note where bodies are not looked into."""
+    nodes = {part.node for part in parts(program.model.graph) if part.entries is None}
+    names = [called(node) for node in nodes if bodies_of(node)]
+    if not names:
+        return []
+    return [
+        f"{len(names)} operators with bodies of unknown types are pinned, {min(names)} among them: "
+        "onnx cannot infer what they hold"
+    ]
 
 
 def _check_constants(program: OnnxProgram) -> None:
