@@ -5,8 +5,9 @@ READY := .venv/.ready
 INSTALL := -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 AUTOCAST := .venv-autocast
+MMOCR := .venv-mmocr
 
-.PHONY: demo test slow lint types bench peers gpu clean
+.PHONY: demo test slow lint types bench peers mmocr gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.panet.demo --out demo-out
@@ -34,6 +35,9 @@ bench: $(READY) peers
 peers: $(READY) $(AUTOCAST)/.ready
 	$(BIN)/python -m bench.onnx_peers
 
+mmocr: $(MMOCR)/.ready
+	$(MMOCR)/bin/python -m bench.mmocr_detector
+
 gpu: $(READY)
 	$(BIN)/python -m bench.gpu
 
@@ -51,5 +55,13 @@ $(AUTOCAST)/.ready: bench/peer_autocast.txt constraints.txt
 	$(AUTOCAST)/bin/python $(INSTALL) --no-deps -r bench/peer_autocast.txt
 	touch $@
 
+# What mmocr of 2023 asks for at import, without what its packages list and this does not need.
+$(MMOCR)/.ready: bench/mmocr_requirements.txt constraints.txt
+	$(PYTHON) -m venv $(MMOCR)
+	$(MMOCR)/bin/python $(INSTALL) -c constraints.txt torch
+	$(MMOCR)/bin/python $(INSTALL) --no-deps -c constraints.txt -r bench/mmocr_requirements.txt
+	$(MMOCR)/bin/python $(INSTALL) --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf .venv $(AUTOCAST) demo-out
+	rm -rf .venv $(AUTOCAST) $(MMOCR) demo-out
