@@ -93,39 +93,40 @@ class Range:
         kept = {b: n for b, n in self.binades.items() if b != binade}
         return replace(self, binades=kept) if kept else self
 
-    def beside(self, magnitude: float) -> Range:
-        """The same for entries that a magnitude is added to: smaller ones count as it does.
-
-        >>> Range(binades={-40: 2, 0: 1}).beside(1e-5).binades
-        {-17: 2, 0: 1}
-        """
-        binade, raised = frexp(magnitude)[1] - 1, dict[int, int]()
-        for b, n in self.binades.items():
-            raised[max(b, binade)] = raised.get(max(b, binade), 0) + n
-        return replace(self, binades=raised)
-
     def rounding_loss(
-        self, exponents: Iterable[int], fmt: FloatFormat = FLOAT16, *, relative: bool = False
+        self,
+        exponents: Iterable[int],
+        fmt: FloatFormat = FLOAT16,
+        *,
+        relative: bool = False,
+        beside: float = 0.0,
     ) -> NDArray[np.float64]:
         """RMS rounding error of the tensor stored at each exponent, over that at unlimited range.
 
         An entry of binade b is rounded in steps of 2**(b - m), m the mantissa bits; once
         b - k < min_binade the steps are those of the subnormals, 2**(min_binade - m + k), and an
         entry below half a step is lost whole. 1.0 means that no entry loses anything. With
-        `relative`, each entry's error counts relative to itself, as it does for a divisor.
+        `relative`, each entry's error counts relative to itself, as it does for a divisor, or
+        relative to what it is added to, where that is larger: ``beside`` an epsilon.
         """
         binades = np.array(list(self.binades), dtype=np.float64)
         k = np.fromiter(exponents, dtype=np.float64)[:, None]
         weights = np.array(list(self.binades.values()), dtype=np.float64)
         if relative:
-            weights = weights * 4.0**-binades
+            least = frexp(beside)[1] - 1 if beside else -inf
+            weights = weights * 4.0 ** -np.maximum(binades, least)
         step = 4.0 ** (binades - fmt.mantissa_bits) / 12
         coarse = 4.0 ** (fmt.min_binade - fmt.mantissa_bits + k) / 12
         stored = np.maximum(step, np.minimum(coarse, 2.25 * 4.0**binades))
         return np.sqrt((weights * stored).sum(axis=1) / (weights * step).sum())
 
     def highest_exponents(
-        self, losses: Sequence[float], fmt: FloatFormat = FLOAT16, *, relative: bool = False
+        self,
+        losses: Sequence[float],
+        fmt: FloatFormat = FLOAT16,
+        *,
+        relative: bool = False,
+        beside: float = 0.0,
     ) -> list[int]:
         """For each loss, the largest exponent whose `rounding_loss` stays within it.
 
@@ -133,7 +134,8 @@ class Range:
         """
         lowest = min(self.binades) - fmt.min_binade
         highest = max(self.binades) - fmt.min_binade + fmt.mantissa_bits + 2
-        found = self.rounding_loss(range(lowest, highest + 1), fmt, relative=relative)
+        exponents = range(lowest, highest + 1)
+        found = self.rounding_loss(exponents, fmt, relative=relative, beside=beside)
         monotone = np.maximum.accumulate(found)
         return [lowest + int(i) - 1 for i in np.searchsorted(monotone, losses, side="right")]
 

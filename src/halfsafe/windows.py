@@ -81,9 +81,8 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
         for use in graph.consumers[name]:
             needs = _needs(graph, use)
             everything |= needs
-            eps = _epsilon(graph, use) if "each" in needs else 0.0
-            here = draw.beside(eps) if eps else draw
-            found[use] = draw.exact if _saturates(graph, use) else here.window(needs)
+            eps = _epsilon(graph, use)
+            found[use] = draw.exact if _saturates(graph, use) else draw.window(needs, eps)
         if value.kind != Kind.CONSTANT:
             found[name] = draw.window(everything)
     return found
@@ -143,28 +142,26 @@ class _Drawing:
     def __init__(self, bounded: bool, measured: Range, limits: Limits, headroom: int) -> None:
         self.exact = _float32_window(measured)
         self.bounded = bounded and measured.amax > 0
-        self.measured, self.limits, self.headroom = measured, limits, headroom
+        self.measured, self.limits = measured, limits
         least = limits.format.bits_above(measured.amax) if self.bounded else -ANY
         self.fits = self.exact & Window(low=least + headroom if self.bounded else -ANY, least=least)
-        self._precise: dict[bool, Window] = {}
+        self._precise: dict[tuple[bool, float], Window] = {}
 
-    def beside(self, eps: float) -> _Drawing:
-        """The same value where eps is added to it, and to what is lost of its entries."""
-        made = _Drawing(self.bounded, self.measured.beside(eps), self.limits, self.headroom)
-        made.fits &= self.fits  # in FP32, scaling is to be exact for small entries too
-        return made
-
-    def window(self, needs: set[Precision]) -> Window:
+    def window(self, needs: set[Precision], eps: float = 0.0) -> Window:
+        """For what needs this precision, where eps is added to each entry."""
         if not self.bounded or needs <= {"none"}:
             return self.fits
-        relative = "each" in needs
-        if relative not in self._precise:
-            limits = self.limits
+        key = "each" in needs, eps
+        if key not in self._precise:
+            limits, (relative, _) = self.limits, key
             high, ruin, comfort = self.measured.highest_exponents(
-                (limits.loss, limits.ruin, limits.comfort), limits.format, relative=relative
+                (limits.loss, limits.ruin, limits.comfort),
+                limits.format,
+                relative=relative,
+                beside=eps,
             )
-            self._precise[relative] = Window(high=max(high, min(ruin, 0)), comfort=comfort)
-        return self.fits & self._precise[relative]
+            self._precise[key] = Window(high=max(high, min(ruin, 0)), comfort=comfort)
+        return self.fits & self._precise[key]
 
 
 def _float32_window(measured: Range) -> Window:
