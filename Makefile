@@ -31,6 +31,9 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.measuring
 	$(BIN)/python -m bench.localising
 	$(BIN)/python -m bench.onnx_accuracy
+	$(BIN)/python -m bench.onnx_nodes
+	$(BIN)/python -m bench.onnx_memory
+	$(BIN)/python -m bench.hand_tools
 
 peers: $(READY) $(AUTOCAST)/.ready
 	$(BIN)/python -m bench.onnx_peers
