@@ -31,7 +31,7 @@ def measure(name: str) -> dict[str, Any]:
         as_state_dict = False
     return {
         "architecture": name,
-        "operators": report.nodes,
+        "operators": len(report.graph.nodes),
         "bit_equal": proof.bit_equal,
         "before": None if proof.before_nonfinite else proof.before,
         "before_nonfinite": proof.before_nonfinite,
