@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -151,43 +151,60 @@ def _solve(trace: Trace, exponent: int) -> dict[str, int]:
 
     Raises FoldError where there are none.
     """
-    graph, program = trace.graph, IntegerProgram(free=0)
-    column: dict[Unknown, int] = {}
-
-    def at(unknown: Unknown) -> int:
-        if unknown not in column:
-            column[unknown] = program.integer(-abs(exponent), abs(exponent))
-        return column[unknown]
-
-    def fix(unknown: Unknown, k: int) -> None:
-        program.row({at(unknown): 1.0}, k, k)
-
+    graph, system = trace.graph, _System(abs(exponent))
     for node in graph.nodes:
         for equation in equations(graph, node, LAWS.get(node.op)):
-            program.row({at(u): float(f) for u, f in equation.terms.items()}, 0, 0)
+            system.equation(equation.terms)
         for operand, value in node.inputs.items():
             if graph.values[value].kind == Kind.LITERAL:
-                fix(Use(node.name, operand), 0)
+                system.fix(Use(node.name, operand), 0)
             elif graph.values[value].floating:
-                program.row({at(Use(node.name, operand)): 1.0, at(value): -1.0}, 0, 0)
+                system.equation({Use(node.name, operand): 1, value: -1})
     for name in {*trace.entries, *trace.exits, *trace.plain, *trace.read_outside} & {*graph.values}:
-        fix(name, 0)
+        system.fix(name, 0)
     rim = _rim(trace)
     inside = [n for n in _divided(trace) if n not in rim]
     for name in inside:
-        fix(name, exponent)
+        system.fix(name, exponent)
     for name, value in graph.values.items():
         if value.floating and name not in inside:
-            program.magnitude({at(name): 1.0}, 1.0)
-    solution = program.solve()
+            system.prefer_none(name)
+    solution = system.solve()
     if solution is None:
         raise FoldError(
             "the constants do not suffice: begin and end the region at operators with weights, and "
             "none that other parts of the model read too; or keep the region as a context"
         )
     constants = [n for n, v in graph.values.items() if v.kind == Kind.CONSTANT]
-    found = {n: round(float(solution[column[n]])) for n in constants if n in column}
-    return {name: k for name, k in found.items() if k}
+    return {name: k for name in constants if (k := solution.get(name, 0))}
+
+
+class _System:
+    """Equations over integer unknowns, the smallest solution of which is wanted."""
+
+    def __init__(self, reach: int) -> None:
+        self._reach, self._program = reach, IntegerProgram(free=0)
+        self._columns: dict[Unknown, int] = {}
+
+    def equation(self, terms: Mapping[Unknown, int]) -> None:
+        self._program.row({self._at(u): float(f) for u, f in terms.items()}, 0, 0)
+
+    def fix(self, unknown: Unknown, k: int) -> None:
+        self._program.row({self._at(unknown): 1.0}, k, k)
+
+    def prefer_none(self, unknown: Unknown) -> None:
+        self._program.magnitude({self._at(unknown): 1.0}, 1.0)
+
+    def solve(self) -> dict[Unknown, int] | None:
+        solution = self._program.solve()
+        if solution is None:
+            return None
+        return {u: round(float(solution[i])) for u, i in self._columns.items()}
+
+    def _at(self, unknown: Unknown) -> int:
+        if unknown not in self._columns:
+            self._columns[unknown] = self._program.integer(-self._reach, self._reach)
+        return self._columns[unknown]
 
 
 def _divided(trace: Trace) -> list[str]:
