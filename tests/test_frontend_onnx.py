@@ -179,6 +179,22 @@ def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):
     assert again.report.safe
 
 
+def test_constants_beside_the_file_are_written_beside_it(tmp_path):
+    model = ir.from_proto(text_model("y = MatMul (x, w)", "float[N, 64] x) => (float[N, 64] y)"))
+    tensor = ir.tensor(np.eye(64, dtype=np.float32), name="w")
+    weight = ir.Value(name="w", shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+    weight.const_value = tensor
+    model.graph[0].replace_input_with(1, weight)
+    model.graph.register_initializer(weight)
+    ir.save(model, tmp_path / "net.onnx", external_data="net.onnx.data")
+    fixed = halfsafe.fix(tmp_path / "net.onnx", samples(width=64))
+    fixed.save(tmp_path / "half.onnx")
+    assert (tmp_path / "half.onnx.data").stat().st_size >= 64 * 64 * 2
+    session = ort.InferenceSession(tmp_path / "half.onnx", providers=["CPUExecutionProvider"])
+    (feeds,) = samples(1, width=64)
+    assert np.allclose(session.run(None, feeds)[0], feeds["x"], rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["resnet", "vit", "llama"])
 def test_an_exported_architecture_is_fixed_to_the_floor(name, tmp_path):
     model, inputs = ARCHITECTURES[name].build()
