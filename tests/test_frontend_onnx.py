@@ -179,6 +179,13 @@ def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):
     assert again.report.safe
 
 
+def test_names_that_are_not_text(tmp_path):
+    data = text_model(GROWN).SerializeToString().replace(b"com.microsoft", b"com.micro\xffoft")
+    (tmp_path / "net.onnx").write_bytes(data)
+    with pytest.raises(BadInput, match=r"the file is damaged: the name b'com.micro\\xffoft'"):
+        halfsafe.fix(tmp_path / "net.onnx", samples())
+
+
 def test_constants_beside_the_file_are_written_beside_it(tmp_path):
     model = ir.from_proto(text_model("y = MatMul (x, w)", "float[N, 64] x) => (float[N, 64] y)"))
     tensor = ir.tensor(np.eye(64, dtype=np.float32), name="w")

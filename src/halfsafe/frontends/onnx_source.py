@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -49,7 +50,7 @@ from halfsafe.frontends.onnx_run import (
     has_external_data,
     session,
 )
-from halfsafe.frontends.onnx_values import bodies_of, called
+from halfsafe.frontends.onnx_values import bodies_of, called, values_of
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
@@ -74,6 +75,7 @@ class OnnxSource:
         """Reads, checks and flattens a model. Raises BadInput and CaptureError."""
         model = _model(given)
         name = Path(given).stem if isinstance(given, (str, Path)) else str(model.graph.name)
+        _check_text(model)
         check_versions(model)
         raised = raise_old(model)
         program = open_program(raised, call)
@@ -265,6 +267,16 @@ def _raised(model: ir.Model, raised: ir.Model) -> list[str]:
     if before == after:
         return []
     return [f"raised from opset {before} to {after}, where a law can scale all numbers"]
+
+
+def _check_text(model: ir.Model) -> None:
+    """Raises BadInput for names that are not UTF-8, which protobuf reads as bytes."""
+    of_values = (value.name for value in values_of(model))
+    of_nodes = ((n.name, n.op_type, n.domain) for n in model.graph.all_nodes())
+    names: Iterator[Any] = chain(model.opset_imports, of_values, chain.from_iterable(of_nodes))
+    for name in names:
+        if isinstance(name, bytes):
+            raise BadInput(f"the file is damaged: the name {name!r} is not UTF-8")
 
 
 def _closed(program: OnnxProgram) -> list[str]:
