@@ -172,7 +172,7 @@ def test_the_module_itself_is_left_alone(pair):
     module, x = pair
     before, y = copy.deepcopy(module.state_dict()), module(x)
     rescaled(module, 4).half()
-    assert type(module).__name__ in MODULES or not type(module).__name__.startswith("Rescaled")
+    assert not type(module).__name__.startswith("Rescaled")
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
     assert torch.equal(module(x), y)
 

@@ -80,14 +80,17 @@ class OnnxSource:
         raised = raise_old(model)
         program = open_program(raised, call)
         _check_constants(program)
-        notes = [*_raised(model, raised), *_closed(program)]
+        notes = (*_raised(model, raised), *_closed(program))
+        opened = cls(given, model, name, program, captured_exactly=True, notes=notes)
         if not fits_session(model):
-            notes.append("over 2 GiB: proved node by node, not in one session")
-        opened = cls(given, model, name, program, captured_exactly=True, notes=tuple(notes))
+            return opened._noted("over 2 GiB: proved node by node, not in one session")
         if opened._is_exact(call):
             return opened
-        notes.append("the flat graph is not bit-equal to the file")
-        return replace(opened, captured_exactly=False, notes=tuple(notes))
+        differs = replace(opened, captured_exactly=False)
+        return differs._noted("the flat graph is not bit-equal to the file")
+
+    def _noted(self, note: str) -> Self:
+        return replace(self, notes=(*self.notes, note))
 
     def _is_exact(self, call: Call) -> bool:
         """Whether the flat graph gives the file's bits: node by node, or else in one session."""
