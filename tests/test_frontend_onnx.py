@@ -173,7 +173,7 @@ def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_run, "PROTOBUF_LIMIT", 16)
     fixed = halfsafe.fix(text_model(GROWN), samples())
     fixed.save(tmp_path / "big.onnx", dtype="float32")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
+    assert [p.name for p in tmp_path.iterdir()] == ["big.onnx"]  # all constants are small
     assert halfsafe.verify(text_model(GROWN), tmp_path / "big.onnx", samples()).bit_equal
     again = halfsafe.fix(tmp_path / "big.onnx", samples())
     assert again.report.safe
@@ -200,6 +200,10 @@ def test_constants_beside_the_file_are_written_beside_it(tmp_path):
     session = ort.InferenceSession(tmp_path / "half.onnx", providers=["CPUExecutionProvider"])
     (feeds,) = samples(1, width=64)
     assert np.allclose(session.run(None, feeds)[0], feeds["x"], rtol=1e-3)
+    before = (tmp_path / "net.onnx.data").read_bytes()
+    with pytest.raises(BadInput, match=r"still reads its constants from 'net\.onnx\.data'"):
+        fixed.save(tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx.data").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit", "llama"])

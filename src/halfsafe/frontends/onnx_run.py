@@ -54,10 +54,10 @@ def fits_session(model: ir.Model) -> bool:
     return sum(tensor.nbytes for tensor in held if tensor is not None) < PROTOBUF_LIMIT
 
 
-def has_external_data(model: ir.Model) -> bool:
-    """Whether constants lie in files beside the model's own."""
+def data_files(model: ir.Model) -> frozenset[Path]:
+    """The files beside the model's own in which constants lie."""
     held = (value.const_value for value in model.graph.initializers.values())
-    return any(isinstance(tensor, ir.ExternalTensor) for tensor in held)
+    return frozenset(Path(t.path).resolve() for t in held if isinstance(t, ir.ExternalTensor))
 
 
 OLDEST = 7
@@ -101,7 +101,7 @@ def _reads(opset: int, ir_version: int) -> bool:
 
 def embedded(model: ir.Model) -> ir.Model:
     """The model without references to other files; their tensors are in memory while read."""
-    if not has_external_data(model):
+    if not data_files(model):
         return model
     copy = model.clone()
     for value in copy.graph.initializers.values():

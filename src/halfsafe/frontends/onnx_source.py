@@ -46,8 +46,8 @@ from halfsafe.frontends.onnx_program import (
 )
 from halfsafe.frontends.onnx_run import (
     check_versions,
+    data_files,
     fits_session,
-    has_external_data,
     session,
 )
 from halfsafe.frontends.onnx_values import bodies_of, called, values_of
@@ -154,8 +154,8 @@ class OnnxSource:
         return HalfFile(_model(candidate))
 
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> OnnxForms:
-        beside = has_external_data(self.model)
-        return OnnxForms(original.given, self.program, deployed.program, beside)
+        read = data_files(self.model)
+        return OnnxForms(original.given, self.program, deployed.program, read)
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,14 @@ class HalfFile:
 class OnnxForms:
     """The fixed model as FP32 and as FP16, each of the kind that was given.
 
-    `beside` says that constants are written beside the file, as those of the given one are.
+    `read` are the files beside the given one that constants are read from; if there are any,
+    constants are written beside the new file too.
     """
 
     given: Given
     exact: OnnxProgram
     deployed: OnnxProgram
-    beside: bool
+    read: frozenset[Path]
 
     def float32(self) -> Any:
         return self._like_given(self.exact.model)
@@ -220,9 +221,14 @@ class OnnxForms:
         """Writes a .onnx file, whole or not at all, with labels as metadata of the nodes."""
         if path.suffix != ".onnx":
             raise BadInput(f"cannot write '{path}': give it the suffix .onnx")
+        if _data_of(path).resolve() in self.read:
+            raise BadInput(
+                f"cannot write '{path}': the model still reads its constants from "
+                f"'{_data_of(path).name}' there; give it another name"
+            )
         model = self._half(io) if dtype == "float16" else self.exact.model.clone()
         _label(model, labels)
-        write(model, path, beside=self.beside)
+        write(model, path, beside=bool(self.read))
 
     def _half(self, io: Literal["float32", "float16"] = "float32") -> ir.Model:
         converted = to_float16(self.deployed.model, float32=self.deployed.float32, io=io)
@@ -241,6 +247,11 @@ def _label(model: ir.Model, labels: Mapping[str, Mapping[str, str]]) -> None:
                 node.metadata_props[f"{key}.{i}" if several else key] = text
 
 
+def _data_of(path: Path) -> Path:
+    """The file beside a model's own that its constants are written to."""
+    return path.with_name(f"{path.name}.data")
+
+
 def write(model: ir.Model, path: Path, *, beside: bool = False) -> None:
     """Saves a model whole or not at all; constants beside it, in ``.data``, if one message cannot
     hold them or the caller says so.
@@ -250,11 +261,13 @@ def write(model: ir.Model, path: Path, *, beside: bool = False) -> None:
     if fits_session(model) and not beside:
         atomically(path, lambda partial: ir.save(model, partial, format="protobuf"))
         return
-    data = path.with_name(f"{path.name}.data")
+    data = _data_of(path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             ir.save(model, Path(folder) / path.name, external_data=data.name)
-            (Path(folder) / data.name).replace(data)
+            made = Path(folder) / data.name
+            if made.stat().st_size:  # small constants stay in the model's own file
+                made.replace(data)
             (Path(folder) / path.name).replace(path)
     except OSError as error:
         raise BadInput(f"cannot write '{path}': {first_line(error)}") from error
