@@ -324,6 +324,21 @@ DECISIONS: list[OnnxCase] = [
            p(3, 2), block_size=16, quantize_axis=1),
 ]
 
+SEQUENCES: list[OnnxCase] = [
+    *nodes("SplitToSequence", "out = self", x(3, 4), np.int64(2), axis=1),
+    *nodes("SplitToSequence", "out = self", x(3, 4), axis=1, keepdims=0),
+    *nodes("SequenceAt", "out = self", [x(3), x(3)], np.int64(1)),
+    *nodes("SequenceErase", "out = self", [x(3), x(3)], np.int64(1)),
+    *nodes("SequenceInsert", "out = self, out = src", [x(3), x(3)], x(3), np.int64(1)),
+    *nodes("SequenceConstruct", _TENSORS, x(3), x(3)),
+    *nodes("ConcatFromSequence", "out = self", [x(3, 2), x(3, 2)], axis=1),
+    *nodes("SequenceLength", "", [x(3), x(3)]),
+    *nodes("SequenceEmpty", ""),
+    *nodes("Optional OptionalGetElement", "out = self", x(3)),
+    *nodes("OptionalHasElement", "", x(3)),
+]
+
 CASES: list[OnnxCase] = [
     *MOVEMENT, *SCALING, *ALIGNED, *PRODUCTS, *AFFINE, *NORMS, *ATTENTION, *GATES, *DECISIONS,
+    *SEQUENCES,
 ]

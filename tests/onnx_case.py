@@ -60,13 +60,9 @@ class OnnxCase:
 
     def stored(self, exponents: Mapping[str, int]) -> list[Any]:
         """The node's outputs, None for those left out, on operands stored at these exponents."""
-        dtype = np.float32 if self.engine == "onnxruntime in FP32" else np.float64
         feeds: dict[str, Any] = {}
         for operand, found in self._operands.items():
-            array = np.asarray(found)
-            if _floating(found):
-                array = np.ldexp(array.astype(dtype), -exponents.get(operand, 0))
-            feeds[operand] = np.asarray(array)
+            feeds[operand] = self._fed(found, -exponents.get(operand, 0))
         attributes = dict(self._rest)
         for attribute, (operand, _) in SIGNATURES[self.op].numbers.items():
             if attribute in self.attributes or operand in exponents:
@@ -74,6 +70,15 @@ class OnnxCase:
                 attributes[attribute] = _ldexp(number, -exponents.get(operand, 0))
         found = iter(self._run(self._model(feeds, attributes), feeds))
         return [None if letter == "-" else next(found) for letter in self.outputs]
+
+    def _fed(self, found: Any, bits: int) -> Any:
+        """An operand times a power of two; of a sequence each element."""
+        if isinstance(found, list):
+            return [self._fed(element, bits) for element in found]
+        if not _floating(found):
+            return np.asarray(found)
+        dtype = np.float32 if self.engine == "onnxruntime in FP32" else np.float64
+        return np.asarray(np.ldexp(np.asarray(found).astype(dtype), bits))
 
     @property
     def _operands(self) -> dict[str, Any]:
@@ -100,11 +105,10 @@ class OnnxCase:
         outputs = ["" if letter == "-" else f"y{i}" for i, letter in enumerate(self.outputs)]
         written = {name: _attribute(a) for name, a in attributes.items()}
         node = helper.make_node(op, inputs, outputs, domain=domain, **written)
-        types = {n: helper.np_dtype_to_tensor_dtype(f.dtype) for n, f in feeds.items()}
         graph = helper.make_graph(
             [node],
             "case",
-            [helper.make_tensor_value_info(n, t, feeds[n].shape) for n, t in types.items()],
+            [_value_info(name, found) for name, found in feeds.items()],
             [helper.make_empty_tensor_value_info(name) for name in outputs if name],
         )
         opsets = [helper.make_opsetid("", self.opset or OPSET[self.engine])]
@@ -122,6 +126,14 @@ class OnnxCase:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         return list(run.run(None, dict(feeds)))
+
+
+def _value_info(name: str, found: Any) -> Any:
+    if isinstance(found, list):
+        kind = helper.np_dtype_to_tensor_dtype(found[0].dtype)
+        return helper.make_tensor_sequence_value_info(name, kind, None)
+    kind = helper.np_dtype_to_tensor_dtype(found.dtype)
+    return helper.make_tensor_value_info(name, kind, found.shape)
 
 
 def nodes(
@@ -189,6 +201,8 @@ def _attribute(found: Any) -> Any:
 
 
 def _shown(found: Any) -> str:
+    if isinstance(found, list):
+        return f"[{', '.join(map(_shown, found))}]"
     if isinstance(found, np.ndarray):
         return f"{found.dtype}{list(found.shape)}"
     return str(found)

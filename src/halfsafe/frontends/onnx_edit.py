@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from halfsafe.edits import (
     ScaleOutput,
     SetNumber,
 )
+from halfsafe.errors import EditError
 from halfsafe.frontends.onnx_lower import lower
 from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
 from halfsafe.frontends.onnx_program import OnnxProgram
@@ -37,6 +38,9 @@ Array = NDArray[Any]
 
 CLIP = 2.0**14
 """Where saturating operators are constant."""
+
+MAPS = 17
+"""The first opset that computes something of each element of a sequence."""
 
 
 def apply(program: OnnxProgram, edits: Iterable[Edit]) -> OnnxProgram:
@@ -218,9 +222,16 @@ class _Editor:
             self.float32.add(name)
 
     def _island(self, edit: Island) -> None:
-        """The nodes read and give FP32; an Identity stands where FP16 ends and where it begins."""
+        """The nodes read and give FP32; an Identity stands where FP16 ends and where it begins.
+
+        The network's inputs are given in FP32, and are read as they are.
+        """
         inside = self._closed_under_bodies(edit.nodes)
         places = {place for part in inside for place in part.operands.values()}
+        read = {id(value_at(place)): value_at(place) for place in places}
+        for value in read.values():
+            if value.is_graph_input() and self._is_stored(value):
+                self._keep_input(value, places)
         made = {id(value) for part in inside for value in part.outputs}
         lifted: dict[tuple[str, int], ir.Value] = {}
         for place in (place for part in inside for place in part.operands.values()):
@@ -242,6 +253,17 @@ class _Editor:
                 for place in outer:
                     rewire(place, back)
             self.float32.add(str(value.name))
+
+    def _keep_input(self, value: ir.Value, inside: Collection[Place]) -> None:
+        """An input stays in FP32; whoever else reads it gets it rounded."""
+        outer = [place for place in value.uses() if place not in inside]
+        if value.is_graph_output():
+            outer += [(self.graph, i) for i, v in enumerate(self.graph.outputs) if v is value]
+        if outer:
+            rounded = self._after("Identity", [value], self._unused(f"{value.name}.half"), value)
+            for place in outer:
+                rewire(place, rounded)
+        self.float32.add(str(value.name))
 
     def _closed_under_bodies(self, names: Iterable[str]) -> list[Part]:
         """The parts of these names, in order; what enters a body and what leaves it go together."""
@@ -288,6 +310,8 @@ class _Editor:
     def _made(self, op: str, inputs: list[ir.Value], name: str, like: ir.Value) -> ir.Node:
         output = ir.Value(name=name, shape=like.shape, type=like.type)
         node = ir.Node("", op, inputs, outputs=[output], name=f"halfsafe.{name}")
+        if op == "Mul" and isinstance(like.type, ir.SequenceType):
+            self._map(node, like.type)
         self.nodes[str(node.name)] = node
         source = str(like.name)
         self.shapes[name] = self.shapes.get(source, ())
@@ -295,6 +319,21 @@ class _Editor:
         if source in self.float32:
             self.float32.add(name)
         return node
+
+    def _map(self, node: ir.Node, kind: ir.SequenceType) -> None:
+        """A product of a sequence is that of each element. Raises EditError before opset 17."""
+        opset = self.graph.opset_imports.get("", 1)
+        if opset < MAPS:
+            raise EditError(
+                f"{node.name}: a sequence has to be scaled, which opset {opset} cannot: export the "
+                f"model at opset {MAPS} or later"
+            )
+        name, inner = str(node.outputs[0].name), ir.TensorType(kind.dtype)
+        x, factor, y = (ir.Value(name=f"{name}.{n}", type=inner) for n in ("x", "factor", "each"))
+        product = ir.Node("", "Mul", [x, factor], outputs=[y], name=f"halfsafe.{name}.each")
+        node.op_type = "SequenceMap"
+        body = ir.Graph([x, factor], [y], nodes=[product], name=f"{name}.body")
+        node.attributes["body"] = ir.AttrGraph("body", body)
 
     def _place(self, use: Use) -> Place:
         return self.parts[use.node].operands[use.operand]

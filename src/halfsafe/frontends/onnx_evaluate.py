@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.frontends.onnx_parts import branches, is_open, states
-from halfsafe.frontends.onnx_run import OneNode, Opsets, captured
+from halfsafe.frontends.onnx_run import Elements, OneNode, Opsets, captured
 from halfsafe.frontends.onnx_values import bodies_of, graph_values
 from halfsafe.samples import Call
 
@@ -29,10 +30,28 @@ Store = Callable[[str, Lanes], Lanes]
 """Called with each floating value as it is computed; what it returns is used from there on."""
 
 
+def by_element(store: Store) -> Store:
+    """A store that is called with each element of a sequence; one that a lane lacks is empty."""
+
+    def stored(name: str, lanes: Lanes) -> Lanes:
+        if not isinstance(lanes[0], Elements):
+            return store(name, lanes)
+        nothing = np.empty(0, lanes[0].dtype)
+        found = [store(name, each) for each in zip_longest(*lanes, fillvalue=nothing)]
+        rows = [[each[i] for each in found[: len(lane)]] for i, lane in enumerate(lanes)]
+        return tuple(Elements(r, lane.dtype) for r, lane in zip(rows, lanes, strict=True))
+
+    return stored
+
+
 def as_it_is(name: str, lanes: Lanes) -> Lanes:
     """Stores every value as it is computed."""
     del name
     return lanes
+
+
+def _look_away(name: str, found: Any) -> None:
+    del name, found
 
 
 class Evaluator:
@@ -43,13 +62,16 @@ class Evaluator:
         self._opsets: Opsets = tuple(sorted(model.opset_imports.items()))
         self._steps: dict[ir.Graph, list[_Step]] = {}
 
-    def run(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
+    def run(
+        self, call: Call, store: Store, lanes: int = 1, see: Callable[[str, Any], None] = _look_away
+    ) -> list[Lanes]:
         """Outputs on several lanes, floating values passing through `store`.
 
         No value is kept longer than the graph needs it. Bodies are run iteration by iteration; how
-        often, and which branch, the first lane decides. Raises BadInput for a misfit sample.
+        often, and which branch, the first lane decides. `see` is called with all values of that
+        lane. Raises BadInput for a misfit sample.
         """
-        run = _Run(self, call.number, store, lanes)
+        run = _Run(self, call.number, store, lanes, see)
         for name, x in feeds_of(self.model, call).items():
             run.put(name, (x,) * lanes)
         run.nodes(self.model.graph)
@@ -95,12 +117,22 @@ def _steps(graph: ir.Graph, opsets: Opsets) -> list[_Step]:
 class _Run:
     """One pass over a model: the values that are still needed, by name."""
 
-    def __init__(self, evaluator: Evaluator, sample: int, store: Store, lanes: int) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        sample: int,
+        store: Store,
+        lanes: int,
+        see: Callable[[str, Any], None],
+    ) -> None:
         self.evaluator, self.sample, self.store, self.lanes = evaluator, sample, store, lanes
+        self.see = see
         self.values: dict[str, Lanes] = {}
 
     def put(self, name: str, found: Lanes) -> None:
-        floating = isinstance(found[0], np.ndarray) and found[0].dtype.kind == "f"
+        self.see(name, found[0])
+        dtype = getattr(found[0], "dtype", None)
+        floating = dtype is not None and dtype.kind == "f"
         self.values[name] = self.store(name, found) if floating else found
 
     def fetch(self, name: str) -> Lanes:
@@ -257,7 +289,26 @@ def feeds_of(model: ir.Model, call: Call) -> dict[str, Array]:
     given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
     if set(given) != set(names):
         raise BadInput(f"sample {call.number} has {sorted(given)}, the model takes {names}")
-    return {str(v.name): _fitting(v, np.asarray(given[str(v.name)]), call.number) for v in inputs}
+    return {str(v.name): _given(v, given[str(v.name)], call.number) for v in inputs}
+
+
+def _given(value: ir.Value, x: Any, sample: int) -> Any:
+    """What a sample has for an input: an array, several for a sequence, None for what is missing.
+
+    Raises BadInput for a misfit.
+    """
+    kind = value.type
+    if isinstance(kind, ir.OptionalType):
+        if x is None:
+            return None
+        kind = kind.elem_type
+    if not isinstance(kind, ir.SequenceType):
+        return _fitting(value, np.asarray(x), sample)
+    if not isinstance(x, (list, tuple)):
+        raise BadInput(
+            f"sample {sample}: input '{value.name}' is a sequence: pass a list of arrays"
+        )
+    return Elements((_fitting(value, np.asarray(e), sample) for e in x), kind.dtype.numpy())
 
 
 def _fitting(value: ir.Value, x: Array, sample: int) -> Array:

@@ -21,11 +21,19 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from halfsafe.errors import BadInput, CaptureError, first_line
-from halfsafe.frontends.onnx_evaluate import Evaluator, Lanes, Store, as_it_is, constant, feeds_of
+from halfsafe.frontends.onnx_evaluate import (
+    Evaluator,
+    Lanes,
+    Store,
+    as_it_is,
+    by_element,
+    constant,
+    feeds_of,
+)
 from halfsafe.frontends.onnx_opset import infer_types
 from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
-from halfsafe.frontends.onnx_run import captured, embedded, fits_session, session
-from halfsafe.frontends.onnx_values import graph_values, value_at
+from halfsafe.frontends.onnx_run import Elements, captured, embedded, fits_session, session
+from halfsafe.frontends.onnx_values import graph_values, value_at, values_of
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.rules import LAWS
 from halfsafe.samples import Call
@@ -72,8 +80,11 @@ class OnnxProgram:
         return [x for (x,) in self.evaluate(call, as_it_is)]
 
     def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
-        """Outputs, computed node by node on several lanes, as Evaluator.run gives them."""
-        return self._evaluator.run(call, store, lanes)
+        """Outputs, computed node by node on several lanes, as Evaluator.run gives them.
+
+        `store` is called with each element of a sequence.
+        """
+        return self._evaluator.run(call, by_element(store), lanes)
 
 
 def run_whole(session: Any, model: ir.Model, call: Call) -> list[Array]:
@@ -90,12 +101,18 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
     flat = flatten(model)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, np.dtype[Any]] = {}
+    types: dict[str, ir.TypeProtocol] = {}
 
-    def see(name: str, found: Lanes) -> Lanes:
-        shapes[name], dtypes[name] = found[0].shape, found[0].dtype
-        return found
+    def see(name: str, found: Any) -> None:
+        if found is not None:
+            shapes[name], dtypes[name], types[name] = found.shape, found.dtype, _type_of(found)
 
-    Evaluator(flat).run(call, see)
+    Evaluator(flat).run(call, as_it_is, see=see)
+    with suppress(BadInput):
+        infer_types(flat)  # which knows what may be missing
+    for value in values_of(flat):
+        if value.type is None:
+            value.type = types.get(str(value.name))
     for value in (value for part in parts(flat.graph) for value in part.outputs):
         if value.name and value.name not in dtypes and value.dtype is not None:
             dtypes[value.name] = value.dtype.numpy()  # in a branch that the sample does not take
@@ -106,6 +123,13 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
             "cannot be found again"
         )
     return OnnxProgram(flat, shapes, dtypes)
+
+
+def _type_of(found: Any) -> ir.TypeProtocol:
+    """The type of a value that running has shown, where the file does not tell it."""
+    text = found.dtype.kind in "OUS"
+    kind = ir.TensorType(ir.DataType.STRING if text else ir.DataType.from_numpy(found.dtype))
+    return ir.SequenceType(kind) if isinstance(found, Elements) else kind
 
 
 def flatten(model: ir.Model) -> ir.Model:

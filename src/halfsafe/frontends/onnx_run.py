@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,22 @@ def _options(optimised: bool) -> Any:
     return options
 
 
+_tensor_info = onnx.helper.make_tensor_value_info
+
+
+class Elements(list[Any]):
+    """A sequence: arrays that share a type, which it has even if there are none."""
+
+    def __init__(self, found: Iterable[Array], dtype: np.dtype[Any]) -> None:
+        super().__init__(found)
+        self.dtype = dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of all entries in one row."""
+        return (sum(x.size for x in self),)
+
+
 Opsets = tuple[tuple[str, int], ...]
 
 HEAVY = re.compile("Conv|Gemm|MatMul|Einsum|Attention|LSTM|GRU|RNN|^If$|^Loop$|^Scan$")
@@ -162,9 +178,36 @@ class OneNode:
     def __call__(self, values: Mapping[str, Array]) -> list[Any]:
         """Its outputs, None for those that it does not have."""
         feeds = {key: values[name] for key, name in self._feeds.items()}
-        types = tuple((key, x.dtype) for key, x in feeds.items())
-        results = iter(_session_of(self._text, types, self.opsets).run(None, feeds))
+        if self.node.domain == "" and self.node.op_type in _OPTIONAL:
+            return [_OPTIONAL[self.node.op_type](*feeds.values())]
+        types = tuple((key, x.dtype, isinstance(x, Elements)) for key, x in feeds.items())
+        one = _session_of(self._text, types, self.opsets)
+        results = map(_typed, one.run(None, feeds), one.get_outputs())
         return [next(results) if present else None for present in self._present]
+
+
+def _typed(found: Any, output: Any) -> Any:
+    """A result, a sequence with the type of its elements, which ONNX Runtime calls by C's names."""
+    if not isinstance(found, list):
+        return found
+    name = output.type.removeprefix("seq(tensor(").rstrip(")")
+    return Elements(found, np.dtype({"float": "float32", "string": "object"}.get(name, name)))
+
+
+def _has_element(found: Any = None) -> Array:
+    return np.array(found is not None)
+
+
+def _element(found: Any = None) -> Any:
+    return found
+
+
+_OPTIONAL: Mapping[str, Callable[..., Any]] = {
+    "Optional": _element,
+    "OptionalGetElement": _element,
+    "OptionalHasElement": _has_element,
+}
+"""Operators on what may be missing, which is None: ONNX Runtime asks for types of it."""
 
 
 def _bare(node: ir.Node) -> bytes:
@@ -179,14 +222,18 @@ def _bare(node: ir.Node) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
+Types = tuple[tuple[str, np.dtype[Any], bool], ...]
+"""Of each value that is read its name, the type of its entries, and whether it is a sequence."""
+
+
 @lru_cache(maxsize=1024)
-def _session_of(text: bytes, types: tuple[tuple[str, np.dtype[Any]], ...], opsets: Opsets) -> Any:
+def _session_of(text: bytes, types: Types, opsets: Opsets) -> Any:
     """A session of one operator, shared by all nodes with the same attributes and types."""
     node = onnx.NodeProto.FromString(text)
-    inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), None)
-        for name, dtype in types
-    ]
+    inputs: list[onnx.ValueInfoProto] = []
+    for name, dtype, sequence in types:
+        made = onnx.helper.make_tensor_sequence_value_info if sequence else _tensor_info
+        inputs.append(made(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), None))
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
     graph = onnx.helper.make_graph([node], "node", inputs, outputs)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets]

@@ -326,9 +326,17 @@ def _check_constants(program: OnnxProgram) -> None:
 
 
 def arrays(outputs: Iterable[Any]) -> Arrays:
-    """Outputs with floating ones in FP64."""
-    found = [np.asarray(x) for x in outputs]
+    """Outputs with floating ones in FP64; of a sequence all entries in one row."""
+    found = [_array(x) for x in outputs]
     return [x.astype(np.float64) if x.dtype.kind == "f" else x for x in found]
+
+
+def _array(x: Any) -> Any:
+    if x is None:
+        return np.empty(0)
+    if isinstance(x, list):
+        return np.concatenate([e.reshape(-1) for e in x]) if x else np.empty(0)
+    return np.asarray(x)
 
 
 def _bit_equal(a: Any, b: Any) -> bool:

@@ -64,10 +64,10 @@ _OPERANDS: Mapping[str, str] = {
     "self shape": "Reshape Expand Tile CenterCropPad AffineGrid ConstantOfShape",
     "self starts ends axes steps": "Slice",
     "self sizes": "Split SplitToSequence",
-    "self index": "Gather GatherElements GatherND Compress TopK Trilu ReverseSequence ms:GatherND "
-    "ms:Trilu",
+    "self index": "Gather GatherElements GatherND Compress TopK Trilu ReverseSequence SequenceAt "
+    "SequenceErase ms:GatherND ms:Trilu",
     "self index src": "ScatterElements ScatterND",
-    "self src index": "TensorScatter",
+    "self src index": "SequenceInsert TensorScatter",
     "self index shape": "MaxUnpool Col2Im",
     "self ratio training": "Dropout",
     "self target": "CastLike",
@@ -91,8 +91,7 @@ _OPERANDS: Mapping[str, str] = {
     "signal frame_step window frame_length": "STFT",
     "condition self other": "Where",
     "tensors*": """
-        Concat Max Min Mean Einsum If Loop Scan SequenceAt SequenceConstruct SequenceErase
-        SequenceInsert SequenceMap""",
+        Concat Max Min Mean Einsum If Loop Scan SequenceConstruct SequenceMap""",
     "start end step": "Range ms:Range",
     "index depth weight": "OneHot",
     "packed index weight zero_point": "ms:GatherBlockQuantized",
@@ -171,10 +170,6 @@ _PINNED: Mapping[str, str] = {
         RandomUniform Range TfIdfVectorizer ms:Range""",
     "a tensor in the node, which is folded where it is used": "Constant",
     "its graph is not looked into": "SequenceMap",
-    "a container has no exponent": """
-        ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt
-        SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength
-        SplitToSequence""",
     "its inputs and outputs are integers with scales of their own": """
         ConvInteger MatMulInteger QLinearConv QLinearMatMul""",
     "its state decays and is updated at one scale": "LinearAttention ms:LinearAttention",
@@ -200,12 +195,12 @@ _BY_RULE: Mapping[Rule, str] = {
     f.homogeneous: """
         Relu LeakyRelu PRelu Abs Neg MaxPool AveragePool GlobalMaxPool GlobalAveragePool ReduceSum
         ReduceMean ReduceMax ReduceMin ReduceL1 ReduceL2 CumSum Resize GridSample RoiAlign
-        MaxRoiPool MaxUnpool AffineGrid Dropout TopK Unique DFT RotaryEmbedding ms:RotaryEmbedding
-        ms:GridSample ms:Unique""",
+        MaxRoiPool MaxUnpool AffineGrid Dropout TopK Unique DFT RotaryEmbedding SplitToSequence
+        SequenceAt SequenceErase ConcatFromSequence ms:RotaryEmbedding ms:GridSample ms:Unique""",
     f.pooled_norm: "LpPool GlobalLpPool",
     f.aligned: """
         Concat Max Min Mean Mod Where Clip Pad ScatterElements ScatterND TensorScatter Equal Greater
-        GreaterOrEqual Less LessOrEqual ms:Pad""",
+        GreaterOrEqual Less LessOrEqual SequenceConstruct SequenceInsert ms:Pad""",
     f.thresholded: "ThresholdedRelu Shrink Celu",
     f.total: "Add Sub Sum",
     f.product: "Mul MatMul Einsum STFT ms:FusedMatMul ms:TransposeMatMul",
@@ -236,12 +231,13 @@ _BY_RULE: Mapping[Rule, str] = {
     f.hard_sigmoid: "HardSigmoid",
     f.suppression: "NonMaxSuppression",
     f.fill: "ConstantOfShape",
+    f.zeros: "SequenceEmpty",
     f.branches: "If",
-    f.entering: "Loop.body Scan.body",
+    f.entering: "Loop.body Scan.body Optional OptionalGetElement",
     f.leaving: "Loop Scan",
     f.invariant: """
         Sign ArgMax ArgMin Hardmax IsNaN IsInf NonZero Shape Size EyeLike LpNormalization
-        RandomNormalLike RandomUniformLike""",
+        RandomNormalLike RandomUniformLike SequenceLength OptionalHasElement""",
     f.pinned: " ".join(PINNED_BECAUSE),
 }
 
