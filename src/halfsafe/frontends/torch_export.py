@@ -259,6 +259,7 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
     _drop_side_outputs(graph, exported)
     _simplify(graph)
     _check_dtypes(graph)
+    graph = _with_own_names(graph)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     assert in_spec is not None and out_spec is not None
     names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)]
@@ -271,6 +272,24 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
         argument_names=(*names, *in_spec.child(1).context),
         roles=roles,
     )
+
+
+def _with_own_names(graph: fx.Graph) -> fx.Graph:
+    """The same graph, in which constants hold their names, so that no other value can have one.
+
+    A number that an operator reads is the value "clamp.min", which a constant in a module named
+    clamp could be as well: its module's name is taken, too. Copies of a graph keep names taken.
+    """
+    fresh = fx.Graph()
+    named: dict[fx.Node, fx.Node] = {}
+    for node in graph.find_nodes(op="get_attr"):
+        outermost = str(node.target).partition(".")[0]
+        named[node] = fresh.create_node("get_attr", node.target, name=outermost)
+        named[node].meta = dict(node.meta)
+    fresh.output(fresh.graph_copy(graph, named))
+    for node in fresh.find_nodes(op="placeholder"):
+        node.target = node.name  # else an argument and a constant can share a Python variable
+    return fresh
 
 
 def _drop_side_outputs(graph: fx.Graph, exported: ExportedProgram) -> None:
