@@ -33,7 +33,14 @@ from halfsafe.frontends.onnx_evaluate import (
 from halfsafe.frontends.onnx_opset import infer_types
 from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
 from halfsafe.frontends.onnx_run import Elements, captured, embedded, fits_session, session
-from halfsafe.frontends.onnx_values import graph_values, value_at, values_of
+from halfsafe.frontends.onnx_values import (
+    Names,
+    graph_values,
+    is_cast,
+    tensor_of,
+    value_at,
+    values_of,
+)
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.rules import LAWS
 from halfsafe.samples import Call
@@ -145,6 +152,7 @@ def flatten(model: ir.Model) -> ir.Model:
         _BodiesPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.LiftSubgraphInitializersToMainGraphPass(),
+        _StoredPass(),
         passes.RemoveInitializersFromInputsPass(),
         passes.TopologicalSortPass(),
         passes.NameFixPass(),
@@ -181,6 +189,50 @@ class _BodiesPass(ir.passes.InPlacePass):
             for node in body:
                 node.name = _unique(str(node.name), named)
         return ir.passes.PassResult(model, modified=bool(bodies))
+
+
+_NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
+class _StoredPass(ir.passes.InPlacePass):
+    """A constant that is stored in another type and cast to FP32 is a constant in FP32."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        casts = [node for node in model.graph.all_nodes() if is_cast(node) and _widens(node)]
+        names, made = Names(model), dict[ir.Value, ir.Value]()
+        for node in casts:
+            source, target = value_at((node, 0)), node.outputs[0]
+            if source not in made:
+                made[source] = _in_float32(model.graph, source, names(f"{source.name}.float32"))
+            held = made[source]
+            if target.is_graph_output():
+                node.op_type = "Identity"
+                node.attributes.clear()
+                node.replace_input_with(0, held)
+            else:
+                target.replace_all_uses_with(held)
+        return ir.passes.PassResult(model, modified=bool(casts))
+
+
+def _widens(cast: ir.Node) -> bool:
+    source = value_at((cast, 0))
+    to = cast.attributes["to"].as_int()
+    return source.is_initializer() and source.dtype in _NARROW and to == ir.DataType.FLOAT
+
+
+def _in_float32(graph: ir.Graph, source: ir.Value, name: str) -> ir.Value:
+    """An initialiser as Cast gives it, computed when it is needed."""
+    tensor = tensor_of(source)
+
+    def cast() -> ir.Tensor[Any]:
+        with np.errstate(over="ignore", under="ignore"):
+            return ir.Tensor(tensor.numpy().astype(np.float32), name=name)
+
+    kind, shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(tensor.shape.numpy())
+    lazy = ir.LazyTensor(cast, dtype=kind.dtype, shape=shape, name=name, cache=False)
+    value = ir.Value(name=name, shape=shape, type=kind, const_value=lazy)
+    graph.register_initializer(value)
+    return value
 
 
 def _identity(body: ir.Graph, value: ir.Value) -> ir.Value:

@@ -50,7 +50,7 @@ from halfsafe.frontends.onnx_run import (
     fits_session,
     session,
 )
-from halfsafe.frontends.onnx_values import bodies_of, called, values_of
+from halfsafe.frontends.onnx_values import bodies_of, called, is_cast, values_of
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
@@ -147,8 +147,8 @@ class OnnxSource:
     def is_half(self, candidate: Any) -> bool:
         model = _model(candidate)
         computed = (output for node in model.graph for output in node.outputs)
-        values = (*model.graph.initializers.values(), *model.graph.inputs, *computed)
-        return any(value.dtype == ir.DataType.FLOAT16 for value in values)
+        used = (v for v in model.graph.initializers.values() if not _only_cast(v))
+        return any(v.dtype == ir.DataType.FLOAT16 for v in (*used, *model.graph.inputs, *computed))
 
     def running(self, candidate: Any) -> HalfFile:
         return HalfFile(_model(candidate))
@@ -236,6 +236,11 @@ class OnnxForms:
 
     def _like_given(self, model: ir.Model) -> Any:
         return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model
+
+
+def _only_cast(value: ir.Value) -> bool:
+    """Whether a value is stored in its type, but nothing computes with it before a Cast."""
+    return all(is_cast(node) for node, _ in value.uses())
 
 
 def _label(model: ir.Model, labels: Mapping[str, Mapping[str, str]]) -> None:
