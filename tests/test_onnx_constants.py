@@ -108,3 +108,59 @@ def test_a_candidate_with_stored_constants_is_in_float32():
     source = OnnxSource.open(model, Call((), dict(samples()[0])))
     assert not source.is_half(model)
     assert source.is_half(halfsafe.fix(model, samples()).half())
+
+
+BOUNDED = """
+    h = Mul (x, big)
+    low = Max (h, none)
+    b = Min (low, pinf)
+    y = Mul (b, small)
+"""
+
+CLIPPED = "h = Mul (x, big) b = Clip (h, tiny, pinf) y = Mul (b, small)"
+
+MOVED = """
+    h = Mul (x, big)
+    shape = Shape (h)
+    wide = Expand (pinf, shape)
+    positive = Greater (h, tiny)
+    c = Where (positive, h, wide)
+    b = Min (c, h)
+    y = Mul (b, small)
+"""
+
+
+def bounded(body: str) -> onnx.ModelProto:
+    numbers = {"big": 1e5, "small": 1e-5, "tiny": 64.0, "pinf": np.inf, "none": -np.inf}
+    return network(body, **{n: np.array(x, np.float32) for n, x in numbers.items() if n in body})
+
+
+@pytest.mark.parametrize("body", [BOUNDED, CLIPPED, MOVED], ids="BCM")
+def test_a_bound_may_be_infinite(body: str):
+    model, given = bounded(body), samples()
+    fixed = halfsafe.fix(model, given)
+    assert fixed.report.safe
+    for x in given:
+        assert np.array_equal(run(fixed.model, x)[0], run(model, x)[0])
+        assert np.isfinite(run(fixed.half(), x)[0]).all()
+    report = halfsafe.inspect(model, given)
+    assert not [fault for fault in report.faults if fault.kind == "nonfinite"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "b = Add (x, pinf) y = Min (b, x)",
+        "b = Min (x, pinf) y = Add (b, pinf)",
+        "shape = Shape (x) b = Expand (pinf, shape) y = Mul (x, b)",
+    ],
+)
+def test_a_weight_may_not_be_infinite(body: str):
+    with pytest.raises(BadInput, match="'pinf' holds 1 NaN or inf"):
+        halfsafe.fix(bounded(body), samples())
+
+
+def test_a_bound_may_not_be_nan():
+    model = network("y = Min (x, bound)", bound=np.array(np.nan, np.float32))
+    with pytest.raises(BadInput, match="'bound' holds 1 NaN or inf"):
+        halfsafe.fix(model, samples())

@@ -36,7 +36,7 @@ from halfsafe.frontends.onnx_measure import (
 )
 from halfsafe.frontends.onnx_measure import to_float16 as rounded_to_float16
 from halfsafe.frontends.onnx_opset import raise_old
-from halfsafe.frontends.onnx_parts import parts
+from halfsafe.frontends.onnx_parts import operator_name, parts
 from halfsafe.frontends.onnx_program import (
     OnnxProgram,
     flatten,
@@ -53,6 +53,7 @@ from halfsafe.frontends.onnx_run import (
 from halfsafe.frontends.onnx_values import bodies_of, called, is_cast, values_of
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
+from halfsafe.rules import LAWS
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Kernels, Precision, Progress
 
@@ -321,13 +322,30 @@ def _closed(program: OnnxProgram) -> list[str]:
 
 
 def _check_constants(program: OnnxProgram) -> None:
-    """Raises BadInput for initialisers that hold NaN or +inf; -inf may be a mask."""
-    for name in program.model.graph.initializers:
+    """Raises BadInput for initialisers that hold NaN, or +inf that is no bound; -inf may be a mask."""
+    for name, value in program.model.graph.initializers.items():
         x = constant(program.model, name)
         if x.dtype.kind == "f":
             bad = sum(int((np.isnan(c) | np.isposinf(c)).sum()) for c in chunks(x))
-            if bad:
+            nan = bad and sum(int(np.isnan(c).sum()) for c in chunks(x))
+            if nan or (bad and not _is_bound(value)):
                 raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
+
+
+_BOUNDING = frozenset(
+    "Min Max Clip Where Pad Equal Less LessOrEqual Greater GreaterOrEqual".split()
+)
+"""Operators that compare or choose: an inf that they read need not be what they give."""
+
+
+def _is_bound(value: ir.Value) -> bool:
+    """Whether all that reads a value, wherever its entries are moved, compares or chooses."""
+    for node, _ in value.uses():
+        law = LAWS.get(operator_name(node))
+        moved = law is not None and law.family == "movement" and all(map(_is_bound, node.outputs))
+        if operator_name(node) not in _BOUNDING and not moved:
+            return False
+    return not value.is_graph_output()
 
 
 def arrays(outputs: Iterable[Any]) -> Arrays:
