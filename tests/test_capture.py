@@ -4,11 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import halfsafe
 from halfsafe.frontends.torch_export import capture
+from halfsafe.frontends.torch_split import splitting
+from halfsafe.frontends.torch_strict import evaluate_rounded, to_float16
 from halfsafe.samples import Call
+from tests.case import Case
+from tests.cases_aten import CASES
 from tests.replicas import Net, scaled
 
 X = torch.linspace(-1, 1, 32).reshape(4, 8)
@@ -64,3 +70,123 @@ def test_a_parameter_and_an_argument_of_one_name():
     model = Net(lambda m, *, x, mean: m.fc(x) * m.x + mean, fc=nn.Linear(8, 8), x=torch.ones(8))
     fixed = halfsafe.fix(model.eval(), {"x": X, "mean": X})
     assert torch.equal(fixed.model(x=X, mean=X), model(x=X, mean=X))
+
+
+# What is stored on the way
+
+ON_CPU = """conv_transpose1d conv_transpose2d conv_transpose3d adaptive_avg_pool3d
+    _adaptive_avg_pool3d grid_sampler grid_sampler_2d grid_sampler_3d logit upsample_bicubic2d
+    upsample_trilinear3d pow fmod remainder index_put""".split()
+"""Operators whose CPU kernels compute in FP16 inside, or round the numbers that they are given."""
+
+
+def halves(operands: Any, generator: torch.Generator) -> Any:
+    """The floating tensors in FP16, each moved to a magnitude of its own."""
+
+    def moved(x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return torch.float16 if x is torch.float64 else x
+        power = int(torch.randint(-12, 16, (), generator=generator))
+        return (x.double() * 2.0**power).clamp(-65504, 65504).half()
+
+    return pytree.tree_map(moved, operands)
+
+
+def widened(operands: Any) -> Any:
+    def wide(x: Any) -> Any:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return x.float()
+        return torch.float32 if x is torch.float16 else x
+
+    return pytree.tree_map(wide, operands)
+
+
+def assert_stored_once(found: Any, exact: Any) -> None:
+    """Nothing has overflowed on the way to a result that FP16 holds, nor was lost there."""
+    for real, wide in zip(pytree.tree_leaves(found), pytree.tree_leaves(exact), strict=True):
+        if isinstance(real, Tensor) and wide.is_floating_point() and wide.numel():
+            fits = torch.isfinite(wide.half())
+            assert torch.isfinite(real[fits]).all()
+            apart = (real[fits].float() - wide[fits]).abs()
+            scale = wide[fits].abs().amax() if fits.any() else 0.0
+            assert (apart <= 0.02 * wide[fits].abs() + 1e-3 * scale + 1e-6).all()
+
+
+def runs_in_half(case: Case) -> bool:
+    """Whether PyTorch has a half kernel on this CPU, and the numbers fit."""
+    args, kwargs = halves((case.args, dict(case.kwargs)), torch.Generator().manual_seed(0))
+    try:
+        made = case.target(*args, **kwargs)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return any(isinstance(x, Tensor) and x.is_floating_point() for x in pytree.tree_leaves(made))
+
+
+WHOLE = [
+    case
+    for case in CASES
+    if case.target not in (*splitting(), torch.ops.aten.view.dtype)
+    and case.op.removeprefix("aten.") not in ON_CPU
+    and runs_in_half(case)
+]
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=str)
+def test_an_operator_with_a_law_stores_nothing_on_the_way(case: Case):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(12):
+        args, kwargs = halves((case.args, dict(case.kwargs)), generator)
+        wide_args, wide_kwargs = widened((args, kwargs))
+        exact = case.target(*wide_args, **wide_kwargs)
+        assert_stored_once(case.target(*args, **kwargs), exact)
+
+
+def test_most_operators_have_a_half_kernel_to_be_compared_with():
+    assert len({case.op for case in WHOLE}) > 150
+
+
+R = torch.randn
+
+COMPOSITES: dict[str, tuple[Any, ...]] = {
+    "einsum of three": (lambda a, b, c: torch.einsum("ij,jk,kl->il", a, b, c),
+                        R(4, 8), R(8, 9), R(9, 3)),
+    "einsum of four": (lambda a, b: torch.einsum("ij,jk,kl,lm->im", a, b, a, b), R(4, 8), R(8, 4)),
+    "einsum that sums first": (lambda a, b: torch.einsum("ij,jk->k", a, b), R(64, 4), R(4, 5)),
+    "einsum of two": (lambda a, b: torch.einsum("bhid,bhjd->bhij", a, b),
+                      R(1, 2, 3, 4), R(1, 2, 3, 4)),
+    "addbmm": (torch.addbmm, R(3, 5), R(6, 3, 4), R(6, 4, 5)),
+    "multi_dot": (lambda a, b, c: torch.linalg.multi_dot((a, b, c)), R(3, 4), R(4, 5), R(5, 2)),
+    "tensordot": (lambda a, b: torch.tensordot(a, b, 1), R(3, 4), R(4, 5)),
+    "cdist": (torch.cdist, R(30, 8), R(40, 8)),
+    "cosine_similarity": (F.cosine_similarity, R(3, 8), R(3, 8)),
+    "pairwise_distance": (F.pairwise_distance, R(3, 8), R(3, 8)),
+    "kl_div": (lambda a, b: F.kl_div(a, b.abs(), reduction="sum"), R(3, 8), R(3, 8)),
+    "std_mean": (lambda a: torch.std_mean(a, -1), R(3, 8)),
+    "nanmean": (torch.nanmean, R(8)),
+    "lp_pool": (lambda a: F.lp_pool2d(a.abs(), 2, 2), R(1, 2, 4, 4)),
+    "kron": (torch.kron, R(2, 3), R(3, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_strict_evaluation_sees_what_a_composite_stores_on_the_way(name):
+    forward, *operands = COMPOSITES[name]
+    found = captured(Net(lambda m, *x: forward(*x)), *operands)
+    assert found.difference == 0
+    assert not {node.op for node in found.program.graph.nodes} & {"aten.einsum", "aten.addbmm"}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        args = halves(operands, generator)
+        real = pytree.tree_leaves(forward(*args))
+        call = Call(tuple(widened(args)), {})
+        strict = evaluate_rounded(found.program, call, to_float16)
+        for a, b in zip(real, strict, strict=True):
+            assert torch.equal(torch.isfinite(a), torch.isfinite(b))
+
+
+def test_a_product_of_three_is_made_safe():
+    operands = [3e3 * R(4, 8), 3e3 * R(8, 9), 1e-6 * R(9, 3)]
+    model = Net(lambda m, *x: torch.einsum("ij,jk,kl->il", *x)).eval()
+    report = halfsafe.fix(model, tuple(operands)).report
+    assert report.verification.before_nonfinite
+    assert report.safe

@@ -18,7 +18,7 @@ import dataclasses
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -37,6 +37,7 @@ from torch.utils import _pytree as pytree
 from halfsafe.errors import BadInput, CaptureError, first_line
 from halfsafe.formats import FLOAT32
 from halfsafe.frontends.torch_program import Program, Role, argument, aten, source_line
+from halfsafe.frontends.torch_split import splitting
 from halfsafe.samples import Call
 
 
@@ -190,10 +191,23 @@ def _export(model: nn.Module, call: Call, dtype: torch.dtype, dynamic_shapes: An
             exported = torch.export.export(
                 source, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
-            exported = exported.run_decompositions({})
     except Exception as error:
         raise CaptureError(_explain(model, error)) from error
-    return _program(exported, model, dtype)
+    try:
+        return _program(_decomposed(model, exported, splitting()), model, dtype)
+    except Exception:  # a composite that decides by its data, say, stays whole
+        return _program(_decomposed(model, exported, {}), model, dtype)
+
+
+def _decomposed(
+    model: nn.Module, exported: ExportedProgram, table: Mapping[Any, Callable[..., Any]]
+) -> ExportedProgram:
+    """The program in functional ATen operators, split as the table says."""
+    try:
+        with torch.no_grad(), _quietly(), _whole_tracebacks():
+            return exported.run_decompositions(dict(table))
+    except Exception as error:
+        raise CaptureError(_explain(model, error)) from error
 
 
 @contextmanager
