@@ -128,6 +128,7 @@ class _Run:
         self.evaluator, self.sample, self.store, self.lanes = evaluator, sample, store, lanes
         self.see = see
         self.values: dict[str, Lanes] = {}
+        self.own: list[dict[OneNode, Any]] = [{} for _ in range(lanes)]
 
     def put(self, name: str, found: Lanes) -> None:
         self.see(name, found[0])
@@ -164,10 +165,13 @@ class _Run:
             ) from error
 
     def _on_lanes(self, compute: OneNode, given: Mapping[str, Lanes]) -> list[Lanes]:
-        """A node's outputs on each lane; where all lanes read the same, it is computed once."""
-        same = all(x is found[0] for found in given.values() for x in found)
+        """A node's outputs on each lane; where all lanes read the same, it is computed once.
+
+        What draws numbers draws the same ones on each lane.
+        """
+        same = not compute.draws and all(x is f[0] for f in given.values() for x in f)
         runs = [
-            compute({name: found[lane] for name, found in given.items()})
+            compute({name: found[lane] for name, found in given.items()}, self.own[lane])
             for lane in range(1 if same else self.lanes)
         ]
         each = runs * self.lanes if same else runs

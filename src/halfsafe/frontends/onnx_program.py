@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from halfsafe.errors import BadInput, CaptureError, first_line
+from halfsafe.frontends.onnx_draws import model_draws
 from halfsafe.frontends.onnx_evaluate import (
     Evaluator,
     Lanes,
@@ -73,8 +74,8 @@ class OnnxProgram:
         return frozenset(name for name, value in held if _is_scalar(value))
 
     @cached_property
-    def _session(self) -> Any:
-        return session(self.model)
+    def _sessions(self) -> Sessions:
+        return Sessions(self.model)
 
     @cached_property
     def _evaluator(self) -> Evaluator:
@@ -83,7 +84,7 @@ class OnnxProgram:
     def run(self, call: Call) -> list[Array]:
         """Outputs of the model as it is. Raises BadInput for a misfit sample."""
         if fits_session(self.model):
-            return run_whole(self._session, self.model, call)
+            return self._sessions.run(call)
         return [x for (x,) in self.evaluate(call, as_it_is)]
 
     def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
@@ -94,13 +95,24 @@ class OnnxProgram:
         return self._evaluator.run(call, by_element(store), lanes)
 
 
-def run_whole(session: Any, model: ir.Model, call: Call) -> list[Array]:
-    """Outputs of a model in a session of it. Raises BadInput for a misfit sample."""
-    feeds = feeds_of(model, call)
-    try:
-        return session.run(None, feeds)
-    except Exception as error:
-        raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
+@dataclass(frozen=True)
+class Sessions:
+    """A whole model in ONNX Runtime: in one session, or one for each run of a model that draws."""
+
+    model: ir.Model
+
+    @cached_property
+    def _kept(self) -> Any:
+        return None if model_draws(self.model) else session(self.model)
+
+    def run(self, call: Call) -> list[Array]:
+        """Outputs of the model. Raises BadInput for a misfit sample."""
+        feeds = feeds_of(self.model, call)
+        running = self._kept or session(self.model)
+        try:
+            return running.run(None, feeds)
+        except Exception as error:
+            raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
 
 
 def open_program(model: ir.Model, call: Call) -> OnnxProgram:

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.onnx_draws import draws, seed
 
 Array = NDArray[Any]
 
@@ -28,14 +30,17 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 
 
 def session(model: ir.Model, *, optimised: bool = False) -> Any:
-    """A session on the CPU, by default without any rewriting of the graph.
+    """A session on the CPU, by default without any rewriting of the graph; all of a model draw the
+    same numbers.
 
     Raises BadInput where ONNX Runtime does not take the model.
     """
     options, model = _options(optimised), embedded(model)
     try:
         if fits_session(model):
-            return _opened(ir.to_proto(model).SerializeToString(), options)
+            proto = ir.to_proto(model)
+            seed(chain(proto.graph.node, *(function.node for function in proto.functions)))
+            return _opened(proto.SerializeToString(), options)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             ir.save(model, path, external_data="model.onnx.data")
@@ -166,6 +171,7 @@ class OneNode:
 
     def __init__(self, node: ir.Node, opsets: Opsets) -> None:
         self.node, self.opsets, self._text = node, opsets, _bare(node)
+        self.draws = draws(node)
         self._feeds = {f"i{i}": str(v.name) for i, v in enumerate(node.inputs) if v is not None}
         self._feeds |= {name: name for name in captured(node)}
         self._present = [bool(output.name) for output in node.outputs]
@@ -175,13 +181,15 @@ class OneNode:
         """The values that it reads, those that its bodies capture included, each once."""
         return tuple(dict.fromkeys(self._feeds.values()))
 
-    def __call__(self, values: Mapping[str, Array]) -> list[Any]:
-        """Its outputs, None for those that it does not have."""
+    def __call__(self, values: Mapping[str, Array], own: dict[OneNode, Any]) -> list[Any]:
+        """Its outputs, None for those that it does not have; `own` are sessions of this run."""
         feeds = {key: values[name] for key, name in self._feeds.items()}
         if self.node.domain == "" and self.node.op_type in _OPTIONAL:
             return [_OPTIONAL[self.node.op_type](*feeds.values())]
         types = tuple((key, x.dtype, isinstance(x, Elements)) for key, x in feeds.items())
-        one = _session_of(self._text, types, self.opsets)
+        if self.draws and self not in own:
+            own[self] = _open(self._text, types, self.opsets)
+        one = own[self] if self.draws else _session_of(self._text, types, self.opsets)
         results = map(_typed, one.run(None, feeds), one.get_outputs())
         return [next(results) if present else None for present in self._present]
 
@@ -213,6 +221,7 @@ _OPTIONAL: Mapping[str, Callable[..., Any]] = {
 def _bare(node: ir.Node) -> bytes:
     """A node without the names that tell it from others like it."""
     proto = ir.to_proto(node)
+    seed([proto])
     for i, name in enumerate(proto.input):
         proto.input[i] = f"i{i}" if name else ""
     for i, name in enumerate(proto.output):
@@ -226,9 +235,8 @@ Types = tuple[tuple[str, np.dtype[Any], bool], ...]
 """Of each value that is read its name, the type of its entries, and whether it is a sequence."""
 
 
-@lru_cache(maxsize=1024)
-def _session_of(text: bytes, types: Types, opsets: Opsets) -> Any:
-    """A session of one operator, shared by all nodes with the same attributes and types."""
+def _open(text: bytes, types: Types, opsets: Opsets) -> Any:
+    """A session of one operator."""
     node = onnx.NodeProto.FromString(text)
     inputs: list[onnx.ValueInfoProto] = []
     for name, dtype, sequence in types:
@@ -242,6 +250,10 @@ def _session_of(text: bytes, types: Types, opsets: Opsets) -> Any:
     if not HEAVY.search(node.op_type):
         options.intra_op_num_threads = 1
     return _opened(model.SerializeToString(), options)
+
+
+_session_of = lru_cache(maxsize=1024)(_open)
+"""One that is shared by all nodes with the same attributes and types."""
 
 
 def captured(node: ir.Node) -> list[str]:

@@ -23,6 +23,7 @@ from halfsafe.atomic import atomically
 from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
 from halfsafe.errors import BadInput, FoldError, first_line
+from halfsafe.frontends.onnx_draws import unseeded
 from halfsafe.frontends.onnx_edit import apply
 from halfsafe.frontends.onnx_evaluate import Evaluator, as_it_is, constant
 from halfsafe.frontends.onnx_half import to_float16
@@ -39,16 +40,15 @@ from halfsafe.frontends.onnx_opset import raise_old
 from halfsafe.frontends.onnx_parts import operator_name, parts
 from halfsafe.frontends.onnx_program import (
     OnnxProgram,
+    Sessions,
     flatten,
     load,
     open_program,
-    run_whole,
 )
 from halfsafe.frontends.onnx_run import (
     check_versions,
     data_files,
     fits_session,
-    session,
 )
 from halfsafe.frontends.onnx_values import bodies_of, called, is_cast, values_of
 from halfsafe.graph import Graph
@@ -81,7 +81,7 @@ class OnnxSource:
         raised = raise_old(model)
         program = open_program(raised, call)
         _check_constants(program)
-        notes = (*_raised(model, raised), *_closed(program))
+        notes = (*_raised(model, raised), *_closed(program), *_drawn(model))
         opened = cls(given, model, name, program, captured_exactly=True, notes=notes)
         if not fits_session(model):
             return opened._noted("over 2 GiB: proved node by node, not in one session")
@@ -120,12 +120,12 @@ class OnnxSource:
         return replace(self, program=apply(self.program, edits))
 
     @cached_property
-    def _original(self) -> Any:
-        return session(self.model)
+    def _original(self) -> Sessions:
+        return Sessions(self.model)
 
     def reference(self, call: Call) -> Arrays:
         if fits_session(self.model):
-            return arrays(run_whole(self._original, self.model, call))
+            return arrays(self._original.run(call))
         outputs = Evaluator(flatten(self.model)).run(call, as_it_is)
         return arrays(x for (x,) in outputs)
 
@@ -175,8 +175,8 @@ class HalfFile:
         return Evaluator(flatten(self.model))
 
     @cached_property
-    def _session(self) -> Any:
-        return session(self.model)
+    def _sessions(self) -> Sessions:
+        return Sessions(self.model)
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         if precision != "float16":
@@ -184,7 +184,7 @@ class HalfFile:
         return arrays(x for (x,) in self._nodes.run(call, as_it_is))
 
     def half_outputs(self, call: Call) -> Arrays:
-        return arrays(run_whole(self._session, self.model, call))
+        return arrays(self._sessions.run(call))
 
 
 @dataclass(frozen=True)
@@ -309,6 +309,17 @@ def _check_text(model: ir.Model) -> None:
             raise BadInput(f"the file is damaged: the name {name!r} is not UTF-8")
 
 
+def _drawn(model: ir.Model) -> list[str]:
+    """A note where operators draw other numbers in each run of the file."""
+    names = [called(node) for node in unseeded(model)]
+    if not names:
+        return []
+    return [
+        f"{len(names)} operators draw numbers without a seed, {min(names)} among them: measured "
+        "and proved on the numbers of one seed"
+    ]
+
+
 def _closed(program: OnnxProgram) -> list[str]:
     """A note where bodies are not looked into."""
     nodes = {part.node for part in parts(program.model.graph) if part.entries is None}
@@ -322,7 +333,7 @@ def _closed(program: OnnxProgram) -> list[str]:
 
 
 def _check_constants(program: OnnxProgram) -> None:
-    """Raises BadInput for initialisers that hold NaN, or +inf that is no bound; -inf may be a mask."""
+    """Raises BadInput for initialisers that hold NaN, or +inf as no bound; -inf may be a mask."""
     for name, value in program.model.graph.initializers.items():
         x = constant(program.model, name)
         if x.dtype.kind == "f":
