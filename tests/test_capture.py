@@ -190,3 +190,52 @@ def test_a_product_of_three_is_made_safe():
     report = halfsafe.fix(model, tuple(operands)).report
     assert report.verification.before_nonfinite
     assert report.safe
+
+
+# Complex values
+
+
+class Spectral(nn.Module):
+    """Every way in which networks use complex values, behind values of a million."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way = way
+        self.grow = scaled(nn.Linear(8, 8), 1e6)
+        self.register_buffer("window", torch.hann_window(16))
+        self.weight = nn.Parameter(torch.randn(4, 5, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.grow(x)
+        match self.way:
+            case "abs":
+                made = torch.fft.rfft(h).abs()
+            case "complex weights":
+                made = torch.fft.irfft(torch.fft.rfft(h) * self.weight, n=8)
+            case "stft":
+                return torch.stft(h.flatten(), 16, window=self.window, return_complex=True).angle()
+            case "own casts":
+                z = torch.view_as_complex(h.float().reshape(4, 4, 2))
+                turned = z * torch.polar(torch.ones(4), torch.arange(4.0))
+                made = torch.view_as_real(turned).flatten(1).to(x.dtype)
+            case _:
+                made = torch.view_as_real(torch.fft.fft2(h)).sum(-1)
+        return F.normalize(made, dim=-1)
+
+
+@pytest.mark.parametrize("way", ["abs", "complex weights", "stft", "own casts", "both parts"])
+def test_complex_values_are_computed_in_float32(way):
+    model = Spectral(way).eval()
+    fixed = halfsafe.fix(model, X)
+    assert not fixed.report.notes
+    assert fixed.report.verification.bit_equal
+    assert fixed.report.verification.before_nonfinite or way == "stft"
+    assert fixed.report.safe
+    assert torch.isfinite(fixed.half()(X)).all()
+
+
+def test_complex_values_that_only_a_float32_capture_has_are_refused():
+    model = Net(lambda m, x: torch.fft.rfft(x).abs() @ m.table @ torch.ones(4), table=R(5, 4))
+    with pytest.raises(halfsafe.CaptureError, match="complex values, which FP16 does not have"):
+        halfsafe.fix(model.eval(), X)

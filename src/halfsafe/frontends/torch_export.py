@@ -19,7 +19,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from math import inf
@@ -36,6 +36,7 @@ from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, CaptureError, first_line
 from halfsafe.formats import FLOAT32
+from halfsafe.frontends.torch_complex import ComplexInFloat32, has_complex
 from halfsafe.frontends.torch_program import Program, Role, argument, aten, source_line
 from halfsafe.frontends.torch_split import splitting
 from halfsafe.samples import Call
@@ -72,6 +73,11 @@ def capture(model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Capture
     if low is not None and distance == 0:
         return Capture(low, 0.0, ())
     full = _export(model, call, torch.float32, dynamic_shapes)
+    if has_complex([node.meta.get("val") for node in full.fx.nodes]):
+        raise CaptureError(
+            f"{type(model).__name__} computes with complex values, which FP16 does not have, and "
+            f"cannot be captured in bfloat16 with FP32 around them: {reason}"
+        )
     full_distance = difference(full.evaluate(call), expected)
     if low is not None and distance <= 2 * full_distance:
         return Capture(low, distance, (_inexact(distance),))
@@ -186,8 +192,8 @@ def _export(model: nn.Module, call: Call, dtype: torch.dtype, dynamic_shapes: An
     cast = _caster(dtype)
     args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
     try:
-        with torch.no_grad(), _quietly(), _whole_tracebacks():
-            source = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        with torch.no_grad(), _quietly(), _whole_tracebacks(), _casting(dtype):
+            source = model if dtype == torch.float32 else _copy_in(dtype, model)
             exported = torch.export.export(
                 source, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
@@ -197,6 +203,16 @@ def _export(model: nn.Module, call: Call, dtype: torch.dtype, dynamic_shapes: An
         return _program(_decomposed(model, exported, splitting()), model, dtype)
     except Exception:  # a composite that decides by its data, say, stays whole
         return _program(_decomposed(model, exported, {}), model, dtype)
+
+
+def _casting(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Casts around complex values where a model is captured in less than FP32."""
+    return nullcontext() if dtype == torch.float32 else ComplexInFloat32(dtype)
+
+
+def _copy_in(dtype: torch.dtype, model: nn.Module) -> nn.Module:
+    """A copy of a model in another format; what is complex stays as it is."""
+    return copy.deepcopy(model)._apply(_caster(dtype))
 
 
 def _decomposed(
