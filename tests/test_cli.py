@@ -47,6 +47,10 @@ def surprised():
     return net(), [torch.ones(3, 4), torch.ones(3, 4), torch.full((3, 4), 1e6)]
 
 
+def never_good(candidate, reference):
+    return 1.0
+
+
 def unfoldable():
     return Net(lambda m, x: (x * 1e6).clamp(max=5e5) * 1e-6).eval(), samples()
 
@@ -141,13 +145,40 @@ def test_weights_in_float32(run):
 
 
 def test_a_model_that_is_not_safe_ends_with_status_1(run):
-    status, output, errors = run("fix", "zoo_of_cli:surprised", "--report", "r.json")
+    options = ("--tolerance", "1e-6", "--report", "r.json")
+    status, output, errors = run("fix", "zoo_of_cli:both", *options)
     assert status == 1
-    assert "Not safe in FP16: the proof met values larger than those measured" in output
+    assert "FP16 cannot do better here: output" in output
     assert errors == ""
     status, output, _ = run("report", "r.json")
     assert status == 1
-    assert "Not safe in FP16" in output
+    assert "FP16 cannot do better here" in output
+
+
+def test_a_sample_louder_than_those_measured_is_measured_as_well(run):
+    status, output, errors = run("fix", "zoo_of_cli:surprised")
+    assert (status, errors) == (0, "")
+    assert "not measured" not in output
+
+
+def test_a_metric_of_the_users_decides(run):
+    fix = ("fix", "zoo_of_cli:both", "--tolerance", "1e-4", "--metric")
+    assert run(*fix, "top-1")[0] == 0
+    status, output, _ = run(*fix, "zoo_of_cli:never_good")
+    assert status == 1
+    assert "never_good is 1, above 0.0001" in output
+    assert run(*fix, "best")[0] == 2
+
+
+def test_a_crash_of_our_own_is_one_line_and_status_3(run, monkeypatch):
+    def crash(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("halfsafe.cli.fix", crash)
+    status, _, errors = run("fix", "zoo_of_cli:both")
+    assert status == 3
+    assert errors.startswith("halfsafe crashed: RuntimeError: a bug at ")
+    assert len(errors.splitlines()) == 1
 
 
 def test_headroom_and_real_half_kernels(run):
@@ -213,7 +244,7 @@ def test_an_onnx_file_of_another_tool_is_verified(run, onnx_file):
 def test_an_onnx_file_is_inspected(run, onnx_file):
     status, output, _ = run("inspect", "net.onnx", "--samples", "one.npz")
     assert status == 1
-    assert output.splitlines()[-1] == "Next: halfsafe fix net.onnx -o fixed.onnx"
+    assert output.splitlines()[-1] == "Next: halfsafe fix net.onnx --samples one.npz -o fixed.onnx"
 
 
 # Inspecting
@@ -235,9 +266,10 @@ def test_inspect_ends_with_status_0_where_there_is_nothing(run):
 
 
 def test_kinds_can_be_ignored(run):
-    assert run("inspect", "zoo_of_cli:masked")[0] == 1
-    assert run("inspect", "zoo_of_cli:masked", "--ignore", "sentinel")[0] == 0
-    assert run("inspect", "zoo_of_cli:masked", "--ignore", "latent")[0] == 1
+    assert run("inspect", "zoo_of_cli:masked")[0] == 0, "it harms no output"
+    assert run("inspect", "zoo_of_cli:masked", "--strict")[0] == 1
+    assert run("inspect", "zoo_of_cli:masked", "--strict", "--ignore", "sentinel")[0] == 0
+    assert run("inspect", "zoo_of_cli:masked", "--strict", "--ignore", "latent")[0] == 1
 
 
 def test_inspect_prints_json_and_nothing_else(run):

@@ -15,10 +15,12 @@ from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.ranges import Range
 from halfsafe.report.html import render
 from halfsafe.report.model import Report, ValueReport, faults_of
-from halfsafe.verify import Verification
+from halfsafe.verdict import Finding, Row, Verification
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"q\" 'a' <!--"
-PROOF = Verification(1, True, True, 0.0, inf, 12, 1.1e-3, 0, 1.0e-3, "strict")
+FOUND = Finding(0, "y", 1, 12, Row(0, 1.0, 1.1e-3, 1.0e-3))
+LUCKY = replace(FOUND, whole=Row(0, 1.0, 1.1e-3, 0.0))
+PROOF = Verification(2, 1, True, 0.0, "strict", (FOUND,), (replace(FOUND, nonfinite=12),))
 
 
 def measured(top, width=20, more=0):
@@ -227,8 +229,10 @@ DEGENERATE = {
         faults=(Fault(FaultKind.SENTINEL, "gone", "aten.add", "", "", 1e9, 3),),
     ),
     "a watched model": chain_report(tool="watch"),
-    "an infinite ratio": replace(fixed_report(), verification=replace(PROOF, floor=0.0)),
-    "a fix that fails": replace(fixed_report(), conflicts=("h: no exponent",)),
+    "an infinite ratio": replace(fixed_report(), verification=replace(PROOF, findings=(LUCKY,))),
+    "a fix that fails": replace(
+        fixed_report(), verification=replace(PROOF, findings=(replace(FOUND, nonfinite=3),))
+    ),
     "a fix without a plan": chain_report(4, loud=-1, tool="fix", verification=PROOF),
     "an error over a reference of zeros": compared_report(),
 }

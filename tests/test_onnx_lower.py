@@ -182,7 +182,7 @@ def test_numbers_far_beyond_the_range(text):
     samples = [{"x": s["x"] * np.array([1, 1, 1e4, 1e7], np.float32)} for s in draws(32, 4)]
     report = halfsafe.fix(proto, samples).report
     assert report.safe, report.text()
-    assert not report.islands
+    assert report.verification.ratio < 1.25
 
 
 def test_scores_with_a_mask_of_minus_infinity():

@@ -25,12 +25,10 @@ def mixed(forward, **parts):
     ).eval()
 
 
-def test_finite_and_wrong_is_not_safe():
+def test_rows_of_different_size_are_kept_in_fp32():
     report = halfsafe.fix(mixed(rows_of_different_size), draws(6, 16)).report
-    assert report.verification.after_nonfinite == 0
-    assert report.verification.ratio > 4
-    assert not report.safe
-    assert "times as wrong as FP16 has to be" in report.text()
+    assert report.safe
+    assert report.islands
 
 
 def test_looking_for_remedies_ends():

@@ -6,7 +6,7 @@ from halfsafe.inspection import inspect
 from halfsafe.region import scaled
 from halfsafe.report.model import Report
 from halfsafe.rewriter import rewrites, rewriting
-from halfsafe.verify import Verification
+from halfsafe.verdict import Verification
 from halfsafe.watch import Transition, watch
 
 __all__ = [

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -23,13 +23,14 @@ from halfsafe.faults import FaultKind
 from halfsafe.fix import fix, verify
 from halfsafe.inspection import inspect
 from halfsafe.report.model import Report
+from halfsafe.verdict import TOLERANCE
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Makes trained networks safe in half precision, exactly.",
-    epilog="Exit status: 0 safe, 1 faults found or left, 2 misuse.",
+    epilog="Exit status: 0 safe, 1 faults found or left, 2 misuse, 3 a crash of halfsafe itself.",
 )
 out, err = Console(), Console(stderr=True)
 
@@ -46,6 +47,20 @@ Samples = Annotated[
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")]
 Headroom = Annotated[int, typer.Option(min=0, help="Bits left free above amax.")]
+
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        help="Largest relative error of an output, item or row that is of use; or METRIC."
+    ),
+]
+ByMetric = Annotated[
+    str | None,
+    typer.Option(
+        help="Judge by this instead of by errors: top-1 (share of other winners), cosine (1 - the "
+        "least), or package.module:callable of two lists of arrays."
+    ),
+]
 
 REPORTS = (".json", ".html")
 
@@ -81,6 +96,8 @@ def fix_command(
         Literal["strict", "half"],
         typer.Option(help="How FP16 runs for the proof: strict evaluation, or real half kernels."),
     ] = "strict",
+    tolerance: Tolerance = TOLERANCE,
+    metric: ByMetric = None,
     as_json: AsJson = False,
 ) -> None:
     """Rescale MODEL so that it runs in FP16, prove it, and write it.
@@ -91,7 +108,15 @@ def fix_command(
     check_output(report, REPORTS)
     loaded, inputs = load(model, samples)
     with spinner() as progress:
-        fixed = fix(loaded, inputs, headroom=headroom, kernels=kernels, progress=progress)
+        fixed = fix(
+            loaded,
+            inputs,
+            headroom=headroom,
+            tolerance=tolerance,
+            metric=load_metric(metric),
+            kernels=kernels,
+            progress=progress,
+        )
         found = replace(fixed.report, command=command())
         if output:
             progress(f"writing {output}")
@@ -117,12 +142,15 @@ def inspect_command(
         list[FaultKind],
         typer.Option(help="Faults of this kind do not fail the run; may be given several times."),
     ] = [FaultKind.LATENT],  # noqa: B006
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Faults that harm no output fail the run as well.")
+    ] = False,
     headroom: Headroom = 1,
 ) -> None:
     """Find where FP16 breaks MODEL: every value's range, every fault's producer. Changes nothing.
 
-    Exit status 1 if there are faults, so that it can gate CI. Under torchrun each process takes a
-    part of the samples: torchrun --nproc-per-node 2 -m halfsafe inspect MODEL --samples S
+    Exit status 1 if a fault harms an output, so that it can gate CI. Under torchrun each process
+    takes a part of the samples: torchrun --nproc-per-node 2 -m halfsafe inspect MODEL --samples S
 
     Example: halfsafe inspect mypackage.zoo:detector --samples images/ -o report.html
     """
@@ -132,7 +160,9 @@ def inspect_command(
     with spinner() as progress:
         found = inspect(loaded, inputs, headroom=headroom, distributed=together, progress=progress)
     found = replace(found, command=command())
-    status = 1 if any(fault.kind not in ignore for fault in found.faults) else 0
+    counted = [f for f in found.faults if f.kind not in ignore and (strict or f.harms)]
+    harmed = not found.faults and not found.safe  # outputs are wrong, though no value stands out
+    status = 1 if counted or harmed else 0
     if together and os.environ.get("RANK", "0") != "0":
         raise typer.Exit(status)
     if output:
@@ -140,7 +170,9 @@ def inspect_command(
     show(found, as_json)
     if not as_json:
         fixed = "fixed.onnx" if model.endswith(".onnx") else "fixed.pt2"
-        say_next(f"halfsafe fix {model} -o {fixed}" if status else after_writing(output, "-o"))
+        given = f" --samples {samples}" if samples else ""
+        mend = f"halfsafe fix {model}{given} -o {fixed}"
+        say_next(mend if status else after_writing(output, "-o"))
     raise typer.Exit(status)
 
 
@@ -149,6 +181,8 @@ def verify_command(
     model: Model,
     candidate: Annotated[str, typer.Argument(help="What was made of it, in FP16 or in FP32.")],
     samples: Samples = None,
+    tolerance: Tolerance = TOLERANCE,
+    metric: ByMetric = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the proof as JSON, and nothing else.")
     ] = False,
@@ -161,17 +195,26 @@ def verify_command(
     Example: halfsafe verify model.onnx model_fp16.onnx --samples samples.npz
     """
     from halfsafe.report.text import proof_table
+    from halfsafe.report.words import conclusion
 
     loaded, inputs = load(model, samples)
     other, _ = load_model(candidate)
     given = f" --samples {samples}" if samples else ""
     with spinner() as progress:
         progress("verifying")
-        proof = verify(loaded, other, inputs)
+        proof = verify(
+            loaded,
+            other,
+            inputs,
+            tolerance=tolerance,
+            metric=load_metric(metric),
+            progress=progress,
+        )
     if as_json:
         print(json.dumps({**proof.to_json(), "safe": proof.safe}, allow_nan=False))
     else:
         out.print(proof_table(proof))
+        out.print(conclusion(proof), markup=False, highlight=False, soft_wrap=True)
         say_next(f"deploy {candidate}" if proof.safe else f"halfsafe fix {model}{given}")
     raise typer.Exit(0 if proof.safe else 1)
 
@@ -255,6 +298,11 @@ def load(model: str, samples: str | None) -> tuple[Any, Any]:
     return loaded, inputs
 
 
+def load_metric(spec: str | None) -> Any:
+    """A metric by name, or the callable that package.module:callable names."""
+    return _find(spec) if spec and ":" in spec else spec
+
+
 def load_model(spec: str) -> tuple[Any, Any]:
     """The model, and the samples if the callable or the file has them as well."""
     if spec.endswith(".onnx"):
@@ -325,6 +373,17 @@ def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
 
 
 def _call(spec: str) -> Any:
+    target = _find(spec)
+    try:
+        return target()
+    except HalfsafeError:
+        raise
+    except Exception as error:
+        raise BadInput(f"'{spec}' fails: {_located(error)}") from error
+
+
+def _find(spec: str) -> Any:
+    """What package.module:callable names. Raises BadInput."""
     module_name, _, name = spec.partition(":")
     if not (module_name and name):
         raise BadInput(f"'{spec}' is not package.module:callable, nor a file that halfsafe reads")
@@ -339,12 +398,7 @@ def _call(spec: str) -> Any:
         raise BadInput(f"importing '{module_name}' fails: {_located(error)}") from error
     if not callable(target):
         raise BadInput(f"'{spec}' is a {type(target).__name__}, not a callable")
-    try:
-        return target()
-    except HalfsafeError:
-        raise
-    except Exception as error:
-        raise BadInput(f"'{spec}' fails: {_located(error)}") from error
+    return target
 
 
 def _located(error: Exception) -> str:
@@ -364,9 +418,23 @@ def spinner() -> Generator[Callable[[str], None]]:
 
 
 def main() -> None:
-    """Entry point. Errors are one line, and exit status 2."""
+    """Entry point. A user's error is one line and exit status 2, a crash of ours one line and 3.
+
+    With HALFSAFE_TRACEBACK set, a crash shows where it happened.
+    """
     try:
         app()
     except HalfsafeError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(2) from error
+        _fail(f"error: {error}", error, 2)
+    except MemoryError as error:
+        _fail(f"error: out of memory: {first_line(error)}; use smaller samples", error, 2)
+    except Exception as error:
+        if os.environ.get("HALFSAFE_TRACEBACK"):
+            raise
+        said = f"halfsafe crashed: {_located(error)}; set HALFSAFE_TRACEBACK=1 to see more"
+        _fail(f"{said}, and please report it", error, 3)
+
+
+def _fail(said: str, error: BaseException, status: int) -> NoReturn:
+    err.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(status) from error

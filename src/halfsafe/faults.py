@@ -7,15 +7,17 @@ FP32, in a value that is wrong although all that it is computed from is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
 from halfsafe import remedies
+from halfsafe.amplifiers import culprits, explain
 from halfsafe.deviation import Comparison, Comparisons
 from halfsafe.formats import FLOAT16
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.ranges import Ranges
+from halfsafe.verdict import TOLERANCE, Answer, Finding, judge
 from halfsafe.windows import Limits, Window, Windows, windows
 
 
@@ -29,6 +31,7 @@ class FaultKind(StrEnum):
     SENTINEL = "sentinel"
     NONFINITE = "nonfinite"
     INTEGER = "integer"
+    BITS = "bits"
     LATENT = "latent"
 
     @property
@@ -50,6 +53,7 @@ _MEANING = {
     FaultKind.SENTINEL: "a mask beyond FP16: stored as -inf, and a row masked whole gives NaN",
     FaultKind.NONFINITE: "a constant that holds inf or NaN",
     FaultKind.INTEGER: "whole numbers above 2048 as floats: FP16 skips some of them",
+    FaultKind.BITS: "wrong, of operands that are right to 11 bits: they need more than FP16 has",
     FaultKind.LATENT: "fits, but within the headroom: another sample may overflow",
 }
 
@@ -87,6 +91,11 @@ class Fault:
     carriers: tuple[str, ...] = ()
     exits: tuple[str, ...] = ()
 
+    @property
+    def harms(self) -> bool:
+        """Whether it may spoil an output: it does, or nobody has looked."""
+        return self.kind != FaultKind.LATENT and self.outcome != "unharmed"
+
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
@@ -99,22 +108,29 @@ class _Finding:
 
 
 def find_faults(
-    graph: Graph, ranges: Ranges, limits: Limits, comparisons: Comparisons | None = None
+    graph: Graph,
+    ranges: Ranges,
+    limits: Limits,
+    comparisons: Comparisons | None = None,
+    findings: Sequence[Finding] = (),
 ) -> list[Fault]:
     """Faults in the order of the graph; constants first, then inputs and operators.
 
     A producer is an operator whose output is at fault while no input is at fault in the same
-    direction. What the model computes in FP32 is never at fault.
+    direction. What the model computes in FP32 is never at fault. `findings` are of the outputs in
+    FP16 as it is.
     """
     compared = comparisons or {}
+    outcomes = _outcomes(graph, findings)
     found = _by_range(graph, windows(graph, ranges, limits)) | _masks(graph, ranges)
     numbers = _numbers(graph, ranges, compared)
     known = numbers.keys() | {n for n, f in found.items() if f.kind != FaultKind.LATENT}
     found |= _by_comparison(graph, ranges, known, compared)
+    numbers = _bits(graph, compared, findings) | numbers
     producers = [name for name in found if not _inherited(graph, ranges, found, name)]
     faults = [
-        *(_fault(graph, ranges, found, compared, name) for name in producers),
-        *(_fault(graph, ranges, numbers, compared, name) for name in numbers),
+        *(_fault(graph, ranges, found, compared, outcomes, name) for name in producers),
+        *(_fault(graph, ranges, numbers, compared, outcomes, name) for name in numbers),
     ]
     place = {output: i for i, node in enumerate(graph.nodes) for output in node.outputs}
     order = [Kind.CONSTANT, Kind.INPUT, Kind.ACTIVATION]
@@ -292,6 +308,7 @@ def _fault(
     ranges: Ranges,
     found: Mapping[str, _Finding],
     compared: Comparisons,
+    outcomes: Mapping[str, str],
     name: str,
 ) -> Fault:
     finding, node = found[name], graph.producers.get(name)
@@ -311,7 +328,9 @@ def _fault(
         amax=measured.amax,
         excess=finding.excess,
         sample=measured.amax_sample if large else measured.smallest_sample,
-        outcome="" if finding.kind == FaultKind.LATENT else _outcome(graph, compared, name),
+        outcome=""
+        if finding.kind == FaultKind.LATENT
+        else _outcome(graph, compared, outcomes, name),
         detail=finding.detail,
         carriers=carriers,
         exits=exits,
@@ -362,18 +381,49 @@ def _is_absorbed(graph: Graph, compared: Comparisons, start: str) -> bool:
     return not reaches_output and any(compared[v].wrong for v in behind - spread)
 
 
-def _outcome(graph: Graph, compared: Comparisons, start: str) -> str:
-    """What FP16 makes of the graph outputs behind a value."""
+def _outcomes(graph: Graph, findings: Sequence[Finding]) -> dict[str, str]:
+    """What FP16 makes of each output, as it is judged on each sample, row and entry."""
+    found: dict[str, str] = {}
+    for finding, answer, _ in judge(findings, TOLERANCE):
+        if answer is not Answer.SAFE:
+            worse = "nonfinite" if finding.nonfinite else "wrong"
+            known = found.get(finding.name)
+            found[finding.name] = "nonfinite" if known == "nonfinite" else worse
+        else:
+            found.setdefault(finding.name, "unharmed")
+    return found if set(graph.outputs) <= found.keys() else {}
+
+
+def _outcome(graph: Graph, compared: Comparisons, outcomes: Mapping[str, str], start: str) -> str:
+    """What FP16 makes of the graph outputs behind a value; empty where that is not known."""
+    behind = _downstream(graph, start, lambda _: True)
+    if outcomes:
+        known = {outcomes[o] for o in graph.outputs if o in behind}
+        return next((o for o in ("nonfinite", "wrong") if o in known), "unharmed")
     if not compared:
         return ""
-    behind = _downstream(graph, start, lambda _: True)
     outputs = [compared.get(o) for o in graph.outputs if o in behind and graph.values[o].floating]
-    known = [c for c in outputs if c is not None]
-    if any(c.nonfinite for c in known):
+    of_outputs = [c for c in outputs if c is not None]
+    if any(c.nonfinite for c in of_outputs):
         return "nonfinite"
-    if any(c.wrong for c in known):
+    if any(c.wrong for c in of_outputs):
         return "wrong"
-    return "unharmed" if len(known) == len(outputs) else ""
+    return "unharmed" if len(of_outputs) == len(outputs) else ""
+
+
+def _bits(graph: Graph, compared: Comparisons, findings: Sequence[Finding]) -> dict[str, _Finding]:
+    """Values that 11 bits at any exponent get wrong, where an output is wrong because of them."""
+    limited = [f for f in findings if f.floor > TOLERANCE or f.floor_differing]
+    if not limited:
+        return {}
+    errors = {name: c.floor.relative for name, c in compared.items()}
+    worst = max(1.0 if f.floor_differing else min(f.floor, 1.0) for f in limited)
+    roots = culprits(graph, errors, {f.name for f in limited}, worst / 8)
+    return {
+        c.value: _Finding(FaultKind.BITS, detail=explain(graph, [c]), by_itself=True)
+        for c in roots
+        if c.value in compared
+    }
 
 
 def _downstream(graph: Graph, start: str, through: Callable[[str], bool]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The pipeline on one screen: measure, localise, plan, rewrite, verify."""
+"""The pipeline on one screen: measure, localise, plan, rewrite, prove, mend."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from halfsafe import remedies
-from halfsafe.edits import Edit
-from halfsafe.errors import BadInput, EditError
-from halfsafe.faults import Fault, find_faults
+from halfsafe.errors import BadInput
 from halfsafe.frontends import open_model
-from halfsafe.plan import Plan, plan
-from halfsafe.ranges import Ranges
+from halfsafe.mending import mended
+from halfsafe.prepare import Preparation
+from halfsafe.proof import Proof, Standard, prove
 from halfsafe.report.model import Report, write_report
-from halfsafe.rewrite import rewrite
 from halfsafe.samples import Samples
-from halfsafe.source import Forms, Kernels, Progress, Source
-from halfsafe.verify import Verification, verify_source
-from halfsafe.windows import Limits, windows
+from halfsafe.source import Forms, Kernels, Progress
+from halfsafe.verdict import TOLERANCE, Metric, Verification
+from halfsafe.windows import Limits
 
 Target = Literal["torch"]
 
@@ -40,7 +37,10 @@ class Fixed:
         return self.forms.float32()
 
     def half(self) -> Any:
-        """The FP16 deployable. It takes FP16 inputs; FP32 ones are cast."""
+        """The FP16 deployable. It takes FP16 inputs; FP32 ones are cast.
+
+        An input that an island needs in FP32 has to be given so: then FP16 raises BadInput.
+        """
         return self.forms.half()
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,6 +72,8 @@ def fix(
     target: Target = "torch",
     *,
     headroom: int = 1,
+    tolerance: float = TOLERANCE,
+    metric: str | Metric | None = None,
     dynamic_shapes: Any = None,
     kernels: Kernels = "strict",
     progress: Progress = lambda _: None,
@@ -80,96 +82,54 @@ def fix(
 
     `model` is a torch.nn.Module, an onnx.ModelProto, an onnx_ir.Model or the path of a .onnx file.
     `samples` is one sample (an array, a tuple of positional arguments or a dict of keyword
-    arguments) or an iterable of them; of three or more, the last is kept for the proof.
-    `headroom` bits are left free above the largest magnitudes seen. `dynamic_shapes` goes to
-    torch.export. `kernels` chooses how FP16 is run for the proof: by strict evaluation, or by the
-    framework's own half kernels. Raises BadInput and CaptureError.
+    arguments) or an iterable of them; of three or more, the last is kept out of measuring. The
+    proof is on all of them. `headroom` bits are left free above the largest magnitudes seen.
+    `tolerance` is the relative error of an output that is still of use, or, with a `metric`
+    ("top-1", "cosine" or a callable of two lists of arrays), the largest value of that.
+    `dynamic_shapes` goes to torch.export. `kernels` chooses how FP16 is run for the proof: by
+    strict evaluation, or by the framework's own half kernels. Raises BadInput and CaptureError.
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
+    standard = Standard(tolerance, metric)
     supply = Samples(samples)
     progress("capturing")
     original = open_model(model, supply.first, dynamic_shapes)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    prepared = prepare(original, supply, Limits(headroom=headroom), progress)
-    exact = original.apply(prepared.forms).apply(prepared.edits)
-    deployed = exact.apply(prepared.replacements)
-    progress("verifying")
-    proof = verify_source(original, exact, deployed, supply.proof, supply.held_out, kernels)
+    preparation = Preparation(original, supply, Limits(headroom=headroom), progress)
+    prepared, proof = mended(original, preparation, supply, standard, kernels, progress)
     report = write_report(original, prepared, proof, supply.count, headroom)
-    forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
-    return Fixed(report, forms)
+    exact, deployed = prepared.exact(original), prepared.deployed(original)
+    return Fixed(report, exact.forms(original, deployed, supply.first, dynamic_shapes))
 
 
-def verify(model: Any, candidate: Any, samples: Any) -> Verification:
+def verify(
+    model: Any,
+    candidate: Any,
+    samples: Any,
+    *,
+    tolerance: float = TOLERANCE,
+    metric: str | Metric | None = None,
+    progress: Progress = lambda _: None,
+) -> Verification:
     """How far a candidate is from the FP32 model, on all samples, and over the floor of FP16.
 
     An FP32 candidate must be bit-equal, and is judged in FP16 by strict evaluation; one that is in
-    FP16 already runs as it is, an ONNX one both strictly and in ONNX Runtime. Raises BadInput and
-    CaptureError.
+    FP16 already runs as it is, an ONNX one both strictly and in ONNX Runtime. `tolerance` and
+    `metric` are those of `fix`. Raises BadInput and CaptureError.
     """
+    standard = Standard(tolerance, metric)
     supply = Samples(samples)
+    progress("capturing")
     original = open_model(model, supply.first)
-    calls = supply.all()
     if original.is_half(candidate):
         running = original.running(candidate)
-        kernels = running.kernels
-        return verify_source(
-            original, None, running, calls, False, kernels, own=kernels == "strict"
-        )
-    rewritten = open_model(candidate, supply.first)
-    return verify_source(original, rewritten, rewritten, calls, False, "strict")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A source that can be planned, the plan, and all that has to be done for it.
-
-    `forms` keep the function but not its bits, `edits` keep the bits, and `replacements` change
-    what FP16 cannot hold: they go into the FP16 deployable only.
-    """
-
-    source: Source
-    ranges: Ranges
-    faults: tuple[Fault, ...]
-    plan: Plan
-    forms: tuple[Edit, ...]
-    edits: tuple[Edit, ...]
-    replacements: tuple[Edit, ...]
-
-
-def prepare(original: Source, supply: Samples, limits: Limits, progress: Progress) -> Prepared:
-    """Measures and plans; where pinned operators stand in the way, again with other forms."""
-    masks = remedies.sentinels(original.graph, original.constants())
-    source, forms, faults = original.apply(masks), list[Edit](), None
-    while True:
-        ranges = source.measure(supply.measured(), progress) | source.constants()
-        progress("planning")
-        bounds = windows(source.graph, ranges, limits)
-        if faults is None:
-            faults = find_faults(source.graph, ranges, limits)
-        found = plan(source.graph, bounds)
-        remedy = remedies.next_remedy(source.graph, bounds, found, forms)
-        try:
-            changed = source.apply(remedy) if remedy else None
-        except EditError:
-            changed = None  # the conflicts stay, and are reported
-        if changed is None:
-            break
-        source = changed
-        forms += remedy
-    return Prepared(
-        source=source,
-        ranges=ranges,
-        faults=tuple(faults),
-        plan=found,
-        forms=tuple(forms),
-        edits=tuple(rewrite(source.graph, found, ranges, limits)),
-        replacements=(
-            *remedies.stored_masks(masks, found),
-            *remedies.floors(source.graph, found.exponents, ranges),
-        ),
-    )
+        own = running.kernels == "strict"
+        proof = Proof(original, None, running, running.kernels, standard, own=own)
+    else:
+        rewritten = open_model(candidate, supply.first)
+        proof = Proof(original, rewritten, rewritten, "strict", standard)
+    return prove(proof, supply, last=0, unmeasured=0, progress=progress)

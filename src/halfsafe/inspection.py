@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -11,8 +12,10 @@ from halfsafe.errors import BadInput, HalfsafeError
 from halfsafe.frontends import open_model, process_group
 from halfsafe.ranges import Range, merge
 from halfsafe.report.model import Report, observed
+from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import Call, calls
-from halfsafe.source import Group, Progress, Source
+from halfsafe.source import Arrays, Group, Progress, Source
+from halfsafe.verdict import Finding, findings_of
 
 
 def inspect(
@@ -44,9 +47,9 @@ def inspect(
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     count = _Count(chain([first], stream))
     if distributed:
-        ranges, compared = _compare_together(source, count, process_group(), progress)
+        seen = _compare_together(source, count, process_group(), progress)
     else:
-        ranges, compared = source.compare(count, progress)
+        seen = _compare(source, count, progress)
     return observed(
         tool="inspect",
         model=source.name,
@@ -54,35 +57,58 @@ def inspect(
         samples=count.seen,
         headroom=headroom,
         graph=source.graph,
-        ranges=source.constants() | ranges,
-        compared=compared,
+        ranges=source.constants() | seen.ranges,
+        compared=seen.compared,
+        findings=seen.findings,
         notes=source.notes,
     )
 
 
-Observed = tuple[dict[str, Range], dict[str, Comparison]]
+@dataclass(frozen=True)
+class _Seen:
+    """What some samples have shown: of every value, and of every output of every sample."""
+
+    ranges: dict[str, Range]
+    compared: dict[str, Comparison]
+    findings: tuple[Finding, ...]
+
+    def __or__(self, other: _Seen) -> _Seen:
+        return _Seen(
+            merge(self.ranges, other.ranges),
+            merge_comparisons(self.compared, other.compared),
+            tuple(sorted((*self.findings, *other.findings), key=lambda f: (f.sample, f.output))),
+        )
+
+
+def _compare(source: Source, all_calls: Iterable[Call], progress: Progress) -> _Seen:
+    graph, findings = source.graph, list[Finding]()
+    scales = [natural_scale(graph, name) for name in graph.outputs]
+
+    def show(call: Call, reference: Arrays, half: Arrays, floor: Arrays) -> None:
+        findings.extend(findings_of(graph.outputs, scales, call.number, reference, half, floor))
+
+    ranges, compared = source.compare(all_calls, progress, show)
+    return _Seen(ranges, compared, tuple(findings))
 
 
 def _compare_together(
     source: Source, all_calls: Iterable[Call], group: Group, progress: Progress
-) -> Observed:
+) -> _Seen:
     """Each process compares its part of the samples; an error in one is raised in all."""
-    mine: Observed | HalfsafeError
+    mine: _Seen | HalfsafeError
     try:
         own = (call for call in all_calls if call.number % group.size == group.rank)
-        mine = source.compare(own, progress)
+        mine = _compare(source, own, progress)
     except HalfsafeError as error:
         mine = error
-    ranges: dict[str, Range] = {}
-    compared: dict[str, Comparison] = {}
     parts = group.gather(mine)
     group.leave()
+    together = _Seen({}, {}, ())
     for part in parts:
         if isinstance(part, HalfsafeError):
             raise part
-        ranges = merge(ranges, part[0])
-        compared = merge_comparisons(compared, part[1])
-    return ranges, compared
+        together |= part
+    return together
 
 
 class _Count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 SECONDS = 60.0
-"""Time limit of one solve; the best solution known by then is used."""
+"""Time limit of one solve; the best solution known by then is used, and the plan says so."""
 
 Columns = dict[int, float]
 """A linear expression: factors by column."""
@@ -27,6 +27,7 @@ class IntegerProgram:
 
     def __init__(self, free: int) -> None:
         self.free = free
+        self.timed_out = False
         self.low: list[float] = []
         self.high: list[float] = []
         self._cost: list[float] = []
@@ -57,30 +58,52 @@ class IntegerProgram:
         self.row({**columns, size: 1.0}, 0, inf)
 
     def solve(self) -> NDArray[np.float64] | None:
-        """The values of all columns, None when there is no solution."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
+        """The values of all columns; None without a solution, or with none within SECONDS.
+
+        `timed_out` tells which, and whether the solution is merely the best one known by then. What
+        a level has reached is kept as the cost of a row, not column by column: a later level may
+        still choose among all solutions that cost the same.
+        """
+        from scipy.optimize import Bounds, milp
 
         level, cost = np.array(self._level), np.array(self._cost)
-        low, high = np.array(self.low), np.array(self.high)
-        if np.any(low > high):
+        self.timed_out = False
+        if np.any(np.array(self.low) > np.array(self.high)):
             return None
-        rows = (np.array([r[1] for r in self._rows]), np.array([r[2] for r in self._rows]))
-        constraints = LinearConstraint(self._matrix(), *rows) if self._rows else ()
         solution: NDArray[np.float64] | None = None
         for current in sorted(set(self._level)):
+            costs = np.where(level == current, cost, 0.0)
             result = milp(
-                np.where(level == current, cost, 0.0),
+                costs,
                 integrality=np.array(self._integer),
-                bounds=Bounds(low, high),
-                constraints=constraints,
+                bounds=Bounds(np.array(self.low), np.array(self.high)),
+                constraints=self._constraints(),
                 options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
             )
+            self.timed_out |= result.status == 1
             if result.x is None:
                 return solution
             solution = np.asarray(result.x, dtype=np.float64)
-            settled = (level == current) & (current != self.free)
-            high = np.where(settled, np.ceil(solution - 1e-6), high)
+            if current != self.free:
+                self._keep(costs, float(costs @ solution))
         return solution
+
+    def _keep(self, costs: NDArray[np.float64], reached: float) -> None:
+        """A row under which a settled level does not get worse; at cost 0 its columns are 0."""
+        places = np.flatnonzero(costs)
+        if places.size and reached > 1e-6:
+            self.row({int(i): float(costs[i]) for i in places}, -inf, reached * (1 + 1e-9) + 1e-9)
+        else:
+            for i in places:
+                self.high[i] = min(self.high[i], max(self.low[i], 0.0))
+
+    def _constraints(self) -> Any:
+        from scipy.optimize import LinearConstraint
+
+        if not self._rows:
+            return ()
+        low, high = (np.array([row[i] for row in self._rows]) for i in (1, 2))
+        return LinearConstraint(self._matrix(), low, high)
 
     def _column(self, low: float, high: float, cost: float, level: int | None, integer: int) -> int:
         self.low.append(low)

@@ -8,7 +8,7 @@ bits unresolved. Within an attempt: precision first, then the fewest changes.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -51,6 +51,7 @@ class Plan:
     uses: Mapping[Use, int]
     conflicts: tuple[Conflict, ...]
     unknown_ops: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def changed(self) -> int:
@@ -61,13 +62,22 @@ class Plan:
 _COMPUTED = (Kind.INPUT, Kind.ACTIVATION)
 
 
-def plan(graph: Graph, windows: Windows) -> Plan:
-    """The best exponents for a graph. Values that no plan saves are in `conflicts`."""
+def plan(graph: Graph, windows: Windows, *, eager: bool = False) -> Plan:
+    """The best exponents for a graph. Values that no plan saves are in `conflicts`.
+
+    Where every value fits at exponent 0, with headroom, nothing is changed, unless the caller
+    `eager`ly wants what is merely imprecise mended as well. Raises PlanError.
+    """
+    if not eager and all(w.low <= 0 <= w.high for w in windows.values()):
+        return _read(graph, windows, {})
     program = _Program(graph, windows)
+    late: list[str] = []
     for attempt in (_fold(headroom=True), _fold(headroom=False), _INSERT, _LEAST_BAD):
-        solution = program.solve(attempt)
+        solution, timed_out = program.solve(attempt)
+        if timed_out:
+            late.append(f"the solver stopped after {SECONDS:.0f} s while it tried to {attempt.aim}")
         if solution is not None:
-            return _read(graph, windows, solution)
+            return _read(graph, windows, solution, late)
     raise PlanError(
         f"no plan for {len(graph.nodes)} operators within {SECONDS:.0f} s: fix parts of the model "
         "one by one"
@@ -79,6 +89,15 @@ class _Attempt:
     headroom: bool
     insert: bool
     slack: bool
+
+    @property
+    def aim(self) -> str:
+        """What it tries, in words."""
+        if self.slack:
+            return "leave the fewest bits unresolved: other plans may resolve more"
+        if self.insert:
+            return "insert the fewest multiplications: other plans may need fewer"
+        return "fold constants alone: what follows may insert more than it has to"
 
 
 def _fold(*, headroom: bool) -> _Attempt:
@@ -109,8 +128,9 @@ class _Program:
                     self.reads.append((Use(node.name, operand), value))
         self.reading = {use for use, _ in self.reads}
 
-    def solve(self, attempt: _Attempt) -> Mapping[Unknown, int] | None:
-        """Exponents of all unknowns, or None when there are none that satisfy the attempt."""
+    def solve(self, attempt: _Attempt) -> tuple[Mapping[Unknown, int] | None, bool]:
+        """Exponents of all unknowns, or None when there are none that satisfy the attempt; and
+        whether that is all that could be said in time."""
         cuts = self._cuts() if attempt.insert else {}
         merged = _Classes()
         for use, value in self.reads:
@@ -130,7 +150,7 @@ class _Program:
             source = far if isinstance(far, str) else near
             model.cut(far, near, self.graph.values[str(source)].size)
         self._add_changes(model)
-        return model.solve(attempt)
+        return model.solve(attempt), model.program.timed_out
 
     def _is_read(self, unknown: Unknown) -> bool:
         """Whether this is an activation where it is read; uncut, its window is the value's."""
@@ -298,7 +318,9 @@ class _Model:
         return self.column[root]
 
 
-def _read(graph: Graph, windows: Windows, solution: Mapping[Unknown, int]) -> Plan:
+def _read(
+    graph: Graph, windows: Windows, solution: Mapping[Unknown, int], notes: Iterable[str] = ()
+) -> Plan:
     exponents = {n: solution.get(n, 0) for n, v in graph.values.items() if v.floating}
     uses = {
         Use(node.name, operand): solution.get(Use(node.name, operand), 0)
@@ -313,7 +335,22 @@ def _read(graph: Graph, windows: Windows, solution: Mapping[Unknown, int]) -> Pl
         for unknown, window in bounds.items()
         if bits_lost(window, stored.get(unknown, 0))
     )
-    return Plan(exponents, uses, conflicts, tuple(unknown_ops(graph)))
+    tight = [
+        (window.low - stored.get(unknown, 0), unknown)
+        for unknown, window in bounds.items()
+        if isinstance(unknown, str) and window.least <= stored.get(unknown, 0) < window.low
+    ]
+    given_up = _given_up(graph, tight) if tight else []
+    return Plan(exponents, uses, conflicts, tuple(unknown_ops(graph)), (*notes, *given_up))
+
+
+def _given_up(graph: Graph, tight: Sequence[tuple[int, str]]) -> list[str]:
+    """Says so where a value fits, and headroom above it could not be had."""
+    bits, name = max(tight)
+    return [
+        f"headroom is given up for {len(tight)} values, {bits} bit at {graph.describe(name)}: they "
+        "fit on these samples, and may overflow on a louder one"
+    ]
 
 
 def _repeats(

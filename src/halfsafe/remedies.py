@@ -6,19 +6,30 @@ exponent, and a gate that saturates. Replacements change the function and are li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
-from halfsafe.edits import Edit, Island, Lower, Replace
+from halfsafe.edits import Lower, Replace
 from halfsafe.formats import FLOAT16, FloatFormat
-from halfsafe.graph import Graph, Node, Use
+from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.plan import Conflict, Plan
-from halfsafe.ranges import Ranges
+from halfsafe.ranges import Range, Ranges
 from halfsafe.rules import law_of
 from halfsafe.windows import Windows, floor_operand
 
 MASK_FILL = 1.0e4
-"""Far enough below any score for exp to give 0, small enough for masks to be added up."""
+"""Far enough below scores of up to 2,480 for exp to give 0, small enough for masks to add up."""
+
+
+def mask_fill(scores: float) -> float:
+    """What masks scores of a magnitude, and of twice that on another sample: a masked score of +2a
+    has to come out so far below an unmasked one of -2a that exp gives 0.
+
+    >>> mask_fill(10.0), mask_fill(13000.0)
+    (10000.0, 52064.0)
+    """
+    return max(MASK_FILL, 4.0 * scores + 64.0)
+
 
 GATED = {
     "aten.silu": "silu",
@@ -57,40 +68,9 @@ def gate_forms(graph: Graph, windows: Windows) -> list[Lower]:
     return found
 
 
-def next_remedy(graph: Graph, windows: Windows, plan: Plan, tried: Sequence[Edit]) -> list[Edit]:
-    """What to try for the conflicts that a plan leaves: gate forms, then islands; or nothing.
-
-    An operator is lowered once at most, and nodes in FP32 join no island, so that this ends.
-    """
-    if not plan.conflicts:
-        return []
-    gates = [gate for gate in gate_forms(graph, windows) if gate not in tried]
-    return [*gates] or [*islands(graph, plan)]
-
-
-def stored_masks(masks: list[Replace], plan: Plan) -> list[Replace]:
+def stored_masks(masks: Sequence[Replace], plan: Plan) -> list[Replace]:
     """Masks as they are stored: at the exponent of the operand that holds them."""
     return [replace(m, new=m.new * 2.0 ** -plan.uses.get(m.use, 0)) for m in masks]
-
-
-def islands(graph: Graph, plan: Plan) -> list[Island]:
-    """The operators around each value that no plan saves, to be computed in FP32."""
-    nodes: dict[str, None] = {}
-    for conflict in plan.conflicts:
-        unknown = conflict.unknown
-        if isinstance(unknown, Use):
-            nodes[unknown.node] = None
-        elif isinstance(unknown, str) and unknown in graph.producers:
-            nodes[graph.producers[unknown].name] = None
-            nodes.update({use.node: None for use in graph.consumers[unknown]})
-    in_order = tuple(
-        node.name
-        for node in graph.nodes
-        if node.name in nodes and any(graph.values[o].bounded for o in node.outputs)
-    )
-    if not in_order:
-        return []
-    return [Island(in_order, "; ".join(describe(graph, c) for c in plan.conflicts[:2]))]
 
 
 def describe(graph: Graph, conflict: Conflict) -> str:
@@ -100,20 +80,58 @@ def describe(graph: Graph, conflict: Conflict) -> str:
     return f"{what} {conflict.needs}, but {conflict.pinned_by} pins it to {conflict.exponent}"
 
 
-def sentinels(graph: Graph, constants: Ranges, fmt: FloatFormat = FLOAT16) -> list[Replace]:
+def sentinels(graph: Graph, ranges: Ranges, fmt: FloatFormat = FLOAT16) -> list[Replace]:
     """Numbers beyond the format that only ever mask: everything they reach ends in a softmax.
 
-    `constants` are the ranges of constants and literals.
+    A number that is multiplied masks if the factor is 0 or 1, by its type or on all samples.
     """
-    found: list[Replace] = []
-    for node in graph.nodes:
-        for operand, value in node.inputs.items():
-            size = constants[value].amax if value in constants else 0.0
-            if size > fmt.max and _masks(graph, node, operand) and _only_masks(graph, node):
-                number = graph.values[value].number
-                fill = MASK_FILL if number is not None and number > 0 else -MASK_FILL
-                why = f"a mask beyond {fmt.name}; exp({fill:.0f}) is 0 as well"
-                found.append(Replace(Use(node.name, operand), number or -size, fill, why))
+    paths = {
+        Use(node.name, operand): path
+        for node in graph.nodes
+        for operand, value in node.inputs.items()
+        if _is_beyond(graph, ranges, value, fmt)
+        and _masks(graph, ranges, node, operand)
+        and (path := _mask_path(graph, node)) is not None
+    }
+    made = {output for path in paths.values() for node in path for output in node.outputs}
+    return [_replaced(graph, ranges, use, path, made, fmt) for use, path in paths.items()]
+
+
+def _is_beyond(graph: Graph, ranges: Ranges, value: str, fmt: FloatFormat) -> bool:
+    """Whether a constant is larger than the format holds."""
+    constant = graph.values[value].kind in (Kind.CONSTANT, Kind.LITERAL)
+    return constant and value in ranges and ranges[value].amax > fmt.max
+
+
+def _replaced(
+    graph: Graph, ranges: Ranges, use: Use, path: Sequence[Node], made: Set[str], fmt: FloatFormat
+) -> Replace:
+    """A mask that FP16 holds, below all that it meets on its path but for what masks have made."""
+    value = graph.by_name[use.node].inputs[use.operand]
+    met = {v for node in path for v in node.inputs.values()} - made
+    sizes = [ranges[v].amax for v in met if v in ranges and not _is_beyond(graph, ranges, v, fmt)]
+    number, size = graph.values[value].number, mask_fill(max(sizes, default=0.0))
+    fill = size if number is not None and number > 0 else -size
+    why = f"a mask beyond {fmt.name}; exp({fill:.0f}) is 0 as well"
+    return Replace(use, number or -ranges[value].amax, fill, why)
+
+
+def masked(graph: Graph, masks: Sequence[Replace], ranges: Ranges) -> dict[str, Range]:
+    """Ranges of what masks are added to, as if some sample had every score masked.
+
+    `ranges` are those of the graph in which the masks have been replaced.
+    """
+    found: dict[str, Range] = {}
+    for mask in masks:
+        path = _mask_path(graph, graph.by_name[mask.use.node]) or []
+        amax = abs(mask.new) * 1.25 + 1.0
+        for node in path:
+            for output in node.outputs:
+                known = ranges.get(output)
+                if known is None or not graph.values[output].floating:
+                    continue
+                wide = replace(known, amax=max(known.amax, amax))  # its entries count as they are
+                found[output] = wide if known.binades else Range.of(amax)
     return found
 
 
@@ -122,8 +140,8 @@ def floors(
 ) -> list[Replace]:
     """Positive numbers that keep a divisor from 0 and would be stored as 0 themselves.
 
-    The new floor lies 12 bits under what the samples show above the old one, where the format
-    allows: FP16 does not see it in a sum then, but a row of zeros does.
+    The new floor is the least that keeps the divisor from 0, and its reciprocal, where that is
+    stored, within the format: no more than what rounding adds to a quieter sample anyway.
     """
     found: list[Replace] = []
     for node in graph.nodes:
@@ -131,17 +149,21 @@ def floors(
         floor = floor_operand(graph, node)
         if floor is None or not graph.values[output].bounded or output not in ranges:
             continue
-        if not any(_divides(graph, use) for use in _uses(graph, output)):
+        divided = [use for use in _uses(graph, output) if _divides(graph, use)]
+        if not divided:
             continue
         k = exponents.get(output, 0)
         number = graph.values[node.inputs[floor]].number or 0.0
-        above = ranges[output].without(number).binades
-        lowest = 2.0 ** (min(above, default=0) - k - 12)
-        new = min(max(lowest, fmt.smallest_subnormal), fmt.smallest_normal)
         if number * 2.0**-k < fmt.smallest_subnormal:
+            inverted = any(graph.by_name[use.node].op in _INVERTING for use in divided)
+            new = fmt.smallest_normal / 2 if inverted else fmt.smallest_subnormal
             why = f"it is 0 in {fmt.name}, and something is divided by the result"
             found.append(Replace(Use(node.name, floor), number * 2.0**-k, new, why))
     return found
+
+
+_INVERTING = ("aten.reciprocal", "aten.pow", "Reciprocal", "Pow")
+"""What stores 1 / x: an x under 2^-15 would make it infinite."""
 
 
 def _uses(graph: Graph, value: str) -> list[Use]:
@@ -167,37 +189,42 @@ _SOFTMAX = (
 _CARRIES = ("movement", "aligned", "total", "homogeneous", "product", "fill")
 
 
-def _masks(graph: Graph, node: Node, operand: str) -> bool:
+def _masks(graph: Graph, ranges: Ranges, node: Node, operand: str) -> bool:
     """Whether a number can be a mask at this operand: filled in, added, or times an indicator."""
     law = law_of(node)
     if law is None or law.family not in ("aligned", "total", "fill", "product"):
         return False
     others = [v for o, v in node.inputs.items() if o != operand]
-    return law.family != "product" or all(_is_indicator(graph, v) for v in others)
+    return law.family != "product" or all(_is_indicator(graph, ranges, v) for v in others)
 
 
-def _is_indicator(graph: Graph, value: str) -> bool:
-    """Whether a value is made of integers, booleans and literals alone."""
+def _is_indicator(graph: Graph, ranges: Ranges, value: str) -> bool:
+    """Whether a value is made of integers, booleans and literals, or was 0 or 1 throughout."""
     found = graph.values[value]
     if not found.floating or found.number is not None:
         return True
+    known = ranges.get(value)
+    if known is None or known.nonfinite or not known.count:
+        known = Range(amax=2.0)
+    if known.amax == 0.0 or known.amax == known.smallest == 1.0:
+        return True
     node = graph.producers.get(value)
-    return node is not None and all(_is_indicator(graph, v) for v in node.inputs.values())
+    return node is not None and all(_is_indicator(graph, ranges, v) for v in node.inputs.values())
 
 
-def _only_masks(graph: Graph, start: Node) -> bool:
-    """Whether every path from a node's output ends in a softmax or in an attention mask."""
-    seen: set[str] = set()
+def _mask_path(graph: Graph, start: Node) -> list[Node] | None:
+    """The operators between a mask and the softmax in which all of it ends; None if it does not."""
+    seen: dict[str, Node] = {}
     pending = [start]
     masks = False
     while pending:
         node = pending.pop()
         if node.name in seen:
             continue
-        seen.add(node.name)
+        seen[node.name] = node
         for output in node.outputs:
             if output in graph.outputs:
-                return False
+                return None
             for use in graph.consumers[output]:
                 consumer = graph.by_name[use.node]
                 law = law_of(consumer)
@@ -206,5 +233,5 @@ def _only_masks(graph: Graph, start: Node) -> bool:
                 elif law is not None and law.family in _CARRIES:
                     pending.append(consumer)
                 elif any(graph.values[o].floating for o in consumer.outputs):
-                    return False
-    return masks
+                    return None
+    return list(seen.values()) if masks else None

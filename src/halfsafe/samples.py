@@ -41,36 +41,37 @@ def calls(samples: Any) -> Iterator[Call]:
 
 
 class Samples:
-    """The user's samples: read for measuring as often as needed, some kept for the proof.
+    """The user's samples: read for measuring and for the proof, as often as needed.
 
-    Of three or more samples the last is held out of measuring. A collection or a DataLoader is
-    iterated anew each time and never held in memory; a one-shot iterator has to be.
+    Of three or more samples the last is held out of measuring; the proof is on all of them. A
+    collection or a DataLoader is iterated anew each time and never held in memory; a one-shot
+    iterator has to be.
     """
 
     def __init__(self, samples: Any) -> None:
         one_shot = isinstance(samples, Iterator)
         self._samples: Any = list(samples) if one_shot else samples  # pyright: ignore
         self.first = next(calls(self._samples))
-        self.proof: tuple[Call, ...] = ()
-        self.held_out = False
         self.count = 0
 
-    def all(self) -> list[Call]:
-        """All samples at once."""
-        return list(calls(self._samples))
+    def __iter__(self) -> Iterator[Call]:
+        return calls(self._samples)
+
+    @property
+    def unmeasured(self) -> int:
+        """How many were held out of measuring; known once `measured` is exhausted."""
+        return int(self.count > 2)
 
     def measured(self) -> Iterator[Call]:
-        """The samples to measure; `proof`, `held_out` and `count` are set when it is exhausted."""
+        """The samples to measure; `count` is that of all samples when it is exhausted."""
         self.count = 0
         recent: list[Call] = []
-        for call in calls(self._samples):
+        for call in self:
             self.count += 1
             recent.append(call)
             if len(recent) > 2:
                 yield recent.pop(0)
-        self.held_out = self.count > 2
-        self.proof = (recent[-1],) if self.held_out else tuple(recent)
-        yield from recent[:-1] if self.held_out else recent
+        yield from recent[:-1] if self.unmeasured else recent
 
 
 def _is_sample(sample: Any) -> bool:

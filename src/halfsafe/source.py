@@ -13,6 +13,7 @@ from halfsafe.edits import Edit
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
+from halfsafe.verdict import Kernels
 
 Arrays = Sequence[NDArray[Any]]
 """Outputs: floating ones in FP64, the others as they are."""
@@ -20,10 +21,10 @@ Arrays = Sequence[NDArray[Any]]
 Precision = Literal["float32", "float16", "floor"]
 """How values are stored while a graph is evaluated; `floor` is FP16's 11 bits at any exponent."""
 
-Kernels = Literal["strict", "half"]
-"""How FP16 is run: strict evaluation, or the framework's own half kernels."""
-
 Progress = Callable[[str], None]
+
+Shown = Callable[[Call, Arrays, Arrays, Arrays], None]
+"""Called with the outputs of a sample in FP32, in FP16 and at the floor."""
 
 T = TypeVar("T")
 
@@ -93,9 +94,12 @@ class Source(Runnable, Protocol):
         ...
 
     def compare(
-        self, calls: Iterable[Call], progress: Progress
+        self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
     ) -> tuple[dict[str, Range], dict[str, Comparison]]:
-        """The same ranges, and what FP16 as it is makes of each value, in one pass a sample."""
+        """The same ranges, and what FP16 as it is makes of each value, in one pass a sample.
+
+        Of integers, the error is the root of the share that differ.
+        """
         ...
 
     def constants(self) -> dict[str, Range]:

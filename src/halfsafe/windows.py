@@ -92,7 +92,7 @@ def _needs(graph: Graph, use: Use) -> set[Precision]:
     """The precision that a use asks for; operators that only move entries ask for their readers."""
     node = graph.by_name[use.node]
     law = law_of(node)
-    if law and use.operand in law.addends:
+    if law and use.operand in law.addends and _rounds(graph, node):
         return {"none"}
     if law and law.family == "movement" and use.operand in ("self", "input", "tensor"):
         readers = [reader for output in node.outputs for reader in graph.consumers[output]]
@@ -100,6 +100,11 @@ def _needs(graph: Graph, use: Use) -> set[Precision]:
         found: set[Precision] = {"whole"} if shown or not readers else {"none"}
         return found.union(*(_needs(graph, reader) for reader in readers))
     return {"each"} if law and use.operand in law.relative else {"whole"}
+
+
+def _rounds(graph: Graph, node: Node) -> bool:
+    """Whether an operator's result is stored in the format: a sum in FP32 hides no loss."""
+    return any(graph.values[output].bounded for output in node.outputs)
 
 
 def _saturates(graph: Graph, use: Use) -> bool:

@@ -30,8 +30,8 @@ from halfsafe.frontends.onnx_lower import lower
 from halfsafe.frontends.onnx_parts import Part, numbers_of, parts
 from halfsafe.frontends.onnx_program import OnnxProgram
 from halfsafe.frontends.onnx_run import captured
+from halfsafe.frontends.onnx_values import FLOAT, graph_of, rewire, value_at
 from halfsafe.frontends.onnx_values import Use as Place
-from halfsafe.frontends.onnx_values import graph_of, rewire, value_at
 from halfsafe.graph import Use
 
 Array = NDArray[Any]
@@ -80,6 +80,7 @@ class _Editor:
         for name, value in list(self.graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and name not in inner:
                 del self.graph.initializers[name]
+                self.float32.discard(name)
         return replace(
             self._program,
             model=self.model,
@@ -233,6 +234,12 @@ class _Editor:
             if value.is_graph_input() and self._is_stored(value):
                 self._keep_input(value, places)
         made = {id(value) for part in inside for value in part.outputs}
+        for place in [place for part in inside for place in part.operands.values()]:
+            held = value_at(place)
+            if held.name in self.graph.initializers and held.dtype is FLOAT:
+                name = f"{held.name}.float32"
+                self.float32.add(name)
+                rewire(place, self._constant(name, held, lambda x: x))
         lifted: dict[tuple[str, int], ir.Value] = {}
         for place in (place for part in inside for place in part.operands.values()):
             value, graph = value_at(place), _graph_around(place)

@@ -27,7 +27,7 @@ Lanes = tuple[Any, ...]
 """One value several times over: as FP32 has it, as FP16 has it, at the floor."""
 
 Store = Callable[[str, Lanes], Lanes]
-"""Called with each floating value as it is computed; what it returns is used from there on."""
+"""Called with each value as it is computed; what it returns is used from there on."""
 
 
 def by_element(store: Store) -> Store:
@@ -65,7 +65,7 @@ class Evaluator:
     def run(
         self, call: Call, store: Store, lanes: int = 1, see: Callable[[str, Any], None] = _look_away
     ) -> list[Lanes]:
-        """Outputs on several lanes, floating values passing through `store`.
+        """Outputs on several lanes, values passing through `store`.
 
         No value is kept longer than the graph needs it. Bodies are run iteration by iteration; how
         often, and which branch, the first lane decides. `see` is called with all values of that
@@ -133,8 +133,8 @@ class _Run:
     def put(self, name: str, found: Lanes) -> None:
         self.see(name, found[0])
         dtype = getattr(found[0], "dtype", None)
-        floating = dtype is not None and dtype.kind == "f"
-        self.values[name] = self.store(name, found) if floating else found
+        counts = dtype is not None and dtype.kind in "fiub"
+        self.values[name] = self.store(name, found) if counts else found
 
     def fetch(self, name: str) -> Lanes:
         if name not in self.values:

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfsafe.deviation import Comparison, Deviation, deviation, merge_comparisons
+from halfsafe.deviation import (
+    Comparison,
+    Deviation,
+    deviation,
+    merge_comparisons,
+    of_integers,
+)
 from halfsafe.frontends.onnx_evaluate import Lanes
 from halfsafe.frontends.onnx_program import OnnxProgram, initialisers
 from halfsafe.ranges import Range, merge
@@ -96,7 +102,10 @@ def measure(
 
 
 def compare(
-    program: OnnxProgram, calls: Iterable[Call], progress: Callable[[str], None]
+    program: OnnxProgram,
+    calls: Iterable[Call],
+    progress: Callable[[str], None],
+    shown: Callable[[Call, Any, Any, Any], None] | None = None,
 ) -> tuple[dict[str, Range], dict[str, Comparison]]:
     """Ranges in FP32, and how far FP16 and the floor are from it, value by value, in one pass."""
     ranges: dict[str, Range] = {}
@@ -104,7 +113,9 @@ def compare(
     for i, call in enumerate(calls):
         progress(f"comparing sample {i + 1} in FP16 with FP32")
         comparing = _Comparing(program, call.number)
-        program.evaluate(call, comparing, lanes=3)
+        outputs = program.evaluate(call, comparing, lanes=3)
+        if shown is not None:
+            shown(call, *zip(*outputs, strict=True))
         ranges = merge(ranges, comparing.observer.found)
         compared = merge_comparisons(compared, comparing.compared)
     return ranges, compared
@@ -146,7 +157,7 @@ class _Observer:
         self.inherits = graph.inherits
 
     def __call__(self, name: str, x: Array) -> Array:
-        if name in self.measured:
+        if name in self.measured and x.dtype.kind == "f":
             source = self.inherits.get(name)
             if source in self.found:
                 self.found[name] = self.found[source]
@@ -169,6 +180,9 @@ class _Comparing:
 
     def __call__(self, name: str, lanes: Lanes) -> Lanes:
         reference, half, floor = lanes
+        if reference.dtype.kind != "f":
+            self._add(name, of_integers(half, floor, reference))
+            return lanes
         if name in self._rounded:
             half, floor = to_float16(half), to_eleven_bits(floor)
         if name in self._scalars:
@@ -178,12 +192,14 @@ class _Comparing:
         if source in self.compared:
             self.compared[name] = self.compared[source]
             return reference, half, floor
-        found = Comparison(
-            _deviation(half, reference), _deviation(floor, reference), _differing(half, floor)
-        )
-        known = {name: self.compared[name]} if name in self.compared else {}
-        self.compared |= merge_comparisons(known, {name: found})
+        deviations = _deviation(half, reference), _deviation(floor, reference)
+        self._add(name, Comparison(*deviations, _differing(half, floor)))
         return reference, half, floor
+
+    def _add(self, name: str, found: Comparison) -> None:
+        """In a body there is one comparison an iteration."""
+        known = self.compared.get(name)
+        self.compared[name] = found if known is None else known | found
 
 
 def _deviation(candidate: Array, reference: Array) -> Deviation:

@@ -55,7 +55,7 @@ from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.rules import LAWS
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Kernels, Precision, Progress
+from halfsafe.source import Arrays, Kernels, Precision, Progress, Shown
 
 Given = str | Path | onnx.ModelProto | ir.Model
 
@@ -109,9 +109,13 @@ class OnnxSource:
         return measure(self.program, calls, progress)
 
     def compare(
-        self, calls: Iterable[Call], progress: Progress
+        self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
     ) -> tuple[dict[str, Range], dict[str, Comparison]]:
-        return compare(self.program, calls, progress)
+        def show(call: Call, *lanes: Iterable[Any]) -> None:
+            if shown is not None:
+                shown(call, *(arrays(lane) for lane in lanes))
+
+        return compare(self.program, calls, progress, show)
 
     def constants(self) -> dict[str, Range]:
         return measure_constants(self.program)

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 from torch.random import fork_rng
 
-from halfsafe.deviation import Comparison, Deviation, merge_comparisons
+from halfsafe.deviation import Comparison, Deviation, merge_comparisons, of_integers
 from halfsafe.frontends.torch_measure import Observer
 from halfsafe.frontends.torch_program import Program
 from halfsafe.frontends.torch_strict import to_eleven_bits, to_float16
@@ -35,6 +35,7 @@ def compare(
     program: Program,
     calls: Iterable[Call],
     progress: Callable[[str], None] = lambda _: None,
+    shown: Callable[[Call, Any, Any, Any], None] = lambda *_: None,
 ) -> tuple[dict[str, Range], dict[str, Comparison]]:
     """Ranges in FP32, and how far FP16 and the floor are from it, value by value.
 
@@ -47,6 +48,7 @@ def compare(
         progress(f"comparing sample {i + 1} in FP16 with FP32")
         seen = _Comparing(program, call)
         program.evaluate(call, interpreter=seen)
+        shown(call, *seen.outputs)
         ranges = merge(ranges, seen.observer.found)
         compared = merge_comparisons(compared, seen.compared)
     return ranges, compared
@@ -59,6 +61,7 @@ class _Comparing(fx.Interpreter):
         super().__init__(program.runnable)
         self.observer = Observer(program, "full", call.number)
         self.compared: dict[str, Comparison] = {}
+        self.outputs: tuple[Any, Any, Any] = ((), (), ())
         self._rounded = program.graph.rounded
         self._floating = {n for n, v in program.graph.values.items() if v.floating}
 
@@ -69,6 +72,7 @@ class _Comparing(fx.Interpreter):
         else:
             results = self._on_every_lane(n, args, kwargs)
         if n.op == "output":
+            self.outputs = results
             return results[0]
         if n.target is operator.getitem:
             return Lanes(results)
@@ -97,7 +101,12 @@ class _Comparing(fx.Interpreter):
     def _stored(self, name: str, results: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         """The lanes as they are stored, once they have been measured and compared."""
         reference, half, floor = results
-        if name not in self._floating or not isinstance(reference, Tensor):
+        if not isinstance(reference, Tensor):
+            return results
+        if name not in self._floating:
+            self.compared[name] = of_integers(
+                *(x.numpy(force=True) for x in (half, floor, reference))
+            )
             return results
         if name in self._rounded:
             half, floor = to_float16(half), to_eleven_bits(floor)

@@ -26,7 +26,13 @@ from halfsafe.edits import (
     SetNumber,
 )
 from halfsafe.errors import EditError, first_line
-from halfsafe.frontends.torch_program import Program, argument, aten, is_deployed
+from halfsafe.frontends.torch_program import (
+    NEEDS_FLOAT32,
+    Program,
+    argument,
+    aten,
+    is_deployed,
+)
 from halfsafe.graph import Use
 
 CLIP = 2.0**14
@@ -120,19 +126,57 @@ class _Editor:
         write(clone)
 
     def _island(self, names: tuple[str, ...]) -> None:
-        """What these nodes read is cast to FP32, what others read of them is cast back."""
+        """What these nodes read is cast to FP32, what others read of them is cast back.
+
+        The network's inputs are given in FP32, and its constants are held so: both are read as they
+        are, since a Cast would bring back what rounding has lost.
+        """
         island = [self.nodes[name] for name in names]
+        lifted: dict[fx.Node, fx.Node] = {}
         for node in island:
             for source in node.all_input_nodes:
-                if source not in island and is_deployed(source, self.program.deployed):
-                    node.replace_input_with(source, self._cast(source, torch.float32))
+                if source in island or not is_deployed(source, self.program.deployed):
+                    continue
+                if source not in lifted:
+                    lifted[source] = self._in_float32(source, island)
+                node.replace_input_with(source, lifted[source])
             node.meta["val"] = _computed(node)
         for node in island:
             outside = [user for user in node.users if user not in island]
             if outside:
-                back = self._cast(node, self.program.deployed)
-                for user in outside:
-                    user.replace_input_with(node, back)
+                self._store_for(outside, node)
+
+    def _in_float32(self, source: fx.Node, island: list[fx.Node]) -> fx.Node:
+        if source.op == "placeholder":
+            outside = [user for user in source.users if user not in island]
+            wide = source.meta["val"].to(torch.float32)
+            source.meta = {**source.meta, "val": wide, NEEDS_FLOAT32: True}
+            if outside:
+                self._store_for(outside, source)
+            return source
+        if source.op == "get_attr":
+            name = f"{source.target}__float32"
+            self.constants[name] = self.constants[str(source.target)]
+            with self.graph.inserting_before(source):
+                held = self.graph.get_attr(name)
+            held.meta = {**source.meta, "val": source.meta["val"].to(torch.float32)}
+            return held
+        return self._cast(source, torch.float32)
+
+    def _store_for(self, users: list[fx.Node], source: fx.Node) -> None:
+        """These read a value as the deployed format stores it; several parts as they are."""
+        if not isinstance(source.meta.get("val"), Tensor):
+            for part in users:  # getitem, of an operator with several outputs
+                if isinstance(found := _computed(part), Tensor) and found.is_floating_point():
+                    part.meta["val"] = found
+                    if readers := list(part.users):
+                        self._store_for(readers, part)
+            return
+        if not source.meta["val"].is_floating_point():
+            return
+        back = self._cast(source, self.program.deployed)
+        for user in users:
+            user.replace_input_with(source, back)
 
     def _cast(self, source: fx.Node, dtype: torch.dtype) -> fx.Node:
         with self.graph.inserting_after(source):

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.fx.node import map_aggregate
+from torch.random import fork_rng
 from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, first_line
@@ -37,7 +39,8 @@ class Program:
     """A functional graph of ATen calls over named constants. Never mutated.
 
     `deployed` is the dtype that marks, in the graph's metadata and arguments, what is stored in
-    the deployed format: bfloat16 for a capture in bfloat16. `constants` hold FP32 and integers.
+    the deployed format: bfloat16 for a capture in bfloat16. `constants` hold FP32 and integers,
+    `bodies` the branches of conditions.
     """
 
     fx: fx.Graph
@@ -47,6 +50,7 @@ class Program:
     out_spec: pytree.TreeSpec
     argument_names: tuple[str, ...]
     roles: Mapping[str, Role]
+    bodies: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
 
     @cached_property
     def graph(self) -> Graph:
@@ -62,8 +66,12 @@ class Program:
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.fx, {}))
         module = fx.GraphModule(nn.Module(), fx.Graph(), "Halfsafe")
+        for name, body in self.bodies.items():
+            module.add_module(name, body)
         fits = {n.target: is_deployed(n, self.deployed) for n in graph.find_nodes(op="get_attr")}
         for name, deployed in fits.items():
+            if name in self.bodies:
+                continue
             tensor = self.constants[str(name)]
             role = self.roles.get(str(name), "constant")
             tensor = tensor.to(dtype) if deployed else tensor
@@ -79,6 +87,11 @@ class Program:
         )
         module.graph = graph  # set last: a GraphModule copies buffers without their persistence
         return module.eval()
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the graph draws random numbers."""
+        return any(draws(node) for node in self.fx.nodes)
 
     @cached_property
     def runnable(self) -> fx.GraphModule:
@@ -99,9 +112,10 @@ class Program:
         flat = self.flatten(call)
         evaluation = interpreter or _Evaluation(self.runnable, store)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), same_draws(self.draws):
                 outputs = evaluation.run(*flat, enable_io_processing=False)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            check_memory(call, error)
             raise BadInput(
                 f"sample {call.number} does not fit the graph captured from sample 0: "
                 f"{first_line(error)}; give all samples one shape, or pass dynamic_shapes"
@@ -131,6 +145,35 @@ class Program:
         return replace(self, fx=graph, constants=constants)
 
 
+def draws(node: fx.Node) -> bool:
+    """Whether an operator draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+@contextmanager
+def same_draws(enabled: bool = True) -> Generator[None]:
+    """Within it, random numbers are the same each time; those of the user go on afterwards."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with fork_rng(devices, enabled=enabled):
+        if enabled:
+            for generator in (
+                torch.default_generator,
+                *torch.cuda.default_generators[: len(devices)],
+            ):
+                generator.manual_seed(0)
+        yield
+
+
+def check_memory(call: Call, error: BaseException) -> None:
+    """Raises BadInput if an error is that memory does not suffice."""
+    full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if full or "can't allocate memory" in str(error):
+        raise BadInput(
+            f"sample {call.number} needs more memory than there is: {first_line(error)}; pass "
+            "smaller samples or a part of the model"
+        ) from error
+
+
 def is_deployed(node: fx.Node, deployed: torch.dtype) -> bool:
     """Whether a node's value is stored in the deployed format."""
     found = node.meta.get("val")
@@ -145,13 +188,11 @@ def read_graph(graph: fx.Graph, constants: Mapping[str, Tensor], deployed: torch
 def argument(node: fx.Node, name: str) -> tuple[Any, Callable[[Any], None]]:
     """An operator's argument by schema name ("tensors.0" for an element), and its setter."""
     field, _, index = name.partition(".")
-    schema = _schema(node)
-    position = [a.name for a in schema.arguments].index(field)
+    schema = schema_arguments(node.target, node.args, node.kwargs)
+    position = [name for name, _, _ in schema].index(field)
 
     def read() -> Any:
-        if position < len(node.args):
-            return node.args[position]
-        return node.kwargs.get(field, schema.arguments[position].default_value)
+        return schema_arguments(node.target, node.args, node.kwargs)[position][2]
 
     def write(new: Any) -> None:
         if index:
@@ -208,6 +249,8 @@ class _Reader:
             match node.op:
                 case "placeholder":
                     self.inputs.append(self._value(node, node.name, Kind.INPUT))
+                case "get_attr" if str(node.target) not in self.constants:
+                    pass  # the branch of a condition
                 case "get_attr":
                     self._value(node, str(node.target), Kind.CONSTANT)
                 case "output":
@@ -227,7 +270,8 @@ class _Reader:
         for name, kind, found in schema_arguments(node.target, node.args, node.kwargs):
             for key, item in items(name, found, fx.Node):
                 if isinstance(item, fx.Node):
-                    operands[key] = self.names[item]
+                    if item in self.names:
+                        operands[key] = self.names[item]
                 elif floating and is_number(kind) and isinstance(item, (int, float)):
                     operands[key] = self._literal(node, key, float(item))
                 else:
@@ -271,10 +315,6 @@ class _Reader:
         name = f"{node.name}.{key}"
         self.values[name] = Value(name, Kind.LITERAL, True, number=number)
         return name
-
-
-def _schema(node: fx.Node) -> Any:
-    return node.target._schema  # type: ignore[union-attr]
 
 
 def schema_arguments(
@@ -362,13 +402,33 @@ def _with_dtype(arguments: Any, old: torch.dtype, new: torch.dtype) -> Any:
     return map_aggregate(arguments, lambda a: new if a is old else a)  # type: ignore
 
 
+NEEDS_FLOAT32 = "halfsafe.needs_float32"
+"""Marks, in an input's metadata, that an island reads it in FP32."""
+
+
 def _cast_inputs(graph: fx.Graph, deployed: torch.dtype, dtype: torch.dtype) -> None:
+    """Inputs are cast to what is deployed, but for those that have to come in FP32."""
     for node in graph.find_nodes(op="placeholder"):
-        if is_deployed(node, deployed):
+        if node.meta.get(NEEDS_FLOAT32):
             with graph.inserting_after(node):
-                cast = graph.call_function(aten.to.dtype, (node, dtype))
-            cast.meta = dict(node.meta)
-            node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)
+                made = graph.call_function(in_float32, (node, node.name))
+        elif is_deployed(node, deployed):
+            with graph.inserting_after(node):
+                made = graph.call_function(aten.to.dtype, (node, dtype))
+        else:
+            continue
+        made.meta = dict(node.meta)
+        node.replace_all_uses_with(made, lambda user, made=made: user is not made)
+
+
+def in_float32(x: Tensor, name: str) -> Tensor:
+    """An input that is read in FP32, as it is. Raises BadInput if its bits are gone already."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise BadInput(
+            f"input '{name}' is {str(x.dtype).removeprefix('torch.')}: an operator needs more bits "
+            "of it than that has, so pass it in float32"
+        )
+    return x
 
 
 _CLAMPS = {

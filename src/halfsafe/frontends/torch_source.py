@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
+from halfsafe.errors import CaptureError
 from halfsafe.frontends.torch_compare import compare
 from halfsafe.frontends.torch_edit import apply
 from halfsafe.frontends.torch_export import capture, check_call, run_model
@@ -23,7 +24,8 @@ from halfsafe.frontends.torch_strict import evaluate_rounded, to_eleven_bits, to
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Kernels, Precision, Progress
+from halfsafe.source import Arrays, Kernels, Precision, Progress, Shown
+from halfsafe.verdict import CAPTURED
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class TorchSource:
     def open(cls, model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Self:
         """Captures a module. Raises BadInput and CaptureError."""
         found = capture(model, call, dynamic_shapes)
+        if found.difference > CAPTURED:
+            raise CaptureError(
+                f"torch.export gives another function than {type(model).__name__}: their outputs "
+                f"differ by {found.difference:.2g} in FP32 on sample 0; forward() may ask whether "
+                "it is exported, or draw numbers"
+            )
         return cls(model, found.program, found.difference == 0, found.notes)
 
     @property
@@ -53,9 +61,13 @@ class TorchSource:
         return measure(self.program, _checked(calls), progress=progress)
 
     def compare(
-        self, calls: Iterable[Call], progress: Progress
+        self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
     ) -> tuple[dict[str, Range], dict[str, Comparison]]:
-        return compare(self.program, _checked(calls), progress)
+        def show(call: Call, *lanes: Sequence[Any]) -> None:
+            if shown is not None:
+                shown(call, *(arrays(lane) for lane in lanes))
+
+        return compare(self.program, _checked(calls), progress, show)
 
     def constants(self) -> dict[str, Range]:
         return measure_constants(self.program)

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
-from math import inf, isfinite
+from math import isfinite
 from string import Template
 from typing import Any
 
@@ -19,8 +19,9 @@ from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
 from halfsafe.report.explorer import explorer
 from halfsafe.report.model import Report, ValueReport
+from halfsafe.report.text import error, proved_on
 from halfsafe.report.words import places, short, verdict, worst_first
-from halfsafe.verify import Verification
+from halfsafe.verdict import Verification
 
 SCRIPTS = ("words.js", "map.js", "table.js", "details.js", "page.js")
 """Parts of one script, in this order."""
@@ -148,7 +149,7 @@ def _numbers_of_fix(report: Report, proof: Verification) -> list[tuple[str, str,
         (
             f"{proof.ratio:.2f}" if isfinite(proof.ratio) else "∞",
             "FP16 error / floor",
-            f"1.00 is the best to expect; before: {_error(proof.before, proof.before_nonfinite)}",
+            f"1.00 is the best to expect; before: {error(proof.before, proof.before_nonfinite)}",
         ),
     ]
 
@@ -309,29 +310,22 @@ def _proof(report: Report) -> Markup:
         said = "Nothing was changed, so there is nothing to prove."
         return _tag("p", said)
     exact = "bit-equal" if proof.bit_equal else f"differs by {proof.worst_difference:.1e}"
-    held_out = "a sample held out of measuring"
-    rows = (
+    rows = [
         ("FP32, original and fixed", exact, "whether the fix is exact"),
-        ("FP16, original", _error(proof.before, proof.before_nonfinite), "what broke"),
-        ("FP16, fixed", _error(proof.after, proof.after_nonfinite), "what is shipped"),
-        ("Floor of FP16", f"error {proof.floor:.2e}", "11 bits at any exponent: the least error"),
+        ("FP16, original", error(proof.before, proof.before_nonfinite), "what broke"),
+        ("FP16, fixed", error(proof.after, proof.after_nonfinite), "what is shipped"),
+        ("Floor of FP16", error(proof.floor, 0), "11 bits at any exponent: the least error"),
         ("Fixed / floor", f"{proof.ratio:.3f}", "1.000 is the best that FP16 can reach"),
-        (
-            "Checked on",
-            held_out if proof.held_out else _counted(proof.samples, "sample"),
-            f"{proof.kernels} FP16",
-        ),
-    )
+        ("Tolerance", f"{proof.tolerance:.3g}", "of each output, batch item and row"),
+        ("Proved on", proved_on(proof), "each sample by itself"),
+    ]
+    rows += [(str(answer).capitalize(), why, "") for answer, why in proof.reasons[:SHOWN]]
     lines = (_tag("tr", _tag("th", a, scope="row"), *_cells(rest)) for a, *rest in rows)
     return _tag("table", _tag("tbody", *lines), class_="proof")
 
 
 def _cells(texts: Iterable[str]) -> list[Markup]:
     return [_tag("td", text) for text in texts]
-
-
-def _error(error: float, nonfinite: int) -> str:
-    return f"{nonfinite:,} nonfinite outputs" if error == inf else f"error {error:.2e}"
 
 
 def _notes(report: Report) -> Markup:

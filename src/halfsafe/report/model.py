@@ -28,14 +28,14 @@ from halfsafe.graph import Graph, Kind
 from halfsafe.ranges import Range, Ranges
 from halfsafe.remedies import describe
 from halfsafe.rules import unknown_ops
-from halfsafe.verify import Verification
+from halfsafe.verdict import TOLERANCE, Answer, Finding, Verification, finding, judge, plain
 from halfsafe.windows import Limits
 
 if TYPE_CHECKING:
-    from halfsafe.fix import Prepared
+    from halfsafe.prepare import Prepared
     from halfsafe.source import Source
 
-SCHEMA = 2
+SCHEMA = 3
 
 Tool = Literal["inspect", "watch", "fix"]
 
@@ -74,22 +74,28 @@ class Report:
     conflicts: tuple[str, ...] = ()
     unknown_ops: tuple[str, ...] = ()
     verification: Verification | None = None
+    findings: tuple[Finding, ...] = ()
     schema: int = SCHEMA
     halfsafe: str = version("halfsafe")
 
     @property
     def safe(self) -> bool:
-        """Of a fix: nothing is unresolved, and the proof holds. Otherwise: there is no fault.
+        """Of a fix: the proof holds. Otherwise: no fault harms an output, and no output is wrong.
 
-        Other forms of operators may round differently in FP32, but not by more than rounding does.
-        A latent overflow is a warning, no fault.
+        A latent overflow is a warning, no fault. What a plan leaves unresolved counts if the proof
+        finds that it harms an output.
         """
-        proof = self.verification
-        if proof is None:
-            return all(fault.kind == FaultKind.LATENT for fault in self.faults)
-        rounding = 1e-5 if self.forms else 0.0
-        exact = proof.bit_equal or proof.worst_difference <= rounding
-        return not self.conflicts and proof.safe and exact
+        return self.answer is Answer.SAFE
+
+    @property
+    def answer(self) -> Answer:
+        """The verdict: safe, not safe, or as good as FP16 can be and still of no use."""
+        if self.verification is not None:
+            return self.verification.answer
+        if any(fault.harms for fault in self.faults):
+            return Answer.NOT_SAFE
+        judged = [answer for _, answer, _ in judge(self.findings, TOLERANCE)]
+        return next((a for a in (Answer.NOT_SAFE, Answer.LIMITED) if a in judged), Answer.SAFE)
 
     @property
     def labels(self) -> dict[str, dict[str, str]]:
@@ -116,11 +122,13 @@ class Report:
             else _merged(value, other.values[name])
             for name, value in self.values.items()
         }
+        findings = (*self.findings, *other.findings)
         return replace(
             self,
             samples=self.samples + other.samples,
             values=values,
-            faults=tuple(faults_of(self.graph, values, self.headroom)),
+            faults=tuple(faults_of(self.graph, values, self.headroom, findings)),
+            findings=tuple(sorted(findings, key=lambda f: (f.sample, f.output))),
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
         )
 
@@ -133,6 +141,7 @@ class Report:
             "values": {name: _value_to_json(v) for name, v in self.values.items()},
             "faults": [asdict(f) for f in self.faults],
             "verification": self.verification and self.verification.to_json(),
+            "findings": plain([asdict(f) for f in self.findings]),
         }
 
     @classmethod
@@ -144,6 +153,7 @@ class Report:
         rest["graph"] = Graph.from_json(data["graph"])
         rest["values"] = {name: _value(v) for name, v in data["values"].items()}
         rest["faults"] = tuple(_fault(f) for f in data["faults"])
+        rest["findings"] = tuple(finding(f) for f in data["findings"])
         if proof := data["verification"]:
             rest["verification"] = Verification.from_json(proof)
         return cls(**rest)
@@ -180,12 +190,17 @@ def _write(path: str | Path, text: str) -> None:
     atomically(Path(path), lambda partial: Path(partial).write_text(text, encoding="utf-8"))
 
 
-def faults_of(graph: Graph, values: Mapping[str, ValueReport], headroom: int) -> list[Fault]:
+def faults_of(
+    graph: Graph,
+    values: Mapping[str, ValueReport],
+    headroom: int,
+    findings: tuple[Finding, ...] = (),
+) -> list[Fault]:
     """The faults that follow from what was measured."""
     ranges = {name: value.range for name, value in values.items()}
     numbers = {n: Range.of(v.number) for n, v in graph.values.items() if v.number is not None}
     compared = {name: v.comparison for name, v in values.items() if v.comparison}
-    return find_faults(graph, numbers | ranges, Limits(headroom=headroom), compared)
+    return find_faults(graph, numbers | ranges, Limits(headroom=headroom), compared, findings)
 
 
 def observed(
@@ -198,6 +213,7 @@ def observed(
     graph: Graph,
     ranges: Ranges,
     compared: Comparisons,
+    findings: tuple[Finding, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Report:
     """The report of a tool that measures and changes nothing."""
@@ -214,7 +230,8 @@ def observed(
         headroom=headroom,
         graph=graph.plain,
         values=values,
-        faults=tuple(faults_of(graph, values, headroom)),
+        faults=tuple(faults_of(graph, values, headroom, findings)),
+        findings=findings,
         notes=(*notes, *_unseen(graph, ranges)),
         unknown_ops=tuple(unknown_ops(graph)) if tool == "inspect" else (),
     )
@@ -235,13 +252,18 @@ def write_report(
         graph=graph.plain,
         values=dict(_values(graph, prepared)),
         faults=prepared.faults,
-        notes=(*original.notes, *_unseen(graph, prepared.ranges)),
+        notes=(
+            *original.notes,
+            *prepared.plan.notes,
+            *prepared.notes,
+            *_unseen(graph, prepared.ranges),
+        ),
         folds=tuple(_describe(graph, e) for e in edits if isinstance(e, (Fold, SetNumber))),
         insertions=tuple(
             _describe(graph, e) for e in edits if isinstance(e, (Insert, ScaleInput, ScaleOutput))
         ),
-        forms=tuple(_describe(graph, e) for e in prepared.forms if isinstance(e, Lower)),
-        islands=tuple(_describe(graph, e) for e in prepared.forms if isinstance(e, Island)),
+        forms=tuple(_describe(graph, e) for e in prepared.forms),
+        islands=tuple(_describe(graph, e) for e in prepared.islands),
         replacements=tuple(_describe(graph, e) for e in prepared.replacements),
         conflicts=tuple(describe(graph, c) for c in prepared.plan.conflicts),
         unknown_ops=prepared.plan.unknown_ops,

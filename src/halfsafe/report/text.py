@@ -15,7 +15,7 @@ from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Kind
 from halfsafe.report.model import Report
 from halfsafe.report.words import places, short, tally, verdict, worst_first
-from halfsafe.verify import Verification
+from halfsafe.verdict import Answer, Verification
 
 SHOWN = 8
 """Rows of a long list; the JSON holds them all."""
@@ -177,23 +177,42 @@ def _plan(report: Report) -> list[RenderableType]:
 def proof_table(proof: Verification) -> Table:
     """The proof, a finding a row."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
-    exact = "bit-equal" if proof.bit_equal else f"differs by {proof.worst_difference:.1e}"
-    kind = "a sample held out of measuring" if proof.held_out else f"{proof.samples} sample(s)"
-    if proof.bit_equal or proof.worst_difference:  # of a candidate in FP16 there is no FP32 form
+    if proof.in_float32:  # of a candidate in FP16 there is no FP32 form
+        exact = "bit-equal" if proof.bit_equal else f"differs by {proof.worst_difference:.1e}"
         table.add_row("FP32, original and fixed", exact)
-    table.add_row("FP16, original", _error(proof.before, proof.before_nonfinite))
-    table.add_row("FP16, fixed", _error(proof.after, proof.after_nonfinite))
+    if proof.findings_before:
+        table.add_row("FP16, original", error(proof.before, proof.before_nonfinite))
+    table.add_row("FP16, fixed", error(proof.after, proof.after_nonfinite))
     if proof.own is not None:
-        table.add_row("  in its own framework", _error(proof.own, proof.own_nonfinite))
-    table.add_row("floor of FP16", f"error {proof.floor:.2e}")
+        table.add_row("  in its own framework", error(proof.own, proof.own_nonfinite))
+    table.add_row("floor of FP16", error(proof.floor, 0))
     table.add_row("fixed / floor", f"{proof.ratio:.3f}")
-    table.add_row("checked on", f"{kind}, {proof.kernels} FP16")
+    if any(f.differing or f.floor_differing for f in proof.findings):
+        table.add_row("integers", f"{proof.differing} differ")
+    if proof.metric:
+        table.add_row(proof.metric, f"{proof.metric_error:.3g}, at most {proof.tolerance:.3g}")
+    else:
+        table.add_row("tolerance", f"{proof.tolerance:.3g} of each output, batch item and row")
+    table.add_row("proved on", proved_on(proof))
     return table
 
 
-def _error(error: float, nonfinite: int) -> str:
-    return f"{nonfinite} nonfinite outputs" if error == inf else f"error {error:.2e}"
+def proved_on(proof: Verification) -> str:
+    """The samples of a proof, and how FP16 was run."""
+    count = f"{proof.samples} sample{'s' * (proof.samples > 1)}"
+    kept = f", {proof.unmeasured} of them not measured" if proof.unmeasured else ""
+    return f"{count}{kept}, {proof.kernels} FP16"
+
+
+def error(error: float, nonfinite: int) -> str:
+    """An error, or how many outputs have none because they are not finite."""
+    if error < inf:
+        return f"error {error:.2e}"
+    return f"{nonfinite:,} nonfinite outputs" if nonfinite else "nonfinite"
+
+
+_COLOURS = {Answer.SAFE: "bold green", Answer.LIMITED: "bold yellow", Answer.NOT_SAFE: "bold red"}
 
 
 def _verdict(report: Report) -> Text:
-    return Text(verdict(report), style="bold green" if report.safe else "bold red")
+    return Text(verdict(report), style=_COLOURS[report.answer])

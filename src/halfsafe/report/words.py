@@ -8,31 +8,35 @@ from collections.abc import Iterable
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph
 from halfsafe.report.model import Report
-from halfsafe.verify import Verification
+from halfsafe.verdict import Answer, Verification
 
 
 def verdict(report: Report) -> str:
     """The conclusion, in one sentence."""
     if report.verification is not None:
-        why = _why_not(report, report.verification)
-        return "Safe in FP16." if report.safe else f"Not safe in FP16: {why}."
+        return conclusion(report.verification)
     if report.safe:
-        latent = len(report.faults)
+        latent = sum(fault.kind == FaultKind.LATENT for fault in report.faults)
+        rest = len(report.faults) - latent
+        if rest:
+            return f"No output is harmed in FP16: {tally(report.faults)}, and outputs are unharmed."
         some = f"{latent} of them within the headroom" if latent else ""
         return f"FP16 holds every value of these samples{', ' * bool(some)}{some}."
     outcomes = {fault.outcome for fault in report.faults}
     ends = next((f", and {o} outputs" for o in ("nonfinite", "wrong") if o in outcomes), "")
-    return f"Not safe in FP16: {tally(report.faults)}{ends}."
+    return f"Not safe in FP16: {tally(report.faults) or 'outputs are wrong'}{ends}."
 
 
-def _why_not(report: Report, proof: Verification) -> str:
-    if report.conflicts:
-        return f"{len(report.conflicts)} values are unresolved"
-    if proof.safe:
-        return "the rescaled model is not bit-equal in FP32"
-    if proof.after_nonfinite:
-        return "the proof met values larger than those measured, so pass more samples"
-    return f"its outputs are {proof.ratio:.0f} times as wrong as FP16 has to be"
+def conclusion(proof: Verification) -> str:
+    """The answer of a proof with the worst of its reasons, in one sentence."""
+    reasons = proof.reasons
+    if not reasons:
+        return "Safe in FP16."
+    answer, why = reasons[0]
+    more = f", and {len(reasons) - 1} more like it" if len(reasons) > 1 else ""
+    if answer is Answer.LIMITED:
+        return f"FP16 cannot do better here: {why}{more}."
+    return f"Not safe in FP16: {why}{more}."
 
 
 def worst_first(faults: Iterable[Fault]) -> list[Fault]:

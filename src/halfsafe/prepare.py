@@ -1,0 +1,236 @@
+"""From measured ranges to a plan: which forms, which islands, which exponents.
+
+Three kinds of remedy go beyond exponents, each tried for what the plan leaves: masks and floors
+that FP16 does not hold are replaced, a pinned operator is put into its gate form, and what nothing
+else saves is an *island* in FP32. An island begins as the operators around a value that no exponent
+saves, and grows while what leaves it does not fit either: it ends where the span has closed again.
+
+Each round adds a form or a node, of which there is a finite number, and there is a bound on rounds:
+this ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from halfsafe import remedies
+from halfsafe.edits import Edit, Island, Lower, Replace
+from halfsafe.errors import EditError
+from halfsafe.faults import Fault, find_faults
+from halfsafe.graph import Graph, Use
+from halfsafe.plan import Conflict, Plan, plan
+from halfsafe.ranges import Range
+from halfsafe.rewrite import rewrite
+from halfsafe.samples import Samples
+from halfsafe.source import Progress, Source
+from halfsafe.windows import Limits, windows
+
+ROUNDS = 64
+"""How often islands grow for one plan, at most."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source that can be planned, the plan, and all that has to be done for it.
+
+    Forms keep the function but not its bits; they are made batch by batch, since one may name a
+    node that another has made, and islands after them. Islands and `edits` change no bit in FP32,
+    and `replacements` change what FP16 cannot hold: they go into the FP16 deployable only.
+    """
+
+    source: Source
+    ranges: dict[str, Range]
+    faults: tuple[Fault, ...]
+    plan: Plan
+    masks: tuple[Replace, ...]
+    batches: tuple[tuple[Lower, ...], ...]
+    islands: tuple[Island, ...]
+    edits: tuple[Edit, ...]
+    replacements: tuple[Edit, ...]
+    notes: tuple[str, ...] = ()
+
+    def exact(self, original: Source) -> Source:
+        """The rescaled model, of the same function in FP32."""
+        return reduce(_apply, (*self.batches, self.islands, self.edits), original)
+
+    def deployed(self, original: Source) -> Source:
+        """The same with what FP16 cannot hold replaced."""
+        return self.exact(original).apply(self.replacements)
+
+    @property
+    def forms(self) -> tuple[Lower, ...]:
+        """Operators that are computed in another form."""
+        return tuple(form for batch in self.batches for form in batch)
+
+    @property
+    def island(self) -> frozenset[str]:
+        """The operators that are computed in FP32."""
+        return frozenset(name for island in self.islands for name in island.nodes)
+
+
+def _apply(source: Source, edits: Sequence[Edit]) -> Source:
+    return source.apply(edits) if edits else source
+
+
+class Preparation:
+    """What is known of one model while its plan is made, and made again with other islands."""
+
+    def __init__(
+        self, original: Source, supply: Samples, limits: Limits, progress: Progress
+    ) -> None:
+        self.original, self.supply, self.limits = original, supply, limits
+        self.progress = progress
+        self._all = False
+        ranges = original.measure(supply.measured(), progress) | original.constants()
+        self.masks = remedies.sentinels(original.graph, ranges)
+        self.faults = tuple(find_faults(original.graph, ranges, limits))
+        self._lowered = original
+        if self.masks:
+            self._lowered = original.apply(self.masks)
+            ranges = self._measured(self._lowered)
+        self._batches: list[tuple[Lower, ...]] = []
+        self._refused: list[Lower] = []
+        self._ranges = ranges
+
+    def prepared(
+        self, island: Iterable[str] = (), why: str = "", *, eager: bool = False
+    ) -> Prepared:
+        """The plan with at least these operators in FP32, and more where it needs more.
+
+        `why` says what they are kept in FP32 for. A model that fits as it is gets an empty plan,
+        unless one is wanted, `eager`ly, that also mends what is merely imprecise.
+        """
+        nodes = dict.fromkeys(island)
+        reasons, notes = [why] * bool(why), list[str]()
+        while True:
+            islands = self._islands(nodes, reasons)
+            source = self._lowered.apply(islands) if islands else self._lowered
+            ranges = self._known(source)
+            self.progress("planning")
+            bounds = windows(source.graph, ranges, self.limits)
+            found = plan(source.graph, bounds, eager=eager)
+            if not found.conflicts:
+                break
+            if self._lower(remedies.gate_forms(source.graph, bounds), nodes):
+                continue
+            more = around(source.graph, self._lowered.graph, found.conflicts)
+            new = [name for name in more if name not in nodes]
+            if not new:
+                break
+            if len(reasons) >= 2 * ROUNDS:
+                notes.append(f"islands stopped growing after {ROUNDS} rounds")
+                break
+            reasons += [remedies.describe(source.graph, c) for c in found.conflicts[:2]]
+            nodes.update(dict.fromkeys(new))
+        return Prepared(
+            source=source,
+            ranges=ranges,
+            faults=self.faults,
+            plan=found,
+            masks=tuple(self.masks),
+            batches=tuple(self._batches),
+            islands=tuple(islands),
+            edits=tuple(rewrite(source.graph, found, ranges, self.limits)),
+            replacements=(
+                *remedies.stored_masks(self.masks, found),
+                *remedies.floors(source.graph, found.exponents, ranges),
+            ),
+            notes=(*found.notes, *notes),
+        )
+
+    @property
+    def unmeasured(self) -> int:
+        """How many samples were kept out of measuring."""
+        return 0 if self._all else self.supply.unmeasured
+
+    def measure_all(self) -> None:
+        """Takes the ranges of the samples that were kept out of measuring, too."""
+        self._all = True
+        self._ranges = self._measured(self._lowered)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph in its present forms, whose nodes an island may name."""
+        return self._lowered.graph
+
+    def _islands(self, nodes: Collection[str], reasons: Sequence[str]) -> list[Island]:
+        """One edit for all of them, in the graph's order, so that neighbours share no Cast."""
+        in_order = tuple(node.name for node in self.graph.nodes if node.name in nodes)
+        why = "; ".join(dict.fromkeys(reasons[:2]))
+        return [Island(in_order, why)] if in_order else []
+
+    def _lower(self, gates: Iterable[Lower], island: Collection[str]) -> bool:
+        """Puts operators into gate forms, each once at most; whether there were any that could."""
+        tried = {*self._refused, *(form for batch in self._batches for form in batch)}
+        new = [g for g in gates if g not in tried and g.node not in island]
+        new = [g for g in new if g.node in self.graph.by_name]
+        made = self._try(new) or sum(self._try([gate]) for gate in new) > 0
+        if made:
+            self._ranges = self._measured(self._lowered)
+        return made
+
+    def _try(self, gates: Sequence[Lower]) -> bool:
+        """Makes a batch of forms; those that cannot be made leave their conflicts to an island."""
+        if not gates:
+            return False
+        try:
+            self._lowered = self._lowered.apply(gates)
+        except EditError:
+            self._refused += gates
+            return False
+        self._batches.append(tuple(gates))
+        self._refused = [gate for gate in self._refused if gate not in gates]
+        return True
+
+    def _measured(self, source: Source) -> dict[str, Range]:
+        """Ranges on all samples, and where a mask is added as if all of it were masked."""
+        calls = self.supply if self._all else self.supply.measured()
+        ranges = source.measure(calls, self.progress) | source.constants()
+        return ranges | remedies.masked(source.graph, self.masks, ranges)
+
+    def _known(self, source: Source) -> dict[str, Range]:
+        """Ranges of all values: a Cast at the rim of an island has that of what it reads."""
+        graph, ranges = source.graph, dict(self._ranges)
+        for node in graph.nodes:
+            for output in node.outputs:
+                source_of = next(iter(node.inputs.values()), "")
+                if output not in ranges and len(node.outputs) == 1 and source_of in ranges:
+                    ranges[output] = ranges[source_of]
+        return ranges | source.constants()
+
+
+def around(graph: Graph, known: Graph, conflicts: Sequence[Conflict]) -> list[str]:
+    """The operators at values that no plan saves: who makes them and who reads them.
+
+    `graph` may have Casts that `known`, whose nodes are wanted, has not: they are looked through.
+    """
+    found: dict[str, None] = {}
+    for conflict in conflicts:
+        unknown = conflict.unknown
+        if isinstance(unknown, Use):
+            found.update(dict.fromkeys(_nodes(graph, known, [unknown.node])))
+        elif isinstance(unknown, str):
+            makers = [graph.producers[unknown].name] if unknown in graph.producers else []
+            readers = [use.node for use in graph.consumers[unknown]]
+            found.update(dict.fromkeys(_nodes(graph, known, [*makers, *readers])))
+    return [name for name in found if touches_half(known, name)]
+
+
+def _nodes(graph: Graph, known: Graph, names: Iterable[str]) -> list[str]:
+    """These nodes, or in place of one that is not known the known ones behind it."""
+    found: list[str] = []
+    for name in names:
+        if name in known.by_name:
+            found.append(name)
+        elif name in graph.by_name:
+            uses = (u for output in graph.by_name[name].outputs for u in graph.consumers[output])
+            found += _nodes(graph, known, [use.node for use in uses])
+    return found
+
+
+def touches_half(graph: Graph, name: str) -> bool:
+    """Whether an operator reads or makes anything that FP16 stores."""
+    node = graph.by_name[name]
+    return any(graph.values[v].bounded for v in (*node.inputs.values(), *node.outputs))

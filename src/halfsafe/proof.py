@@ -1,0 +1,174 @@
+"""Runs what a verdict is made of: the user's model, the rewritten one, and the floor of FP16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from halfsafe.deviation import Array, deviation
+from halfsafe.errors import BadInput
+from halfsafe.rules.traits import natural_scale
+from halfsafe.samples import Call
+from halfsafe.source import Arrays, Kernels, Progress, Runnable, Source
+from halfsafe.verdict import (
+    TOLERANCE,
+    Finding,
+    Metric,
+    Verification,
+    findings_of,
+    metric_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standard:
+    """What counts as good enough: a tolerance on relative errors, or on a metric of the user's."""
+
+    tolerance: float = TOLERANCE
+    metric: str | Metric | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise BadInput(f"tolerance is {self.tolerance}: give a relative error above 0")
+        metric_of(self.metric)
+
+
+@dataclass
+class Proof:
+    """A proof in the making, one sample after the other; nothing of a sample is kept but findings.
+
+    `exact` is proved against `original` in FP32 and `deployed` in FP16; without `exact` nothing is
+    said of FP32. With `own`, FP16 runs in the framework's own kernels as well.
+    """
+
+    original: Source
+    exact: Source | None
+    deployed: Runnable
+    kernels: Kernels
+    standard: Standard = field(default_factory=Standard)
+    forms: bool = False
+    own: bool = False
+    _samples: int = 0
+    _equal: bool = True
+    _worst: float = 0.0
+    _captured: float = 0.0
+    _before: list[Finding] = field(default_factory=list[Finding])
+    _after: list[Finding] = field(default_factory=list[Finding])
+    _own: list[Finding] = field(default_factory=list[Finding])
+    _metric: float = 0.0
+
+    def add(self, call: Call, *, before: bool = False) -> None:
+        """Proves one sample. Raises BadInput if its reference is not finite."""
+        original = self.original
+        reference = original.reference(call)
+        check_reference(reference, call.number)
+        floor = original.evaluate(call, "floor")
+        self._in_float32(call, reference)
+        if before:
+            as_it_is = _as_is(original, call, self.kernels, reference)
+            self._before += self._findings(call, reference, as_it_is, floor)
+        after = _half(self.deployed, call, self.kernels)
+        self._after += self._findings(call, reference, after, floor)
+        _, metric = metric_of(self.standard.metric)
+        if metric is not None:
+            self._metric = max(self._metric, float(metric(after, reference)))
+        if self.own:
+            own = self.deployed.half_outputs(call)
+            self._own += self._findings(call, reference, own, floor)
+        self._samples += 1
+
+    def done(self, unmeasured: int = 0) -> Verification:
+        """The verdict on the samples so far, of which some were not measured."""
+        return Verification(
+            samples=self._samples,
+            unmeasured=unmeasured,
+            bit_equal=self._equal and self.exact is not None,
+            worst_difference=self._worst,
+            captured=self._captured,
+            kernels=self.kernels,
+            findings_before=tuple(self._before),
+            findings=tuple(self._after),
+            findings_own=tuple(self._own),
+            forms=self.forms,
+            in_float32=self.exact is not None,
+            tolerance=self.standard.tolerance,
+            metric=metric_of(self.standard.metric)[0],
+            metric_error=self._metric,
+        )
+
+    def _in_float32(self, call: Call, reference: Arrays) -> None:
+        """The fixed model must give the user's model's own bits, where capturing has kept them."""
+        known = reference
+        if not self.original.captured_exactly:
+            known = self.original.evaluate(call, "float32")
+            self._captured = max(self._captured, worst_difference(known, reference))
+        if self.exact is not None:
+            rewritten = self.exact.evaluate(call, "float32")
+            self._equal &= bit_equal(rewritten, known)
+            self._worst = max(self._worst, worst_difference(rewritten, known))
+
+    def _findings(
+        self, call: Call, reference: Arrays, candidate: Arrays, floor: Arrays
+    ) -> list[Finding]:
+        graph = self.original.graph
+        scales = [natural_scale(graph, name) for name in graph.outputs]
+        return findings_of(graph.outputs, scales, call.number, reference, candidate, floor)
+
+
+def prove(
+    proof: Proof, calls: Iterable[Call], last: int, unmeasured: int, progress: Progress
+) -> Verification:
+    """Proves all samples, one at a time; on sample number `last` the original runs in FP16 too."""
+    for call in calls:
+        progress(f"proving sample {call.number + 1}")
+        proof.add(call, before=call.number == last)
+    return proof.done(unmeasured)
+
+
+def bit_equal(found: Arrays, known: Arrays) -> bool:
+    """Whether all outputs are the same, NaN and the sign of zeros aside."""
+    return len(found) == len(known) and all(
+        np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
+        for a, b in zip(found, known, strict=True)
+    )
+
+
+def worst_difference(found: Arrays, known: Arrays) -> float:
+    """The largest relative difference of an output; inf where shapes, integers or NaN differ."""
+    if len(found) != len(known):
+        return float("inf")
+    return max(map(_difference, found, known), default=0.0)
+
+
+def _difference(found: Array, known: Array) -> float:
+    if found.shape != known.shape or known.dtype.kind != "f":
+        return 0.0 if np.array_equal(found, known) else float("inf")
+    odd = ~np.isfinite(known) & ~((found == known) | (np.isnan(found) & np.isnan(known)))
+    return float("inf") if odd.any() else deviation(found, known).relative
+
+
+def _half(source: Runnable, call: Call, kernels: Kernels) -> Arrays:
+    return source.half_outputs(call) if kernels == "half" else source.evaluate(call, "float16")
+
+
+def _as_is(original: Source, call: Call, kernels: Kernels, reference: Arrays) -> Arrays:
+    """The original in FP16; NaN where it does not even run, for a number that cannot be cast."""
+    try:
+        return _half(original, call, kernels)
+    except BadInput:
+        return [np.full(r.shape, np.nan) if r.dtype.kind == "f" else r for r in reference]
+
+
+def check_reference(reference: Arrays, sample: int) -> None:
+    """Raises BadInput where the FP32 model gives NaN or +inf: there is nothing to compare with."""
+    for i, output in enumerate(reference):
+        if output.dtype.kind != "f" or not output.size:
+            continue
+        bad = int(np.isnan(output).sum() + np.isposinf(output).sum())
+        if bad:
+            raise BadInput(
+                f"output {i} of the FP32 model holds {bad} NaN or inf on sample {sample}: pass "
+                "samples on which it is finite, there is nothing to compare with otherwise"
+            )
