@@ -217,3 +217,62 @@ def test_an_island_around_a_loop_reads_and_gives_float32():
     assert all(map(np.array_equal, edited.program.run(Call((), feeds)), run(model, feeds)))
     for half, expected in zip(edited.half_outputs(Call((), feeds)), run(model, feeds), strict=True):
         assert np.allclose(half, expected, rtol=1e-2, atol=1e-3)
+
+
+SHOWN_TWICE = """
+    zero = Constant <value_float = 0.0> ()
+    sum = ReduceSum <keepdims = 0> (x)
+    positive = Greater (sum, zero)
+    z, again = If (positive) <
+        then_branch = taken () => (float[N, 4] h, float[N, 4] hn) {
+            r = Relu (x) h = Identity (r) hn = Identity (r) },
+        else_branch = other () => (float[N, 4] g, float[N, 4] gn) {
+            g = Abs (x) gn = Identity (g) }
+    >
+"""
+
+NESTED_TWICE = """
+    zero = Constant <value_float = 0.0> ()
+    sum = ReduceSum <keepdims = 0> (x)
+    positive = Greater (sum, zero)
+    z, again = If (positive) <
+        then_branch = taken () => (float[N, 4] h, float[N, 4] i) {
+            h = Relu (x)
+            i = If (positive) <
+                then_branch = same () => (float[N, 4] s) { s = Identity (h) },
+                else_branch = outer () => (float[N, 4] o) { o = Identity (x) }
+            > },
+        else_branch = other () => (float[N, 4] g, float[N, 4] gn) {
+            g = Identity (x) gn = Identity (x) }
+    >
+"""
+
+
+@pytest.mark.parametrize("body", [SHOWN_TWICE, NESTED_TWICE], ids=["twice", "nested"])
+def test_a_value_leaves_a_body_more_than_once(body: str):
+    model = text_model(body, "float[N, 4] x) => (float[N, 4] z, float[N, 4] again)")
+    for sign in (1, -1):
+        x = sign * np.ones((2, 4), np.float32)
+        fixed = halfsafe.fix(model, {"x": x})
+        half = fixed.half()
+        onnx.checker.check_model(half, full_check=True)
+        known = run(model, {"x": x})
+        assert all(map(np.array_equal, run(half, {"x": x}), known))
+        assert all(map(np.array_equal, run(fixed.model, {"x": x}), known))
+
+
+def test_initialisers_of_bodies_have_names_of_their_own():
+    model = text_model(BRANCHES, ONE)
+    node = next(node for node in model.graph.node if node.op_type == "If")
+    for attribute in node.attribute:
+        body = attribute.g
+        added = onnx.helper.make_node("Mul", [body.node[-1].output[0], "own"], ["scaled"])
+        body.node.append(added)
+        held = [np.full(4, 2, np.float32), np.full(4, 3, np.float32)]
+        names = ["own", "spare"]
+        body.initializer.extend(map(onnx.numpy_helper.from_array, held, names))
+        body.output[0].name = "scaled"
+    x, before = samples()[0], model.SerializeToString(deterministic=True)
+    fixed = halfsafe.fix(model, samples())
+    assert model.SerializeToString(deterministic=True) == before
+    assert all(map(np.array_equal, run(fixed.model, x), run(model, x)))

@@ -306,6 +306,16 @@ def _drop_casts(model: ir.Model) -> None:
             graph_of(node.outputs[0]).remove(node, safe=True)
 
 
+def drop_identities(model: ir.Model) -> None:
+    """Readers of a copy read what it is a copy of, in place."""
+    nodes = [n for n in model.graph.all_nodes() if n.domain == "" and n.op_type == "Identity"]
+    for node in nodes:
+        _bypass(value_at((node, 0)), node.outputs[0])
+    for node in reversed(nodes):
+        if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            graph_of(node.outputs[0]).remove(node, safe=True)
+
+
 def _bypass(source: ir.Value, target: ir.Value) -> None:
     """Readers of the target read the source, unless it is an output that the source cannot be."""
     if not target.is_graph_output():

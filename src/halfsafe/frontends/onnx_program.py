@@ -196,7 +196,7 @@ class _BodiesPass(ir.passes.InPlacePass):
                 producer = value.producer()
                 if producer is None or producer.graph is not body or producer.op_type == "Constant":
                     body.outputs[i] = _identity(body, value)
-            for value in graph_values(body):
+            for value in list(graph_values(body)):  # an initialiser is listed by its name
                 value.name = _unique(str(value.name), taken)
             for node in body:
                 node.name = _unique(str(node.name), named)
@@ -264,13 +264,24 @@ def _unique(wanted: str, taken: set[str | None]) -> str:
 
 
 def _copy(model: ir.Model) -> ir.Model:
-    """A copy in topological order, which files that ONNX Runtime takes are not always in."""
+    """A copy in topological order, which files that ONNX Runtime takes are not always in.
+
+    Its tensors have names of their own: those of the argument stay as they are.
+    """
     try:
-        return embedded(model).clone()
+        copy = embedded(model).clone()
     except RuntimeError:
         copy = ir.from_proto(ir.to_proto(model))
         copy.graph.sort()
-        return copy
+    for value in (value for graph in copy.graphs() for value in graph.initializers.values()):
+        if value.const_value is not None:
+            value.const_value = _renamable(value.const_value)
+    return copy
+
+
+def _renamable(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=shape, name=tensor.name)
 
 
 def load(source: str | Path) -> ir.Model:
@@ -332,10 +343,13 @@ class _Reader:
         )
 
     def _output(self, part: Part, index: int) -> str:
-        """The name of an output; one that is left out keeps its place, as a value of nothing."""
-        name = part.outputs[index].name
-        if name:
-            return self._add(name, Kind.ACTIVATION)
+        """The name of an output; one that is left out, or that nobody reads, keeps its place, as a
+        value of nothing.
+        """
+        value = part.outputs[index]
+        read = part.entries is not None or value.uses() or value.is_graph_output()
+        if value.name and read:
+            return self._add(value.name, Kind.ACTIVATION)
         name = f"{part.name}.absent.{index}"
         self.values[name] = Value(name, Kind.ACTIVATION, False)
         return name

@@ -17,7 +17,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
 from halfsafe.atomic import atomically
 from halfsafe.deviation import Comparison
@@ -26,7 +25,7 @@ from halfsafe.errors import BadInput, FoldError, first_line
 from halfsafe.frontends.onnx_draws import unseeded
 from halfsafe.frontends.onnx_edit import apply
 from halfsafe.frontends.onnx_evaluate import Evaluator, as_it_is, constant
-from halfsafe.frontends.onnx_half import to_float16
+from halfsafe.frontends.onnx_half import drop_identities, to_float16
 from halfsafe.frontends.onnx_measure import (
     chunks,
     compare,
@@ -237,7 +236,8 @@ class OnnxForms:
 
     def _half(self, io: Literal["float32", "float16"] = "float32") -> ir.Model:
         converted = to_float16(self.deployed.model, float32=self.deployed.float32, io=io)
-        return IdentityEliminationPass()(converted).model
+        drop_identities(converted)
+        return converted
 
     def _like_given(self, model: ir.Model) -> Any:
         return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model
