@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import halfsafe
-from halfsafe.frontends.torch_export import capture
+from halfsafe.frontends.torch_export import capture, run_model
 from halfsafe.frontends.torch_split import splitting
 from halfsafe.frontends.torch_strict import evaluate_rounded, to_float16
 from halfsafe.samples import Call
@@ -237,5 +237,116 @@ def test_complex_values_are_computed_in_float32(way):
 
 def test_complex_values_that_only_a_float32_capture_has_are_refused():
     model = Net(lambda m, x: torch.fft.rfft(x).abs() @ m.table @ torch.ones(4), table=R(5, 4))
-    with pytest.raises(halfsafe.CaptureError, match="complex values, which FP16 does not have"):
+    with pytest.raises(halfsafe.CaptureError, match="complex values, which has to stay in FP32"):
         halfsafe.fix(model.eval(), X)
+
+
+# Branches
+
+
+class Branches(nn.Module):
+    """A condition whose branches have weights, behind and before values of a million."""
+
+    def __init__(self, *, nested: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.nested = nested
+        self.grow = scaled(nn.Linear(8, 8), 1e6)
+        self.one, self.other = nn.Linear(8, 8), scaled(nn.Linear(8, 8), 1e3)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = torch.cond(x.sum() > 0, self.first, self.second, (self.grow(x),))
+        return self.norm(made)
+
+    def first(self, h: Tensor) -> Tensor:
+        if self.nested:
+            return torch.cond(h.sum() > 0, self.one, self.other, (h.to(h.dtype),))
+        return self.one(h) * 2
+
+    def second(self, h: Tensor) -> Tensor:
+        return self.other(h)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_branches_of_a_condition_are_computed_in_float32(nested, sign):
+    model = Branches(nested=nested).eval()
+    samples = [sign * (X + 0.5), -sign * (X + 0.5), X + 0.5]
+    fixed = halfsafe.fix(model, samples)
+    assert fixed.report.verification.bit_equal
+    assert fixed.report.verification.before_nonfinite
+    assert fixed.report.safe
+    half = fixed.half()
+    for x in samples:
+        assert torch.equal(fixed.model(x), model(x))
+        assert torch.allclose(half(x).float(), model(x), atol=0.02)
+    exported = torch.export.export(half, (X,)).module()
+    assert torch.equal(exported(X), half(X))
+    assert any(f.op == "aten.linear" for f in halfsafe.inspect(model, samples).faults)
+
+
+def test_a_loop_with_a_body_is_refused_on_one_line():
+    def forward(m: Any, x: Tensor) -> Tensor:
+        from torch._higher_order_ops.while_loop import while_loop
+
+        return while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, m.fc(h)), (torch.tensor(0), x))[
+            1
+        ]
+
+    model = Net(forward, fc=nn.Linear(8, 8)).eval()
+    with pytest.raises(halfsafe.HalfsafeError, match=r"only torch\.cond can be used") as caught:
+        halfsafe.fix(model, X)
+    assert "\n" not in str(caught.value)
+
+
+# Lines, memory and random numbers
+
+
+def test_nodes_remember_the_line_of_the_users_code():
+    graph = captured(Spectral("abs"), X).program.graph
+    assert {node.line.partition(":")[0] for node in graph.nodes} == {__file__}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("where", ["model", "graph"])
+def test_memory_that_does_not_suffice_is_called_that(monkeypatch, error, where):
+    model = Net(lambda m, x: m.fc(x), fc=nn.Linear(8, 8)).eval()
+    found = captured(model, X).program
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    if where == "graph":
+        monkeypatch.setattr(torch.fx.Interpreter, "run", fail)
+    else:
+        monkeypatch.setattr(model, "_forward", fail)
+    with pytest.raises(halfsafe.BadInput, match="sample 7 needs more memory than there is") as one:
+        call = Call((X,), {}, 7)
+        found.evaluate(call) if where == "graph" else run_model(model, call)
+    assert "\n" not in str(one.value)
+
+
+def test_random_numbers_are_the_same_in_every_run():
+    model = Net(
+        lambda m, x: m.fc(x) + torch.rand(8) + torch.randn_like(x).relu(),
+        fc=scaled(nn.Linear(8, 8), 1e6),
+    )
+    before = torch.get_rng_state()
+    found = captured(model, X)
+    assert found.difference == 0
+    call = Call((X,), {})
+    first, second = (found.program.evaluate(call)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(first, run_model(model, call))
+    fixed = halfsafe.fix(model, [X, -X])
+    assert fixed.report.verification.bit_equal
+    assert torch.equal(torch.get_rng_state(), before)

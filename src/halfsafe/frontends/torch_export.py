@@ -36,8 +36,17 @@ from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, CaptureError, first_line
 from halfsafe.formats import FLOAT32
+from halfsafe.frontends.torch_bodies import widen_bodies
 from halfsafe.frontends.torch_complex import ComplexInFloat32, has_complex
-from halfsafe.frontends.torch_program import Program, Role, argument, aten, source_line
+from halfsafe.frontends.torch_program import (
+    Program,
+    Role,
+    argument,
+    aten,
+    check_memory,
+    same_draws,
+    source_line,
+)
 from halfsafe.frontends.torch_split import splitting
 from halfsafe.samples import Call
 
@@ -73,17 +82,24 @@ def capture(model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Capture
     if low is not None and distance == 0:
         return Capture(low, 0.0, ())
     full = _export(model, call, torch.float32, dynamic_shapes)
-    if has_complex([node.meta.get("val") for node in full.fx.nodes]):
-        raise CaptureError(
-            f"{type(model).__name__} computes with complex values, which FP16 does not have, and "
-            f"cannot be captured in bfloat16 with FP32 around them: {reason}"
-        )
+    _check_float32(model, full, reason)
     full_distance = difference(full.evaluate(call), expected)
     if low is not None and distance <= 2 * full_distance:
         return Capture(low, distance, (_inexact(distance),))
     note = f"the model's own casts to FP32 are not seen, since a bfloat16 capture fails: {reason}"
     notes = (note, _inexact(full_distance)) if full_distance else (note,)
     return Capture(full, full_distance, notes)
+
+
+def _check_float32(model: nn.Module, program: Program, reason: str) -> None:
+    """Raises CaptureError where FP32 has to be told from what is stored, and cannot be."""
+    odd = "complex values" if has_complex([n.meta.get("val") for n in program.fx.nodes]) else ""
+    odd = odd or ("torch.cond" if program.bodies else "")
+    if odd:
+        raise CaptureError(
+            f"{type(model).__name__} computes with {odd}, which has to stay in FP32, and a capture "
+            f"in bfloat16, which would show what else does, fails: {reason}"
+        )
 
 
 def _inexact(distance: float) -> str:
@@ -117,9 +133,10 @@ def load_exported(path: Path) -> tuple[nn.Module, Any]:
 def run_model(model: nn.Module, call: Call) -> Any:
     """The user's own model on one sample, in FP32. Raises BadInput when the sample does not fit."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), same_draws():
             return model(*call.args, **call.kwargs)
     except Exception as error:
+        check_memory(call, error)
         raise BadInput(
             f"{type(model).__name__} itself fails on sample {call.number}: {first_line(error)}; "
             "pass what its forward() takes"
@@ -251,7 +268,7 @@ def _whole_tracebacks() -> Generator[None]:
         names = [frame.name for frame in user_stack_summary]
         start = names.index("forward") if "forward" in names else len(names)
         frames = user_stack_summary[start:]
-        kept = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
+        kept = [frame for frame in frames if not frame.filename.startswith((_TORCH, _OWN))]
         return traceback.StackSummary.from_list(kept)
 
     with patch.object(TracerBase, "_filter_traceback_frames", user_frames):
@@ -259,6 +276,7 @@ def _whole_tracebacks() -> Generator[None]:
 
 
 _TORCH = str(Path(torch.__file__).parent)
+_OWN = str(Path(__file__).parent)
 
 
 def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) -> Program:
@@ -287,6 +305,7 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
         node.replace_all_uses_with(attribute)
         graph.erase_node(node)
     _drop_side_outputs(graph, exported)
+    bodies = widen_bodies(graph, exported.graph_module, dtype)
     _simplify(graph)
     _check_dtypes(graph)
     graph = _with_own_names(graph)
@@ -301,6 +320,7 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
         out_spec=out_spec,
         argument_names=(*names, *in_spec.child(1).context),
         roles=roles,
+        bodies=bodies,
     )
 
 
