@@ -1,14 +1,12 @@
 """The fixed model in every form in which people ship it."""
 
 import copy
-import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -161,9 +159,9 @@ def test_copied_and_moved(case):
 # The original's own class
 
 
-def test_state_dict_has_the_keys_and_shapes_of_the_original(case):
-    model, _, fixed = case
-    before, after = model.state_dict(), fixed.state_dict()
+def test_state_dict_has_the_keys_and_shapes_of_the_original():
+    model, samples = plain_weights()
+    before, after = model.state_dict(), halfsafe.fix(model, samples).state_dict()
     assert list(after) == list(before)
     assert all(after[name].shape == before[name].shape for name in before)
     assert all(after[name].dtype == before[name].dtype for name in before)
@@ -185,14 +183,38 @@ def test_what_a_plain_half_of_the_original_gives(case):
     assert not torch.isfinite(output).all()
 
 
-def test_apply_to_sets_epsilons_and_state_dict_says_that_it_does_not(case, caplog):
+def test_epsilons_are_set_by_apply_to_and_are_in_no_state_dict(case, tmp_path):
     model, _, fixed = case
-    with caplog.at_level(logging.WARNING, logger="halfsafe"):
+    with pytest.raises(halfsafe.FoldError, match=r"eps = .* no state_dict holds: use apply_to"):
         fixed.state_dict()
-    assert "apply_to() sets both" in caplog.text
+    with pytest.raises(halfsafe.FoldError, match="no state_dict holds"):
+        fixed.save(tmp_path / "fixed.safetensors")
+    assert not list(tmp_path.iterdir())
     last = "norm3" if isinstance(model, Transformer) else "norm"
     rescaled = fixed.apply_to(copy.deepcopy(model))
     assert rescaled.get_submodule(last).eps != model.get_submodule(last).eps
+
+
+def test_a_model_that_fits_is_left_as_it_is(tmp_path):
+    """A network that FP16 does not hurt gets an empty plan: the same weights, the same file."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 4)).eval()
+    fixed = halfsafe.fix(model, draws(5, 8))
+    report = fixed.report
+    assert report.safe
+    assert not (report.folds or report.insertions or report.forms or report.islands)
+    assert all(map(torch.equal, fixed.state_dict().values(), model.state_dict().values()))
+    fixed.save(tmp_path / "same.safetensors", dtype="float32")
+    loaded = load_file(tmp_path / "same.safetensors")
+    assert all(torch.equal(loaded[name], t) for name, t in model.state_dict().items())
+
+
+def plain_weights():
+    """Overflows between its layers, and needs no epsilon to be mended."""
+    torch.manual_seed(0)
+    up, down = scaled(nn.Linear(8, 16), 1e6), scaled(nn.Linear(16, 4), 1e-6)
+    model = nn.Sequential(up, nn.ReLU(), down).eval()
+    return model, draws(5, 8)
 
 
 def test_apply_to_unties_parameters_stored_at_two_exponents():
@@ -254,29 +276,23 @@ def test_saved_as_a_program(case, tmp_path, dtype):
     assert [f.name for f in tmp_path.iterdir()] == ["fixed.pt2"]
 
 
-def test_saved_as_weights(case, tmp_path):
-    model, sample, fixed = case
-    path = tmp_path / "fixed.safetensors"
+def test_saved_as_weights(tmp_path):
+    model, samples = plain_weights()
+    fixed, path = halfsafe.fix(model, samples), tmp_path / "fixed.safetensors"
     fixed.save(str(path), dtype="float32")
-    loaded = load_file(path)
-    assert all(torch.equal(loaded[name], t) for name, t in fixed.state_dict().items())
     rescaled = copy.deepcopy(model)
-    rescaled.load_state_dict(loaded)
-    with safe_open(path, "pt") as file:
-        for name, number in file.metadata().items():
-            parent, _, leaf = name.rpartition(".")
-            setattr(rescaled.get_submodule(parent), leaf, float(number))
-    assert torch.equal(rescaled(*sample), model(*sample))
+    rescaled.load_state_dict(load_file(path))
+    assert torch.equal(rescaled(*samples[0]), model(*samples[0]))
 
 
-def test_weights_are_saved_in_half_precision_by_default(case, tmp_path):
-    fixed = case[2]
-    fixed.save(tmp_path / "fixed.safetensors")
-    floating = [
-        t for t in load_file(tmp_path / "fixed.safetensors").values() if t.is_floating_point()
-    ]
-    assert {t.dtype for t in floating} == {torch.float16}
-    assert all(torch.isfinite(t).all() for t in floating)
+def test_weights_are_saved_in_half_precision_by_default(tmp_path):
+    model, samples = plain_weights()
+    halfsafe.fix(model, samples).save(tmp_path / "fixed.safetensors")
+    loaded = load_file(tmp_path / "fixed.safetensors")
+    assert {t.dtype for t in loaded.values()} == {torch.float16}
+    half = copy.deepcopy(model).half()
+    half.load_state_dict(loaded)
+    assert_finite_half(half(samples[0][0].half()))
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "fixed", "fixed.pt"])
@@ -286,9 +302,9 @@ def test_a_suffix_that_says_nothing(case, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["fixed.pt2", "fixed.safetensors"])
-def test_a_folder_that_does_not_exist(case, tmp_path, name):
+def test_a_folder_that_does_not_exist(tmp_path, name):
     with pytest.raises(halfsafe.BadInput, match=f"cannot write '.*{name}': No such file"):
-        case[2].save(tmp_path / "nowhere" / name)
+        halfsafe.fix(*plain_weights()).save(tmp_path / "nowhere" / name)
 
 
 def test_a_failing_write_leaves_no_file(tmp_path):

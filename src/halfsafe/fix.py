@@ -11,7 +11,7 @@ from halfsafe.errors import BadInput
 from halfsafe.frontends import open_model
 from halfsafe.mending import mended
 from halfsafe.prepare import Preparation
-from halfsafe.proof import Proof, Standard, prove
+from halfsafe.proof import Proof, Standard, delivered, prove
 from halfsafe.report.model import Report, write_report
 from halfsafe.samples import Samples
 from halfsafe.source import Forms, Kernels, Progress
@@ -101,9 +101,11 @@ def fix(
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     preparation = Preparation(original, supply, Limits(headroom=headroom), progress)
     prepared, proof = mended(original, preparation, supply, standard, kernels, progress)
-    report = write_report(original, prepared, proof, supply.count, headroom)
     exact, deployed = prepared.exact(original), prepared.deployed(original)
-    return Fixed(report, exact.forms(original, deployed, supply.first, dynamic_shapes))
+    forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
+    progress("running what is delivered")
+    proof, notes = delivered(forms, original, supply.first, proof)
+    return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), forms)
 
 
 def verify(

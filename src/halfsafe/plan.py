@@ -185,7 +185,7 @@ class _Program:
                     model.difference(first, second, 10.0)
             elif value.kind == Kind.LITERAL and value.number:
                 for use in uses:
-                    model.change(use, 4.0 if use.operand == "eps" else 50.0)
+                    model.change(use, 20.0 if use.operand == "eps" else 50.0)
             elif value.kind == Kind.ACTIVATION:
                 model.change(name, 0.1)
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from halfsafe.deviation import Array, deviation
-from halfsafe.errors import BadInput
+from halfsafe.errors import BadInput, first_line
 from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Kernels, Progress, Runnable, Source
+from halfsafe.source import Arrays, Forms, Kernels, Progress, Runnable, Source
 from halfsafe.verdict import (
     TOLERANCE,
+    Answer,
     Finding,
     Metric,
     Verification,
     findings_of,
+    judge,
     metric_of,
 )
 
@@ -125,6 +127,33 @@ def prove(
         progress(f"proving sample {call.number + 1}")
         proof.add(call, before=call.number == last)
     return proof.done(unmeasured)
+
+
+def delivered(
+    forms: Forms, original: Source, call: Call, proof: Verification
+) -> tuple[Verification, list[str]]:
+    """The proof with what is wrong with the deployable where it runs, and notes.
+
+    Strict evaluation is of the graph; the deployable itself has to run, and its kernels, which may
+    store inside of an operator what the graph does not show, have to be as good.
+    """
+    if not proof.safe:
+        return proof, []
+    try:
+        found = forms.half_outputs(call)
+    except Exception as error:
+        why = f"the FP16 deployable does not run: {first_line(error)}"
+        return replace(proof, delivered=why), []
+    if found is None:
+        return proof, ["the FP16 deployable is large: of it only types were run, not its kernels"]
+    graph, reference = original.graph, original.reference(call)
+    scales = [natural_scale(graph, name) for name in graph.outputs]
+    floor = original.evaluate(call, "floor")
+    findings = findings_of(graph.outputs, scales, call.number, reference, found, floor)
+    bad = [why for _, a, why in judge(findings, proof.tolerance) if a is Answer.NOT_SAFE]
+    if not bad or proof.metric:
+        return proof, []
+    return replace(proof, delivered=f"in its own kernels the FP16 deployable has {bad[0]}"), []
 
 
 def bit_equal(found: Arrays, known: Arrays) -> bool:

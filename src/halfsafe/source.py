@@ -132,6 +132,13 @@ class Forms(Protocol):
 
     def half(self) -> Any: ...
 
+    def half_outputs(self, call: Call) -> Arrays | None:
+        """What the FP16 deployable gives, of inputs in FP32; None if only its types were run.
+
+        Raises whatever running it raises.
+        """
+        ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def apply_to(self, model: Any) -> Any: ...

@@ -320,7 +320,8 @@ class Verification:
     one of them. Where FP16 is evaluated strictly, `own` ones may be of the framework's own kernels,
     which can hide overflow: ONNX Runtime's CPU provider computes in FP32 between FP16 nodes.
     `forms` says whether operators were replaced by other forms, which may round differently in
-    FP32. `unmeasured` of the samples were kept out of measuring.
+    FP32. `unmeasured` of the samples were kept out of measuring. `delivered` says what is wrong
+    with the FP16 deployable where it really runs.
     """
 
     samples: int
@@ -337,6 +338,7 @@ class Verification:
     tolerance: float = TOLERANCE
     metric: str = ""
     metric_error: float = 0.0
+    delivered: str = ""
 
     @property
     def held_out(self) -> bool:
@@ -394,6 +396,7 @@ class Verification:
     def reasons(self) -> list[tuple[Answer, str]]:
         """Why the answer is not "safe", the worst first: what, and where."""
         found = list(self._of_float32())
+        found += [(Answer.NOT_SAFE, self.delivered)] * bool(self.delivered)
         if self.metric:
             broken = [(f, a, why) for f, a, why in self.judged if f.nonfinite and a != Answer.SAFE]
             found += [(a, f"{_place(f)}: {why}") for f, a, why in broken]

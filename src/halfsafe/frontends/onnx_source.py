@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -48,6 +48,7 @@ from halfsafe.frontends.onnx_run import (
     check_versions,
     data_files,
     fits_session,
+    session,
 )
 from halfsafe.frontends.onnx_values import bodies_of, called, is_cast, values_of
 from halfsafe.graph import Graph
@@ -159,7 +160,7 @@ class OnnxSource:
 
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> OnnxForms:
         read = data_files(self.model)
-        return OnnxForms(original.given, self.program, deployed.program, read)
+        return OnnxForms(original.given, self.program, deployed.program, call, read)
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,11 @@ class HalfFile:
     def _sessions(self) -> Sessions:
         return Sessions(self.model)
 
+    def check(self) -> None:
+        """Raises BadInput where ONNX Runtime does not take the model whole."""
+        if fits_session(self.model):
+            session(self.model)
+
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         if precision != "float16":
             raise NotImplementedError(f"a model in FP16 cannot be evaluated in {precision}")
@@ -201,6 +207,7 @@ class OnnxForms:
     given: Given
     exact: OnnxProgram
     deployed: OnnxProgram
+    call: Call
     read: frozenset[Path]
 
     def float32(self) -> Any:
@@ -208,6 +215,12 @@ class OnnxForms:
 
     def half(self) -> Any:
         return self._like_given(self._half())
+
+    def half_outputs(self, call: Call) -> Arrays:
+        """What the file gives, its nodes run one by one; it must load whole, too."""
+        made = HalfFile(self._half())
+        made.check()
+        return made.evaluate(call, "float16")
 
     def state_dict(self) -> dict[str, Any]:
         raise FoldError("an ONNX model has no state_dict: use fixed.model or fixed.save('x.onnx')")
@@ -232,7 +245,17 @@ class OnnxForms:
             )
         model = self._half(io) if dtype == "float16" else self.exact.model.clone()
         _label(model, labels)
-        write(model, path, beside=bool(self.read))
+        write(model, path, beside=bool(self.read), check=lambda file: self._check(model, file))
+
+    def _check(self, model: ir.Model, file: Path) -> None:
+        """Raises BadInput unless what was written gives the bits of what was proved."""
+        call, written = _of_its_types(model, self.call), load(file)
+        found, meant = (
+            [x for (x,) in Evaluator(flatten(each)).run(call, as_it_is)]
+            for each in (written, model)
+        )
+        if not all(map(_bit_equal, found, meant)):
+            raise BadInput("the file that was written gives other outputs than what was proved")
 
     def _half(self, io: Literal["float32", "float16"] = "float32") -> ir.Model:
         converted = to_float16(self.deployed.model, float32=self.deployed.float32, io=io)
@@ -241,6 +264,18 @@ class OnnxForms:
 
     def _like_given(self, model: ir.Model) -> Any:
         return ir.to_proto(model) if isinstance(self.given, onnx.ModelProto) else model
+
+
+def _of_its_types(model: ir.Model, call: Call) -> Call:
+    """A sample with floating arrays in the types that a model's inputs have."""
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    names = [str(value.name) for value in inputs]
+    given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+    types = {
+        str(v.name): v.dtype.numpy() for v in inputs if v.dtype and v.dtype.is_floating_point()
+    }
+    cast = {k: np.asarray(x).astype(types[k]) if k in types else x for k, x in given.items()}
+    return Call((), cast, call.number)
 
 
 def _only_cast(value: ir.Value) -> bool:
@@ -262,19 +297,31 @@ def _data_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def write(model: ir.Model, path: Path, *, beside: bool = False) -> None:
+def write(
+    model: ir.Model,
+    path: Path,
+    *,
+    beside: bool = False,
+    check: Callable[[Path], None] = lambda _: None,
+) -> None:
     """Saves a model whole or not at all; constants beside it, in ``.data``, if one message cannot
-    hold them or the caller says so.
+    hold them or the caller says so. What was written is checked before it takes its place.
 
     Raises BadInput where the folder cannot be written to.
     """
+
+    def whole(partial: str) -> None:
+        ir.save(model, partial, format="protobuf")
+        check(Path(partial))
+
     if fits_session(model) and not beside:
-        atomically(path, lambda partial: ir.save(model, partial, format="protobuf"))
+        atomically(path, whole)
         return
     data = _data_of(path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             ir.save(model, Path(folder) / path.name, external_data=data.name)
+            check(Path(folder) / path.name)
             made = Path(folder) / data.name
             if made.stat().st_size:  # small constants stay in the model's own file
                 made.replace(data)

@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import copy
-import logging
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from halfsafe.atomic import atomically
@@ -25,8 +26,11 @@ from halfsafe.frontends.torch_export import difference
 from halfsafe.frontends.torch_program import Program, argument
 from halfsafe.graph import Kind, Node
 from halfsafe.samples import Call
+from halfsafe.source import Arrays
+from halfsafe.verdict import TOLERANCE
 
-log = logging.getLogger("halfsafe")
+LARGE = 20_000_000
+"""Constants beyond which PyTorch's half kernels on a CPU take minutes."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +58,17 @@ class TorchModel:
     def state_dict(self) -> dict[str, Tensor]:
         """The original's state_dict with the folded constants, when constants alone suffice.
 
-        Numbers kept as attributes of modules (epsilons, clip bounds) are not in a state_dict:
-        `attributes` names them and `apply_to` sets them too. Raises FoldError when the plan needs
-        anything else than constants.
+        Raises FoldError when the plan needs anything else: operators, or numbers that modules keep
+        as attributes (epsilons, clip bounds), which `apply_to` sets too.
         """
         recipe = self._recipe
         if recipe.attributes:
-            log.warning(
-                "this state_dict needs %d attributes beside it (%s, ...): apply_to() sets both",
-                len(recipe.attributes),
-                next(iter(recipe.attributes)),
+            name, number = next(iter(recipe.attributes.items()))
+            raise FoldError(
+                f"the plan needs {name} = {number:.6g} as well, which no state_dict holds: use "
+                "apply_to(model), which sets both, or save a .pt2"
             )
         return recipe.tensors
-
-    @property
-    def attributes(self) -> dict[str, float]:
-        """Module attributes that change too, by qualified name ("norm.eps"), with their numbers."""
-        return self._recipe.attributes
 
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Loads the folded constants into a model of the original's class, epsilons included.
@@ -102,23 +100,64 @@ class TorchModel:
         else:
             raise BadInput(f"cannot write '{path}': give it the suffix .pt2 or .safetensors")
 
-    def _save_state_dict(self, path: Path, dtype: torch.dtype) -> None:
-        from safetensors.torch import save_file
+    def half_outputs(self, call: Call) -> Arrays | None:
+        """What the deployable gives in PyTorch's own kernels, of inputs in FP32.
 
-        recipe = self._recipe
+        On a CPU these are slow: of a large model only the types are run, which gives None.
+        """
+        half = self.half()
+        large = sum(x.numel() for x in self.deployed.constants.values()) > LARGE
+        with torch.no_grad():
+            if not large:
+                return arrays(pytree.tree_leaves(half(*call.args, **call.kwargs)))
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+                given = pytree.tree_map_only(Tensor, fake.from_tensor, (call.args, call.kwargs))
+                half(*given[0], **given[1])
+        return None
+
+    def _save_state_dict(self, path: Path, dtype: torch.dtype) -> None:
+        """What is written is read again, and proved in a model of the original's class."""
+        from safetensors.torch import load_file, save_file
+
         tensors = {
             name: (t.to(dtype) if t.is_floating_point() else t).clone().contiguous()
-            for name, t in recipe.tensors.items()
+            for name, t in self.state_dict().items()
         }
-        metadata = {name: repr(number) for name, number in recipe.attributes.items()}
-        atomically(path, lambda partial: save_file(tensors, partial, metadata))
+
+        def write(partial: str) -> None:
+            save_file(tensors, partial)
+            self._check_weights(load_file(partial), dtype)
+
+        atomically(path, write)
+
+    def _check_weights(self, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+        """Raises FoldError if the original's class is not as good with these as what was proved."""
+        trial = copy.deepcopy(self.original).to(dtype)
+        trial.load_state_dict(tensors)
+        expected = self._outputs(self.original, torch.float32)
+        if dtype == torch.float32:
+            apart = difference(self._outputs(trial, dtype), expected)
+            limit = 0.0
+        else:
+            found = self._outputs(trial, dtype)
+            apart = difference([x.float() if _is_half(x) else x for x in found], expected)
+            limit = TOLERANCE
+        if not apart <= limit:
+            raise FoldError(
+                f"{type(trial).__name__} with these weights alone is {apart:.2g} off in "
+                f"{str(dtype).removeprefix('torch.')}: save a .pt2, which holds the whole plan"
+            )
+
+    def _outputs(self, module: nn.Module, dtype: torch.dtype) -> list[Any]:
+        args, kwargs = pytree.tree_map(_caster(dtype), (self.call.args, self.call.kwargs))
+        with torch.no_grad():
+            return pytree.tree_leaves(module(*args, **kwargs))
 
     def _save_program(self, path: Path, dtype: torch.dtype) -> None:
-        def cast(x: Any) -> Any:
-            return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-        args, kwargs = pytree.tree_map(cast, (self.call.args, self.call.kwargs))
+        """What is written is read again, and must give the bits of what was proved."""
         module = self.half() if dtype == torch.float16 else self.float32()
+        cast = torch.float32 if self.deployed.needs_float32 else dtype
+        args, kwargs = pytree.tree_map(_caster(cast), (self.call.args, self.call.kwargs))
         with torch.no_grad():
             exported = torch.export.export(
                 module,
@@ -127,7 +166,17 @@ class TorchModel:
                 dynamic_shapes=self.dynamic_shapes,
                 strict=False,
             )
-        atomically(path, lambda partial: torch.export.save(exported, partial))
+
+        def write(partial: str) -> None:
+            torch.export.save(exported, partial)
+            loaded = torch.export.load(partial).module()
+            with torch.no_grad():
+                found, meant = (pytree.tree_leaves(m(*args, **kwargs)) for m in (loaded, module))
+            if difference(found, meant):
+                raise FoldError(f"'{path}' gives other outputs than what was written: torch.export "
+                                "loses a part of it; use fixed.model or fixed.half()")  # fmt: skip
+
+        atomically(path, write)
 
     @cached_property
     def _recipe(self) -> _Recipe:
@@ -197,6 +246,23 @@ class _Recipe:
         for name, number in self.attributes.items():
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, number)
+
+
+def arrays(outputs: Sequence[Any]) -> Arrays:
+    """The tensors among some flat outputs, floating ones in FP64."""
+    tensors = (x.detach().cpu() for x in outputs if isinstance(x, Tensor))
+    return [np.asarray((x.double() if x.is_floating_point() else x).numpy()) for x in tensors]
+
+
+def _caster(dtype: torch.dtype) -> Callable[[Any], Any]:
+    def cast(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    return cast
+
+
+def _is_half(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype == torch.float16
 
 
 def _same_calls(before: fx.Graph, after: fx.Graph) -> list[tuple[fx.Node, fx.Node]]:

@@ -22,6 +22,7 @@ from torch.random import fork_rng
 from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.torch_door import add_doors, check_doors
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.samples import Call
 
@@ -57,12 +58,22 @@ class Program:
         """The same network as halfsafe's own frozen graph."""
         return read_graph(self.fx, self.constants, self.deployed)
 
+    @property
+    def needs_float32(self) -> bool:
+        """Whether an input has to be given in FP32."""
+        return any(n.meta.get(NEEDS_FLOAT32) for n in self.fx.find_nodes(op="placeholder"))
+
     def module(self, dtype: torch.dtype = torch.float32, *, share: bool = True) -> fx.GraphModule:
         """A new module that computes in `dtype` what is deployed, and takes the user's arguments.
 
         With `share`, constants are the program's own, and thereby the user's, where their dtype
-        allows it.
+        allows it. The module raises BadInput for sizes other than those that the graph holds.
         """
+        return self._module(dtype, share, add_doors)
+
+    def _module(
+        self, dtype: torch.dtype, share: bool, finish: Callable[[fx.Graph], None]
+    ) -> fx.GraphModule:
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.fx, {}))
         module = fx.GraphModule(nn.Module(), fx.Graph(), "Halfsafe")
@@ -82,6 +93,7 @@ class Program:
         if dtype != torch.float32:
             _cast_inputs(graph, self.deployed, dtype)
             _limit_bounds(graph, self.deployed, torch.finfo(dtype).max)
+        finish(graph)
         graph.set_codegen(
             _PyTreeCodeGen(_PyTreeInfo(list(self.argument_names), self.in_spec, self.out_spec))
         )
@@ -96,7 +108,7 @@ class Program:
     @cached_property
     def runnable(self) -> fx.GraphModule:
         """The module in FP32, for interpreters of its graph."""
-        return self.module(torch.float32)
+        return self._module(torch.float32, True, lambda _: None)
 
     def evaluate(
         self,
@@ -110,6 +122,7 @@ class Program:
         it. Raises BadInput if the sample's structure or shapes are not those of the captured one.
         """
         flat = self.flatten(call)
+        check_doors(self.fx, flat, call.number)
         evaluation = interpreter or _Evaluation(self.runnable, store)
         try:
             with torch.no_grad(), same_draws(self.draws):

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -17,7 +16,7 @@ from halfsafe.errors import CaptureError
 from halfsafe.frontends.torch_compare import compare
 from halfsafe.frontends.torch_edit import apply
 from halfsafe.frontends.torch_export import capture, check_call, run_model
-from halfsafe.frontends.torch_fixed import TorchModel
+from halfsafe.frontends.torch_fixed import TorchModel, arrays
 from halfsafe.frontends.torch_measure import measure, measure_constants
 from halfsafe.frontends.torch_program import Program
 from halfsafe.frontends.torch_strict import evaluate_rounded, to_eleven_bits, to_float16
@@ -132,9 +131,3 @@ def _checked(calls: Iterable[Call]) -> Iterable[Call]:
     for call in calls:
         check_call(call)
         yield call
-
-
-def arrays(outputs: Sequence[Any]) -> Arrays:
-    """The tensors among some flat outputs, floating ones in FP64."""
-    tensors = (x.detach().cpu() for x in outputs if isinstance(x, Tensor))
-    return [np.asarray((x.double() if x.is_floating_point() else x).numpy()) for x in tensors]

@@ -238,7 +238,12 @@ def observed(
 
 
 def write_report(
-    original: Source, prepared: Prepared, proof: Verification, samples: int, headroom: int
+    original: Source,
+    prepared: Prepared,
+    proof: Verification,
+    samples: int,
+    headroom: int,
+    notes: Iterable[str] = (),
 ) -> Report:
     """Gathers the report of a fix."""
     graph = prepared.source.graph
@@ -256,6 +261,7 @@ def write_report(
             *original.notes,
             *prepared.plan.notes,
             *prepared.notes,
+            *notes,
             *_unseen(graph, prepared.ranges),
         ),
         folds=tuple(_describe(graph, e) for e in edits if isinstance(e, (Fold, SetNumber))),

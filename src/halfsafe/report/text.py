@@ -194,6 +194,8 @@ def proof_table(proof: Verification) -> Table:
     else:
         table.add_row("tolerance", f"{proof.tolerance:.3g} of each output, batch item and row")
     table.add_row("proved on", proved_on(proof))
+    if proof.delivered:
+        table.add_row("delivered", proof.delivered)
     return table
 
 
