@@ -454,6 +454,40 @@ def test_samples_that_do_not_fit(given, said):
     assert said in complaint(text_model(GROWN), given)
 
 
+@pytest.mark.parametrize("opset", [18, 20])
+def test_what_the_checker_refuses_and_onnxruntime_takes(opset):
+    """GroupNormalization is deprecated before opset 21, and onnx does not infer its type."""
+    body = """
+        scale = Constant <value = float[2] {1e3, 2e5}> ()
+        bias = Constant <value = float[2] {0, 1}> ()
+        g = GroupNormalization <num_groups = 2> (x, scale, bias)
+        small = Constant <value_float = 1e-5> ()
+        y = Mul (g, small)
+    """
+    model = text_model(body, "float[1, 4, 3] x) => (float[1, 4, 3] y)")
+    model.opset_import[0].version = opset
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    feeds = {"x": np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32)}
+    fixed = halfsafe.fix(model, feeds)
+    assert np.array_equal(run(fixed.model, feeds)[0], run(model, feeds)[0])
+    assert np.isfinite(run(fixed.half(), feeds)[0]).all()
+
+
+@pytest.mark.parametrize("change", ["cut off", "removed"])
+@pytest.mark.parametrize("as_path", [True, False])
+def test_external_data_that_is_not_all_there(tmp_path, change, as_path):
+    model = flatten(ir.from_proto(text_model(GROWN)))
+    path = tmp_path / "net.onnx"
+    ir.save(model, path, external_data="net.data", size_threshold_bytes=0)
+    held, given = tmp_path / "net.data", path if as_path else ir.load(path)
+    if change == "removed":
+        held.unlink()
+    else:
+        held.write_bytes(held.read_bytes()[:9])
+    said = complaint(given, samples())
+    assert "net.data' has 9 bytes, and '" in said if change == "cut off" else "net.data" in said
+
+
 def test_a_model_in_float16_is_refused():
     model = text_model("y = Relu (x)", "float16[N, 4] x) => (float16[N, 4] y)")
     feeds = {"x": np.zeros((1, 4), np.float16)}

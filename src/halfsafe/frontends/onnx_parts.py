@@ -126,6 +126,8 @@ def numbers_of(node: ir.Node) -> dict[str, tuple[str, float]]:
             number = float(attribute.as_tensor().numpy().reshape(()))
         else:
             number = float(attribute.as_float())
+        if number == 0 and default is None:
+            number = None  # which also asks for the operator's own
         if number is not None:
             found[key] = operand, number
     return found

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from halfsafe.errors import BadInput, CaptureError, first_line
+from halfsafe.frontends.onnx_attention import write_scales
 from halfsafe.frontends.onnx_draws import model_draws
 from halfsafe.frontends.onnx_evaluate import (
     Evaluator,
@@ -141,6 +142,7 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
             f"'{half[0]}' is already float16: pass the FP32 model, the values that rounding lost "
             "cannot be found again"
         )
+    write_scales(flat, shapes)
     return OnnxProgram(flat, shapes, dtypes)
 
 
@@ -284,13 +286,41 @@ def _renamable(tensor: ir.TensorProtocol) -> ir.LazyTensor:
     return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=shape, name=tensor.name)
 
 
+def check(model: onnx.ModelProto | Path) -> None:
+    """Raises what onnx's checker does, but for what ONNX Runtime takes all the same."""
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        if not any(words in str(error) for words in _TAKEN):
+            raise
+
+
+_TAKEN = ("is deprecated in domain_version", "Field 'shape' of 'type' is required")
+"""What onnx's checker says of operators that still run, and of outputs without shapes."""
+
+
+def check_data(model: ir.Model) -> None:
+    """Raises BadInput where a file of constants is missing, or shorter than they are."""
+    held = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+    for tensor in (tensor for tensor in held if isinstance(tensor, ir.ExternalTensor)):
+        path = Path(tensor.path)
+        if not path.is_file():
+            raise BadInput(f"there is no file '{path}', which holds '{tensor.name}'")
+        end, size = (tensor.offset or 0) + tensor.nbytes, path.stat().st_size
+        if end > size:
+            raise BadInput(
+                f"'{path}' has {size} bytes, and '{tensor.name}' ends at {end}: it was cut off, "
+                "copy it again"
+            )
+
+
 def load(source: str | Path) -> ir.Model:
     """Reads and checks a file. Raises BadInput on one line for whatever is wrong with it."""
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"there is no file '{path}'")
     try:
-        onnx.checker.check_model(path)
+        check(path)
         return ir.load(path)
     except Exception as error:
         raise BadInput(f"'{path}' is not a valid ONNX model: {first_line(error)}") from error

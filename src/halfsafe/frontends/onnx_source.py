@@ -40,6 +40,8 @@ from halfsafe.frontends.onnx_parts import operator_name, parts
 from halfsafe.frontends.onnx_program import (
     OnnxProgram,
     Sessions,
+    check,
+    check_data,
     flatten,
     load,
     open_program,
@@ -331,11 +333,18 @@ def write(
 
 
 def _model(given: Any) -> ir.Model:
+    """A model with all its data. Raises BadInput."""
+    model = _read(given)
+    check_data(model)
+    return model
+
+
+def _read(given: Any) -> ir.Model:
     if isinstance(given, ir.Model):
         return given
     if isinstance(given, onnx.ModelProto):
         try:
-            onnx.checker.check_model(given)
+            check(given)
             return ir.from_proto(given)
         except Exception as error:
             raise BadInput(f"the model is not valid ONNX: {first_line(error)}") from error
