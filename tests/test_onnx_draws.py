@@ -103,3 +103,17 @@ def test_what_is_written_has_no_seed_of_ours():
     fixed = halfsafe.fix(network(NORMAL, ""), samples())
     drawing = [n for n in fixed.half().graph.node if n.op_type == "RandomNormalLike"]
     assert [a.name for node in drawing for a in node.attribute if a.name == "seed"] == []
+
+
+def test_statistics_that_a_run_updates_are_those_of_the_file_in_every_run():
+    body = """
+        one = Constant <value = float[4] {1, 1, 1, 1}> ()
+        mean = Constant <value = float[4] {1, 2, 3, 4}> ()
+        var = Constant <value = float[4] {4, 3, 2, 1}> ()
+        y, m, v = BatchNormalization <training_mode = 1> (x, one, mean, mean, var)
+    """
+    model = text_model(body, "float[N, 4] x) => (float[N, 4] y, float[4] m, float[4] v)")
+    x = samples()[0]
+    source = OnnxSource.open(model, Call((), x))
+    for _ in range(2):
+        assert all(map(np.array_equal, source.reference(Call((), x)), run(model, x)))

@@ -686,3 +686,16 @@ def test_every_operator_of_the_standard_beside_an_island(operators, every, io):
     for case in operators:
         made = [node.output[0] for node in case.model.graph.node if any(node.output[:1])]
         fault(case, float32=made[::every] if every else (), io=io)
+
+
+@pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
+@pytest.mark.parametrize("reduction", ["add", "mul", "max", "min"])
+def test_what_scatters_runs_on_a_cpu(op, reduction):
+    index = "int64[2, 4] i = {0, 1, 2, 0, 1, 2, 0, 1}"
+    index = index if op == "ScatterElements" else "int64[2, 1] i = {0, 2}"
+    text = f'{op} <reduction = "{reduction}"> (x, i, u) z = Relu (y)'
+    half = convert(
+        read(f"g (float[3, 4] x, float[2, 4] u) => (float[3, 4] z) <{index}> {{ y = {text} }}")
+    )
+    feeds = {"x": np.full((3, 4), 2, np.float32), "u": np.full((2, 4), 3, np.float32)}
+    assert np.isfinite(run(half, **feeds)[0]).all()

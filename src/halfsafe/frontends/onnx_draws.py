@@ -25,8 +25,14 @@ SEEDS = 2**20
 
 def draws(node: ir.Node) -> bool:
     """Whether an operator draws numbers, itself or in its bodies."""
-    itself = node.domain == "" and node.op_type in DRAWING
+    itself = node.domain == "" and (node.op_type in DRAWING or _trains(node))
     return itself or any(draws(inner) for body in bodies_of(node) for inner in body)
+
+
+def _trains(node: ir.Node) -> bool:
+    """Whether an operator changes its own constants: a session is then not what it was, either."""
+    held = node.attributes.get("training_mode")
+    return node.op_type == "BatchNormalization" and held is not None and held.as_int() != 0
 
 
 def model_draws(model: ir.Model) -> bool:
@@ -37,8 +43,8 @@ def model_draws(model: ir.Model) -> bool:
 
 def unseeded(model: ir.Model) -> list[ir.Node]:
     """The operators that draw other numbers in each run of the file."""
-    nodes = (node for node in model.graph.all_nodes() if not bodies_of(node))
-    return [node for node in nodes if draws(node) and "seed" not in node.attributes]
+    drawing = (n for n in model.graph.all_nodes() if n.domain == "" and n.op_type in DRAWING)
+    return [node for node in drawing if "seed" not in node.attributes]
 
 
 def seed(nodes: Iterable[onnx.NodeProto]) -> None:

@@ -99,9 +99,18 @@ def _schema_groups(node: ir.Node, opsets: dict[str, int]) -> Iterable[Group]:
                 group.precision = FLOAT
                 group.opset = schema and _later_opset(node, made, index, text)
     for group in groups.values():
-        if group.values and GENERATED.search(node.op_type):
+        if group.values and (GENERATED.search(node.op_type) or _accumulates(node)):
             group.precision = FLOAT
     return groups.values()
+
+
+def _accumulates(node: ir.Node) -> bool:
+    """Whether an operator scatters as onnxruntime has no FP16 form of on a CPU."""
+    held = node.attributes.get("reduction")
+    if node.domain or held is None:
+        return False
+    every, sums = ("add", "mul", "max", "min"), ("add", "mul")
+    return held.as_string() in {"ScatterND": every, "ScatterElements": sums}.get(node.op_type, ())
 
 
 def schema_of(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
