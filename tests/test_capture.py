@@ -214,7 +214,7 @@ class Spectral(nn.Module):
             case "complex weights":
                 made = torch.fft.irfft(torch.fft.rfft(h) * self.weight, n=8)
             case "stft":
-                return torch.stft(h.flatten(), 16, window=self.window, return_complex=True).angle()
+                made = torch.stft(h.flatten(), 16, window=self.window, return_complex=True).abs()
             case "own casts":
                 z = torch.view_as_complex(h.float().reshape(4, 4, 2))
                 turned = z * torch.polar(torch.ones(4), torch.arange(4.0))
@@ -230,7 +230,7 @@ def test_complex_values_are_computed_in_float32(way):
     fixed = halfsafe.fix(model, X)
     assert not fixed.report.notes
     assert fixed.report.verification.bit_equal
-    assert fixed.report.verification.before_nonfinite or way == "stft"
+    assert fixed.report.verification.before_nonfinite
     assert fixed.report.safe
     assert torch.isfinite(fixed.half()(X)).all()
 

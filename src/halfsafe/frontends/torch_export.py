@@ -18,9 +18,16 @@ import dataclasses
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    suppress,
+)
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from math import inf
 from pathlib import Path
@@ -47,6 +54,7 @@ from halfsafe.frontends.torch_program import (
     same_draws,
     source_line,
 )
+from halfsafe.frontends.torch_sizes import any_size, dynamic_where_they_differ, mark_held
 from halfsafe.frontends.torch_split import splitting
 from halfsafe.samples import Call
 
@@ -60,8 +68,10 @@ class Capture:
     notes: tuple[str, ...]
 
 
-def capture(model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Capture:
-    """Captures `model` for calls like `call`.
+def capture(
+    model: nn.Module, call: Call, dynamic_shapes: Any = None, others: Sequence[Call] = ()
+) -> Capture:
+    """Captures `model` for calls like `call`, and of any size on axes on which `others` differ.
 
     A capture in bfloat16 that is as close to the model as one in FP32 is preferred, since it shows
     the model's own upcasts. Raises BadInput for a model or sample that cannot be used as it is, and
@@ -72,6 +82,44 @@ def capture(model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Capture
     reference = run_model(model, call)
     _register_dataclasses(reference)
     expected = pytree.tree_leaves(reference)
+    found = None
+    if dynamic_shapes is None:
+        found = _dynamic_capture(model, call, others, expected)
+    if found is None:
+        found = _capture(model, call, expected, dynamic_shapes)
+    mark_held(found.program.fx, call, others, partial(_holds, model, found))
+    return found
+
+
+def _dynamic_capture(
+    model: nn.Module, call: Call, others: Sequence[Call], expected: list[Any]
+) -> Capture | None:
+    """A capture of any size on axes on which samples differ; None where there is no such one."""
+    shapes = dynamic_where_they_differ(model, call, others)
+    if shapes is None:
+        return None
+    with suppress(CaptureError, BadInput), any_size():
+        found = _capture(model, call, expected, shapes)
+        if all(_holds(model, found, other) for other in others[:2]):
+            return found
+    return None
+
+
+def _holds(model: nn.Module, found: Capture, call: Call) -> bool:
+    """Whether a captured graph gives on a call what the model gives. Raises where that fails."""
+    wanted = pytree.tree_leaves(run_model(model, call))
+    try:
+        made = found.program.evaluate(call)
+    except BadInput:
+        return False
+    return difference(made, wanted) <= max(_SAME_FUNCTION, 2 * found.difference)
+
+
+_SAME_FUNCTION = 1e-4
+"""How far, over their largest entry, outputs may be from the model's at a size not captured."""
+
+
+def _capture(model: nn.Module, call: Call, expected: list[Any], dynamic_shapes: Any) -> Capture:
     reason = "it is not bit-equal to the model"
     low, distance = None, inf
     try:

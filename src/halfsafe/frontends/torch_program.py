@@ -127,7 +127,7 @@ class Program:
         try:
             with torch.no_grad(), same_draws(self.draws):
                 outputs = evaluation.run(*flat, enable_io_processing=False)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, IndexError, MemoryError) as error:
             check_memory(call, error)
             raise BadInput(
                 f"sample {call.number} does not fit the graph captured from sample 0: "

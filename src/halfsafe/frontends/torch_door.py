@@ -1,0 +1,64 @@
+"""Sizes and numbers that a captured graph holds as constants are checked where a call comes in.
+
+Python computes with sizes while a model is captured: a mean that is written as a sum over a size
+holds the size of the sample. A call with another one would give a wrong number, and say nothing.
+"""
+
+# torch.fx is only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from halfsafe.errors import BadInput
+
+HELD = "halfsafe.held"
+"""In an input's metadata: what of it the graph holds, ((axis, size), ...) or (number,)."""
+
+
+def door(given: Any, name: str, held: tuple[Any, ...]) -> None:
+    """Raises BadInput for an input that is not as the graph holds it.
+
+    >>> import torch
+    >>> door(torch.ones(3, 4), "x", ((1, 4),))
+    >>> door(7, "count", (8,))
+    Traceback (most recent call last):
+    halfsafe.errors.BadInput: 'count' is 7, and the graph holds the 8 of sample 0: capture with 7
+    """
+    if not isinstance(given, Tensor):
+        if held and given != held[0]:
+            raise BadInput(
+                f"'{name}' is {given}, and the graph holds the {held[0]} of sample 0: capture with "
+                f"{given}"
+            )
+        return
+    for axis, size in held:
+        if given.shape[axis] != size:
+            raise BadInput(
+                f"axis {axis} of '{name}' has {given.shape[axis]} entries, and the graph holds the "
+                f"{size} of sample 0; pass samples that differ on that axis, or name it in "
+                "dynamic_shapes"
+            )
+
+
+def add_doors(graph: fx.Graph) -> None:
+    """Puts the check of each input behind the inputs."""
+    inputs = list(graph.find_nodes(op="placeholder"))
+    for node in reversed(inputs):
+        if node.meta.get(HELD):
+            with graph.inserting_after(inputs[-1]):
+                graph.call_function(door, (node, node.name, node.meta[HELD]))
+
+
+def check_doors(graph: fx.Graph, flat: Sequence[Any], number: int) -> None:
+    """The same for the flat inputs of a sample."""
+    for node, given in zip(graph.find_nodes(op="placeholder"), flat, strict=True):
+        try:
+            door(given, node.name, node.meta.get(HELD, ()))
+        except BadInput as error:
+            raise BadInput(f"sample {number} does not fit: {error}") from None
