@@ -5,7 +5,6 @@ import re
 import shutil
 from dataclasses import replace
 from functools import cache
-from math import inf
 
 import pytest
 

@@ -47,9 +47,9 @@ def culprits(
             for output in node.outputs
             if output in ahead and errors.get(output, 0.0) > limit
         ]
-    roots = [c for c in found if c.before <= limit and c.amplification >= AMPLIFIES]
-    steepest = [c for c in found if c.before < inf and c.amplification >= AMPLIFIES / 2]
-    return roots or sorted(steepest, key=lambda c: -c.amplification)[:1]
+    amplifying = [c for c in found if c.before < inf and c.amplification >= AMPLIFIES]
+    roots = [c for c in amplifying if c.before <= limit]
+    return roots or sorted(amplifying, key=lambda c: -c.amplification)[:1]
 
 
 def ahead_of(graph: Graph, outputs: Iterable[str]) -> set[str]:

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from halfsafe.amplifiers import ahead_of, culprits, explain
 from halfsafe.deviation import ROUNDING, Comparison, Comparisons
+from halfsafe.errors import EditError
 from halfsafe.graph import Graph
 from halfsafe.prepare import Preparation, Prepared, touches_half
 from halfsafe.proof import Proof, Standard, prove
@@ -93,8 +94,15 @@ class Mending:
             if len(nodes) > len(prepared.island) and self._is_reasonable(nodes):
                 lost = compared[value].differing
                 why = f"{graph.describe(value)} loses {lost} entries when it is stored in FP16"
-                return self.preparation.prepared(nodes, why, eager=True)
+                return self._prepared(nodes, why)
         return None
+
+    def _prepared(self, nodes: Collection[str], why: str) -> Prepared | None:
+        """A plan with these operators in FP32, None where one of them has no such form."""
+        try:
+            return self.preparation.prepared(nodes, why, eager=True)
+        except EditError:
+            return None
 
     def _behind_amplifiers(
         self,
@@ -128,7 +136,9 @@ class Mending:
             nodes = held.union(behind(graph, roots, depth))
             if nodes == held or not self._is_reasonable(nodes):
                 return None
-            trial = self.preparation.prepared(nodes, why)
+            trial = self._prepared(nodes, why)
+            if trial is None:
+                return None
             errors = self._errors(trial, call)
             return trial if all(errors.get(root, 0.0) <= limit for root in roots) else None
 
@@ -228,8 +238,9 @@ def mended(
     best = proved(preparation.prepared())
     if best[1].safe:
         return best
-    best = min(best, proved(preparation.prepared(eager=True)), key=_rank)
-    if not best[1].safe and preparation.unmeasured:
+    if best[0].plan.is_empty:
+        best = min(best, proved(preparation.prepared(eager=True)), key=_rank)
+    if best[1].answer is Answer.NOT_SAFE and preparation.unmeasured:
         preparation.measure_all()
         best = min(best, proved(preparation.prepared(eager=True)), key=_rank)
     mending = Mending(original, preparation)

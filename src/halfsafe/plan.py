@@ -54,6 +54,11 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
+    def is_empty(self) -> bool:
+        """Whether everything stays as it is."""
+        return not any(self.exponents.values()) and not any(self.uses.values())
+
+    @property
     def changed(self) -> int:
         """How many values are stored at an exponent other than 0."""
         return sum(1 for k in self.exponents.values() if k)

@@ -106,7 +106,7 @@ class Preparation:
         reasons, notes = [why] * bool(why), list[str]()
         while True:
             islands = self._islands(nodes, reasons)
-            source = self._lowered.apply(islands) if islands else self._lowered
+            source = _apply(self._lowered, islands)
             ranges = self._known(source)
             self.progress("planning")
             bounds = windows(source.graph, ranges, self.limits)

@@ -41,6 +41,9 @@ WIDE = 8.0
 """Entries that a row must have, counted by weight, before its own norm is a scale: that of fewer
 may be near 0 by chance, beside errors that are as large as ever."""
 
+ROWS = 2.0
+"""Times the tolerance that a single row of many may be off: rows vary more than all of them do."""
+
 LOST = 1e-3
 """The share of an output's entries that may be lost one by one: those that merely cross 0."""
 
@@ -152,7 +155,7 @@ class Finding:
             if row is None:
                 continue
             where = "an error" if what == "error" else f"row {row.number} has an error"
-            answer, why = limit.of(row, where)
+            answer, why = limit.of(row, where, 1.0 if what == "error" else ROWS)
             if answer is not Answer.SAFE:
                 return answer, why
         return Answer.SAFE, ""
@@ -171,12 +174,12 @@ class _Limit:
             return Answer.NOT_SAFE, why
         return Answer.LIMITED, f"{why}, and so do they at the floor of FP16"
 
-    def of(self, row: Row, where: str) -> tuple[Answer, str]:
+    def of(self, row: Row, where: str, times: float) -> tuple[Answer, str]:
         best = max(row.relative_floor, self.usual, ROUNDING)
         if row.relative > max(WRONG * best, VISIBLE) and not self.hopeless:
-            times = row.relative / best
-            return Answer.NOT_SAFE, f"{where} of {row.relative:.2g}, {times:.0f} times the floor"
-        if row.relative > self.tolerance:
+            excess = row.relative / best
+            return Answer.NOT_SAFE, f"{where} of {row.relative:.2g}, {excess:.0f} times the floor"
+        if row.relative > times * self.tolerance:
             why = (
                 f"{where} of {row.relative:.2g}, and the floor of FP16 is {row.relative_floor:.2g}"
             )

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 
 from halfsafe.edits import (
     Edit,
@@ -131,19 +132,23 @@ class _Editor:
         The network's inputs are given in FP32, and its constants are held so: both are read as they
         are, since a Cast would bring back what rounding has lost.
         """
-        island = [self.nodes[name] for name in names]
+        named = {self.nodes[name] for name in names}
+        named |= {part for node in named for part in node.users if _is_part(part)}
+        island = [node for node in self.graph.nodes if node in named]
         lifted: dict[fx.Node, fx.Node] = {}
         for node in island:
+            _say_float32(node, self.program.deployed)
             for source in node.all_input_nodes:
-                if source in island or not is_deployed(source, self.program.deployed):
+                if source in named or not is_deployed(source, self.program.deployed):
                     continue
                 if source not in lifted:
                     lifted[source] = self._in_float32(source, island)
                 node.replace_input_with(source, lifted[source])
             node.meta["val"] = _computed(node)
         for node in island:
-            outside = [user for user in node.users if user not in island]
-            if outside:
+            outside = [user for user in node.users if user not in named]
+            found = node.meta["val"]
+            if outside and isinstance(found, Tensor) and found.is_floating_point():
                 self._store_for(outside, node)
 
     def _in_float32(self, source: fx.Node, island: list[fx.Node]) -> fx.Node:
@@ -164,16 +169,7 @@ class _Editor:
         return self._cast(source, torch.float32)
 
     def _store_for(self, users: list[fx.Node], source: fx.Node) -> None:
-        """These read a value as the deployed format stores it; several parts as they are."""
-        if not isinstance(source.meta.get("val"), Tensor):
-            for part in users:  # getitem, of an operator with several outputs
-                if isinstance(found := _computed(part), Tensor) and found.is_floating_point():
-                    part.meta["val"] = found
-                    if readers := list(part.users):
-                        self._store_for(readers, part)
-            return
-        if not source.meta["val"].is_floating_point():
-            return
+        """These read a value as the deployed format stores it."""
         back = self._cast(source, self.program.deployed)
         for user in users:
             user.replace_input_with(source, back)
@@ -225,6 +221,21 @@ def scaled(tensor: Tensor, exponent: int) -> Tensor:
     return torch.ldexp(torch.ldexp(tensor, torch.tensor(half)), torch.tensor(-exponent - half)).to(
         tensor.dtype
     )
+
+
+def _say_float32(node: fx.Node, deployed: torch.dtype) -> None:
+    """A call that is given the deployed format as an argument makes FP32 instead."""
+
+    def wide(argument: Any) -> Any:
+        return torch.float32 if argument is deployed else argument
+
+    node.args = map_aggregate(node.args, wide)  # type: ignore[assignment]
+    node.kwargs = map_aggregate(node.kwargs, wide)  # type: ignore[assignment]
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node is one of the outputs of another."""
+    return node.target is operator.getitem
 
 
 def _computed(node: fx.Node) -> Any:
