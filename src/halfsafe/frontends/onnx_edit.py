@@ -338,6 +338,8 @@ class _Editor:
         name, inner = str(node.outputs[0].name), ir.TensorType(kind.dtype)
         x, factor, y = (ir.Value(name=f"{name}.{n}", type=inner) for n in ("x", "factor", "each"))
         product = ir.Node("", "Mul", [x, factor], outputs=[y], name=f"halfsafe.{name}.each")
+        if value_at((node, 1)).name in self.float32:
+            self.float32 |= {str(factor.name), str(y.name)}
         node.op_type = "SequenceMap"
         body = ir.Graph([x, factor], [y], nodes=[product], name=f"{name}.body")
         node.attributes["body"] = ir.AttrGraph("body", body)
