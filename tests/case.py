@@ -124,6 +124,29 @@ def mask(*shape: int) -> Tensor:
     return (torch.arange(math.prod(shape)) % 3 == 0).view(shape)
 
 
+def same(found: Any, real: Any) -> bool:
+    """Whether two outputs have the same bits; NaN is the same as NaN, and inf as inf only."""
+    if not isinstance(real, Tensor):
+        return found == real or (found != found and real != real)
+    if found.shape != real.shape or found.dtype != real.dtype:
+        return False
+    return bool(((found == real) | (found.isnan() & real.isnan())).all())
+
+
+def inexact(case: Case, seeds: int) -> str:
+    """Where op(stored operands) is not stored(op(operands)), at random exponents; or ""."""
+    graph, _, _ = case.graph()
+    expected = case.stored({})
+    for seed in range(seeds):
+        k = random_exponents(laws(graph), unknowns(graph), seed)
+        for i, (found, real) in enumerate(zip(case.stored(k), expected, strict=True)):
+            shift = k.get("out" if len(expected) == 1 else f"out.{i}", 0)
+            back = torch.ldexp(found, torch.tensor(shift)) if shift else found
+            if not same(back, real):
+                return f"{case} is not exact at {k}: {back}, expected {real}"
+    return ""
+
+
 def laws(graph: Graph) -> list[dict[str, int]]:
     """The rule's equations over readable names: operands, "out" or "out.i", auxiliaries."""
     (node,) = graph.nodes
