@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import halfsafe
 from halfsafe.frontends.torch_export import capture
@@ -139,7 +139,7 @@ def test_dynamic_shapes_of_the_user_come_first():
     assert torch.equal(found.model(image(9, 8)), model(image(9, 8)))
 
 
-def test_the_door_goes_through_other_peoples_tools():
+def test_the_door_goes_through_other_peoples_tools(tmp_path):
     forward, shape, _ = HOLDING["a size divided by"]
     half = fixed(grown(forward), image(*shape)).half()
     x = image(*shape)
@@ -150,3 +150,8 @@ def test_the_door_goes_through_other_peoples_tools():
             compiled(image(8, 8))
     exported = torch.export.export(half, (x,)).module()
     assert torch.equal(exported(x), half(x))
+    torch.save(half, tmp_path / "half.pt")
+    for module in (torch.load(tmp_path / "half.pt", weights_only=False), fx.symbolic_trace(half)):
+        assert torch.equal(module(x), half(x))
+        with pytest.raises(halfsafe.BadInput, match="axis 0 of 'x' has 8"):
+            module(image(8, 8))
