@@ -176,7 +176,7 @@ def test_a_model_that_exports_as_another_function_is_refused():
         return m.i(x) * (2.0 if torch.compiler.is_exporting() else 1.0)
 
     model = Net(forward, i=nn.Linear(4, 4)).eval()
-    with pytest.raises(halfsafe.CaptureError, match="another function than Net: .* differ by"):
+    with pytest.raises(halfsafe.CaptureError, match=r"another function than Net: .* differ by"):
         halfsafe.fix(model, draws(2, 4))
 
 

@@ -87,3 +87,14 @@ class Replace:
 
 
 Edit = Fold | SetNumber | Insert | ScaleInput | ScaleOutput | Lower | Island | Replace
+
+
+def steps(bits: int) -> list[int]:
+    """Factors that FP16 holds, one after the other.
+
+    >>> steps(17), steps(-3)
+    ([14, 3], [-3])
+    """
+    sign = 1 if bits > 0 else -1
+    whole, rest = divmod(abs(bits), 14)
+    return [sign * 14] * whole + [sign * rest] * bool(rest)

@@ -24,6 +24,7 @@ from halfsafe.edits import (
     ScaleInput,
     ScaleOutput,
     SetNumber,
+    steps,
 )
 from halfsafe.errors import EditError
 from halfsafe.frontends.onnx_lower import lower
@@ -49,17 +50,6 @@ def apply(program: OnnxProgram, edits: Iterable[Edit]) -> OnnxProgram:
     for edit in edits:
         editor.make(edit)
     return editor.program()
-
-
-def _steps(bits: int) -> list[int]:
-    """Factors that FP16 holds, one after the other.
-
-    >>> _steps(17), _steps(-3)
-    ([14, 3], [-3])
-    """
-    sign = 1 if bits > 0 else -1
-    whole, rest = divmod(abs(bits), 14)
-    return [sign * 14] * whole + [sign * rest] * bool(rest)
 
 
 class _Editor:
@@ -186,7 +176,7 @@ class _Editor:
             bound = CLIP * 2.0**-edit.bits
             limits = [self.scalar(b, in_float32=wide) for b in (-bound, bound)]
             source = self.before(reader, "Clip", [source, *limits], f"{name}.clipped", source)
-        for i, bits in enumerate(_steps(edit.bits)):
+        for i, bits in enumerate(steps(edit.bits)):
             factor = self.scalar(2.0**bits, in_float32=wide)
             scaled = f"{name}.scaled{f'.{i}' * bool(i)}"
             source = self.before(reader, "Mul", [source, factor], scaled, source)
@@ -215,7 +205,7 @@ class _Editor:
         self.dtypes[stored.name] = self.dtypes[name]
         if name in self.float32:
             self.float32.add(stored.name)
-        wide = edit.in_float32 or len(_steps(edit.bits)) > 1
+        wide = edit.in_float32 or len(steps(edit.bits)) > 1
         factor = self.scalar(2.0**edit.bits, in_float32=wide)
         shown = self._after("Mul", [stored, factor], name, stored)
         self.graph.outputs[edit.index] = shown

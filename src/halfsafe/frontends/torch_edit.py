@@ -25,6 +25,7 @@ from halfsafe.edits import (
     ScaleInput,
     ScaleOutput,
     SetNumber,
+    steps,
 )
 from halfsafe.errors import EditError, first_line
 from halfsafe.frontends.torch_program import (
@@ -187,8 +188,10 @@ class _Editor:
                 if clip:
                     bound = CLIP * 2.0**-bits
                     made = self.call(aten.clamp.default, source, -bound, bound, like=consumer)
-            with self.graph.inserting_after(made):
-                self.inserted[key] = self.call(aten.mul.Tensor, made, 2.0**bits, like=consumer)
+            for step in steps(bits):
+                with self.graph.inserting_after(made):
+                    made = self.call(aten.mul.Tensor, made, 2.0**step, like=consumer)
+            self.inserted[key] = made
         return self.inserted[key]
 
     def _scale_input(self, edit: ScaleInput) -> None:
@@ -209,7 +212,7 @@ class _Editor:
         flat = list(output.args[0])
         source: fx.Node = flat[edit.index]
         with self.graph.inserting_before(output):
-            if edit.in_float32:
+            if edit.in_float32 or len(steps(edit.bits)) > 1:
                 source = self.call(aten.to.dtype, source, torch.float32, like=source)
             flat[edit.index] = self.call(aten.mul.Tensor, source, 2.0**edit.bits, like=source)
         output.args = (tuple(flat),)
