@@ -155,3 +155,16 @@ def test_the_door_goes_through_other_peoples_tools(tmp_path):
         assert torch.equal(module(x), half(x))
         with pytest.raises(halfsafe.BadInput, match="axis 0 of 'x' has 8"):
             module(image(8, 8))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_state_of_another_batch_is_refused_and_other_lengths_are_not(kind):
+    """The kernels themselves check nothing, and read beyond the state's end."""
+    torch.manual_seed(0)
+    model = Taking(lambda m, x: m.cell(m.fc(x))[0], cell=kind(8, 8, batch_first=True),
+                   fc=nn.Linear(8, 8)).eval()  # fmt: skip
+    module = capture(model, Call((image(2, 4, 8),), {})).program.module()
+    x = image(2, 9, 8)
+    assert torch.allclose(module(x), model(x), atol=1e-6)
+    with pytest.raises(halfsafe.BadInput, match="axis 0 of 'x' has 5 entries"):
+        module(image(5, 4, 8))

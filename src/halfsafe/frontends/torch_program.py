@@ -221,6 +221,17 @@ def argument(node: fx.Node, name: str) -> tuple[Any, Callable[[Any], None]]:
     return (found[int(index)] if index else found), write
 
 
+_RECURRENT = {getattr(aten, name).input for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+
+
+def _check_state(x: Tensor, state: Tensor | Sequence[Tensor], *rest: Any) -> None:
+    """Raises RuntimeError for a state of another batch: kernels would read beyond its end."""
+    batch = x.shape[0 if rest[-1] else 1]
+    first = state if isinstance(state, Tensor) else state[0]
+    if first.shape[1] != batch:
+        raise RuntimeError(f"a state of {first.shape[1]} rows for a batch of {batch}")
+
+
 class _Evaluation(fx.Interpreter):
     """Runs a graph, passing floating values through `store`; frees them after their last use."""
 
@@ -229,6 +240,8 @@ class _Evaluation(fx.Interpreter):
         self._store = store
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.target in _RECURRENT:
+            _check_state(*self.fetch_args_kwargs_from_env(n)[0])
         result = super().run_node(n)
         if self._store is None or n.op == "output" or n.target is operator.getitem:
             return result
