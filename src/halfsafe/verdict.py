@@ -355,6 +355,7 @@ class Verification:
 
     @property
     def after_nonfinite(self) -> int:
+        """Entries that are not finite where they should be, or the other way round."""
         return sum(f.nonfinite for f in self.findings)
 
     @property
@@ -364,6 +365,7 @@ class Verification:
 
     @property
     def before_nonfinite(self) -> int:
+        """The same of the original in FP16."""
         return sum(f.nonfinite for f in self.findings_before)
 
     @property
@@ -373,6 +375,7 @@ class Verification:
 
     @property
     def own_nonfinite(self) -> int:
+        """The same in the framework's own kernels."""
         return sum(f.nonfinite for f in self.findings_own)
 
     @property
@@ -424,6 +427,7 @@ class Verification:
 
     @property
     def answer(self) -> Answer:
+        """The worst of all reasons decides."""
         return self.reasons[0][0] if self.reasons else Answer.SAFE
 
     @property
@@ -437,6 +441,7 @@ class Verification:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verification:
+        """The inverse of `to_json`."""
         fields: dict[str, Any] = {k: inf if v is None else v for k, v in data.items()}
         for name in _SUMMARY:
             fields.pop(name, None)

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
 from halfsafe.frontends.torch_export import difference
-from halfsafe.frontends.torch_program import Program, argument
+from halfsafe.frontends.torch_program import Program, argument, same_draws
 from halfsafe.graph import Kind, Node
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
@@ -107,7 +107,7 @@ class TorchModel:
         """
         half = self.half()
         large = sum(x.numel() for x in self.deployed.constants.values()) > LARGE
-        with torch.no_grad():
+        with torch.no_grad(), same_draws(self.deployed.draws):
             if not large:
                 return arrays(pytree.tree_leaves(half(*call.args, **call.kwargs)))
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
