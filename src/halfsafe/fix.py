@@ -96,7 +96,7 @@ def fix(
     standard = Standard(tolerance, metric)
     supply = Samples(samples)
     progress("capturing")
-    original = open_model(model, supply.first, dynamic_shapes)
+    original = open_model(model, supply.first, dynamic_shapes, supply.some)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     preparation = Preparation(original, supply, Limits(headroom=headroom), progress)
@@ -126,12 +126,12 @@ def verify(
     standard = Standard(tolerance, metric)
     supply = Samples(samples)
     progress("capturing")
-    original = open_model(model, supply.first)
+    original = open_model(model, supply.first, others=supply.some)
     if original.is_half(candidate):
         running = original.running(candidate)
         own = running.kernels == "strict"
         proof = Proof(original, None, running, running.kernels, standard, own=own)
     else:
-        rewritten = open_model(candidate, supply.first)
+        rewritten = open_model(candidate, supply.first, others=supply.some)
         proof = Proof(original, rewritten, rewritten, "strict", standard)
     return prove(proof, supply, last=0, unmeasured=0, progress=progress)

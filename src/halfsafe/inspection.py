@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from halfsafe.deviation import Comparison, merge_comparisons
@@ -13,7 +13,7 @@ from halfsafe.frontends import open_model, process_group
 from halfsafe.ranges import Range, merge
 from halfsafe.report.model import Report, observed
 from halfsafe.rules.traits import natural_scale
-from halfsafe.samples import Call, calls
+from halfsafe.samples import SOME, Call, calls
 from halfsafe.source import Arrays, Group, Progress, Source
 from halfsafe.verdict import Finding, findings_of
 
@@ -40,12 +40,12 @@ def inspect(
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
     stream = calls(samples)
-    first = next(stream)
+    first, *others = islice(stream, SOME)
     progress("capturing")
-    source = open_model(model, first, dynamic_shapes)
+    source = open_model(model, first, dynamic_shapes, others)
     if not any(v.floating for v in source.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    count = _Count(chain([first], stream))
+    count = _Count(chain([first, *others], stream))
     if distributed:
         seen = _compare_together(source, count, process_group(), progress)
     else:

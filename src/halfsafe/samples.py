@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from halfsafe.errors import BadInput
+
+SOME = 8
+"""Samples that are looked at for sizes that vary."""
 
 
 class Call(NamedTuple):
@@ -56,6 +60,11 @@ class Samples:
 
     def __iter__(self) -> Iterator[Call]:
         return calls(self._samples)
+
+    @property
+    def some(self) -> list[Call]:
+        """A few samples beside the first: sizes on which they differ are no constants."""
+        return list(islice(self, 1, SOME))
 
     @property
     def unmeasured(self) -> int:

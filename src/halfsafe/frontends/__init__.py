@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ from halfsafe.samples import Call
 from halfsafe.source import Group, Source
 
 
-def open_model(model: Any, call: Call, dynamic_shapes: Any = None) -> Source:
-    """The source for a user's model. Raises BadInput for what no front end takes."""
+def open_model(
+    model: Any, call: Call, dynamic_shapes: Any = None, others: Sequence[Call] = ()
+) -> Source:
+    """The source for a user's model. Raises BadInput for what no front end takes.
+
+    It is captured on `call`; sizes on which `others` differ from it are left free.
+    """
     if any(kind.__module__.startswith("torch.") for kind in type(model).__mro__):
         from halfsafe.frontends.torch_source import TorchSource
 
-        return TorchSource.open(model, call, dynamic_shapes)
+        return TorchSource.open(model, call, dynamic_shapes, others)
     if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
         try:
             from halfsafe.frontends.onnx_source import OnnxSource

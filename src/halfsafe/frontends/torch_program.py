@@ -449,6 +449,8 @@ def _cast_inputs(graph: fx.Graph, deployed: torch.dtype, dtype: torch.dtype) -> 
 
 def in_float32(x: Tensor, name: str) -> Tensor:
     """An input that is read in FP32, as it is. Raises BadInput if its bits are gone already."""
+    if isinstance(x, fx.Proxy):  # whoever traces the module symbolically keeps the check
+        return x.tracer.create_proxy("call_function", in_float32, (x, name), {})  # type: ignore
     if x.dtype in (torch.float16, torch.bfloat16):
         raise BadInput(
             f"input '{name}' is {str(x.dtype).removeprefix('torch.')}: an operator needs more bits "

@@ -37,9 +37,15 @@ class TorchSource:
     notes: tuple[str, ...]
 
     @classmethod
-    def open(cls, model: nn.Module, call: Call, dynamic_shapes: Any = None) -> Self:
-        """Captures a module. Raises BadInput and CaptureError."""
-        found = capture(model, call, dynamic_shapes)
+    def open(
+        cls,
+        model: nn.Module,
+        call: Call,
+        dynamic_shapes: Any = None,
+        others: Sequence[Call] = (),
+    ) -> Self:
+        """Captures a module, sizes on which `others` differ free. Raises BadInput, CaptureError."""
+        found = capture(model, call, dynamic_shapes, others)
         if found.difference > CAPTURED:
             raise CaptureError(
                 f"torch.export gives another function than {type(model).__name__}: their outputs "
