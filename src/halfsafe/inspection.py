@@ -40,12 +40,14 @@ def inspect(
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
     stream = calls(samples)
-    first, *others = islice(stream, SOME)
+    first = next(stream)
+    streamed = isinstance(samples, Iterator)  # its samples are not held
+    others = list[Call]() if streamed else list(islice(calls(samples), 1, SOME))
     progress("capturing")
     source = open_model(model, first, dynamic_shapes, others)
     if not any(v.floating for v in source.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    count = _Count(chain([first, *others], stream))
+    count = _Count(chain([first], stream))
     if distributed:
         seen = _compare_together(source, count, process_group(), progress)
     else:
