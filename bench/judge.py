@@ -29,7 +29,7 @@ Mode = Literal["half", "floor", "own"]
 """FP16 everywhere, 11 bits everywhere, or FP16 where the file itself stores FP16."""
 
 LIMIT = 2.0**-5
-"""A relative error that nobody can use; the floor of a part may be smaller by mere chance."""
+"""A relative error that nobody can use; of one part of many twice that, which vary by chance."""
 SEEN = 2.0**-7
 """A relative error of a whole output that can be told from roundings."""
 TIMES = 5.0
@@ -151,7 +151,7 @@ def _numbers(name: str, x: Array, y: Array, z: Array, scale: float) -> Judgement
             i = int(np.argmax(np.where(bad, of_error / np.maximum(size, 1e-300), 0.0)))
             far = of_error[i] / max(size[i], 1e-300)
             return Judgement("wrong", f"{name}: {what} {i} is {far:.2g} off", *total)
-        usable &= bool((of_error <= LIMIT * size).all())
+        usable &= bool((of_error <= (1 if whole else 2) * LIMIT * size).all())
     if not usable:
         return Judgement("limited", f"{name}: {total[0]:.2g} off, and so is the floor", *total)
     return Judgement("right", "", *total)
@@ -223,12 +223,14 @@ def torch_rounded(x: Any, mode: Mode) -> Any:
 
 
 def torch_outputs(out: Any) -> list[Array]:
-    """All tensors of a result, floats in FP64."""
+    """All tensors of a result, those of a dict by key; floats in FP64, complex ones as pairs."""
     import torch
     from torch.utils import _pytree as pytree
 
     out = out.to_tuple() if hasattr(out, "to_tuple") else out
+    out = dict(sorted(out.items())) if isinstance(out, dict) else out
     leaves = [t.detach() for t in pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
+    leaves = [torch.view_as_real(t) if t.is_complex() else t for t in leaves]
     return [t.double().numpy() if t.is_floating_point() else t.numpy() for t in leaves]
 
 
@@ -418,10 +420,14 @@ def session(model: onnx.ModelProto | str, optimised: bool = False) -> onnxruntim
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def fed(run: onnxruntime.InferenceSession, sample: Mapping[str, Array]) -> list[Array]:
-    """One sample, cast to the types of the inputs."""
+def fed(
+    run: onnxruntime.InferenceSession, sample: Mapping[str, Array], names: Sequence[str] = ()
+) -> list[Array]:
+    """One sample, cast to the types of the inputs; the outputs in the order of their names."""
     found = run.run(None, {i.name: _as(sample[i.name], i.type) for i in run.get_inputs()})
-    return [np.asarray(x) for x in found]
+    own = [o.name.removesuffix(".judge") for o in run.get_outputs()]
+    arrays = [np.asarray(x) for x in found]
+    return [arrays[own.index(n)] for n in names] if sorted(own) == sorted(names) else arrays
 
 
 def _as(x: Array, kind: str) -> Array:
@@ -441,13 +447,15 @@ class OnnxJudge:
         """A file with FP16 in it is rounded where it stores FP16, any other everywhere."""
         mode: Mode = "own" if has_half(candidate) else "half"
         running = session(Strict(candidate, mode).model)
+        runs, names = (self.reference, running, self.floor), _names(self.reference)
         found = [
-            judge(
-                *(fed(run, sample) for run in (self.reference, running, self.floor)), scales=scales
-            )
-            for sample in samples
+            judge(*(fed(run, sample, names) for run in runs), scales=scales) for sample in samples
         ]
         return worst(found)
+
+
+def _names(run: onnxruntime.InferenceSession) -> list[str]:
+    return [o.name for o in run.get_outputs()]
 
 
 def has_half(model: onnx.ModelProto) -> bool:

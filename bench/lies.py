@@ -1221,6 +1221,72 @@ both("log-probabilities", "logits", True, lambda: Net(seeded(Logs), list(net("ml
 both("embeddings of norm 1", "cosine", True, lambda: Net(seeded(Unit), list(net("mlp").samples)))
 
 
+# Outputs by name
+
+
+class Named(nn.Module):
+    """A dict of two outputs of one shape."""
+
+    def __init__(self, *, turned: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.turned = nn.Linear(32, 8), nn.Linear(32, 8), turned
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = {"first": self.first(x), "second": self.second(x)}
+        return dict(reversed(found.items())) if self.turned else found
+
+
+class Pair(Named):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(x), self.second(x)
+
+
+def _renamed(*, names: bool, places: bool) -> Trial:
+    """The two outputs of a file change their names, their places, or both."""
+    model = seeded(Pair)
+    original = export(model, net("mlp").samples[0])
+    made = converted(original)
+    first, second = (o.name for o in made.graph.output)
+    other = {first: second, second: first}
+    if names:
+        for node in made.graph.node:
+            for found in (node.input, node.output):
+                found[:] = [other.get(n, n) for n in found]
+        for output in made.graph.output:
+            output.name = other[output.name]
+    if places:
+        outputs = list(made.graph.output)[::-1]
+        del made.graph.output[:]
+        made.graph.output.extend(outputs)
+    return Trial(original, made, feeds(original, net("mlp").samples))
+
+
+lie("outputs under each other's names", "pair, onnx")(partial(_renamed, names=True, places=False))
+truth("outputs in another order", "pair, onnx")(partial(_renamed, names=False, places=True))
+
+
+@truth("outputs in another order", "dict, torch")
+def _turned() -> Trial:
+    turned = half(seeded(partial(Named, turned=True)))
+    return Trial(seeded(Named), turned, list(net("mlp").samples))
+
+
+class Spectrum(nn.Module):
+    """Complex numbers, which no FP16 stores: an island."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(self.head(x))
+
+
+truth("complex numbers", "fix, torch")(
+    lambda: Trial(seeded(Spectrum), None, list(net("mlp").samples), ask="fix")
+)
+
+
 # Faults that harm no output
 
 

@@ -544,7 +544,7 @@ def main() -> None:
         "right_by_judge": sum(r.get("judge") == "right" for r in rows),
         "same_answer": sum(bool(r.get("same_answer")) for r in rows),
         "verdict_agrees": sum(agrees(r) for r in rows),
-        "errors": {r["model"]: r[k] for r in rows for k in r if k.endswith("_error")},
+        "errors": {r["model"]: r[k] for r in rows for k in r if k in ("fix_error", "judged_error")},
         "disagree": [r["model"] for r in rows if not agrees(r)],
     }
     print(json.dumps(summary, indent=1))
