@@ -342,3 +342,21 @@ def test_real_half_kernels_prove_it_as_well():
     assert proof.kernels == "half"
     assert proof.before_nonfinite
     assert proof.safe
+
+
+def test_a_factor_beyond_fp16_is_exported_in_parts(tmp_path):
+    """1e6 and 2e-9 are inf and 0 in FP16, where an exporter stores them."""
+    import onnx
+    import onnxruntime
+
+    model = Net(lambda m, x: torch.relu(x * 1e-3 * 1e6) * 2e-9 / 3e-7).eval()
+    fixed = halfsafe.fix(model, draws(4, 8, times=0.1))
+    (x,) = draws(4, 8, times=0.1)[0]
+    torch.onnx.export(fixed.half(), (x.half(),), tmp_path / "half.onnx", dynamo=True, verbose=False)
+    constants = [
+        onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "half.onnx").graph.initializer
+    ]
+    assert all((c != 0).all() and abs(c).max() < 65504 for c in constants if c.dtype.kind == "f")
+    session = onnxruntime.InferenceSession(tmp_path / "half.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.half().numpy()})
+    assert torch.allclose(torch.tensor(found).float(), model(x), rtol=5e-3, atol=1e-6)

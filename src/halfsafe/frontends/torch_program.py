@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import frexp, isfinite
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from torch.fx.node import map_aggregate
 from torch.random import fork_rng
 from torch.utils import _pytree as pytree
 
+from halfsafe.edits import steps
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.torch_door import add_doors, check_doors
 from halfsafe.graph import Graph, Kind, Node, Value
@@ -93,6 +95,7 @@ class Program:
         if dtype != torch.float32:
             _cast_inputs(graph, self.deployed, dtype)
             _limit_bounds(graph, self.deployed, torch.finfo(dtype).max)
+            _split_factors(graph, self.deployed, torch.finfo(dtype))
         finish(graph)
         graph.set_codegen(
             _PyTreeCodeGen(_PyTreeInfo(list(self.argument_names), self.in_spec, self.out_spec))
@@ -475,6 +478,34 @@ def _limit_bounds(graph: fx.Graph, deployed: torch.dtype, limit: float) -> None:
                 node.args,
                 lambda a: min(max(a, -limit), limit) if isinstance(a, float) else a,
             )
+
+
+def _split_factors(graph: fx.Graph, deployed: torch.dtype, limits: torch.finfo) -> None:
+    """A factor that the dtype cannot hold becomes its significand, and powers of two behind it.
+
+    PyTorch's kernels compute with numbers in FP32, but exporters store them in the dtype of what
+    they multiply, where 1e6 is inf. Powers of two are exact, so that nothing is rounded twice.
+    """
+    for node in list(graph.nodes):
+        if node.target not in _FACTORS or not is_deployed(node, deployed):
+            continue
+        factor = node.args[1]
+        if not isinstance(factor, (int, float)) or not isfinite(factor) or not factor:
+            continue
+        if limits.smallest_normal <= abs(factor) <= limits.max:
+            continue
+        significand, exponent = frexp(factor)
+        node.update_arg(1, significand)
+        users, made = list(node.users), node
+        for step in steps(exponent * _FACTORS[node.target]):
+            with graph.inserting_after(made):
+                made = graph.call_function(aten.mul.Tensor, (made, 2.0**step))
+            made.meta = dict(node.meta)
+        for user in users:
+            user.replace_input_with(node, made)
+
+
+_FACTORS = {aten.mul.Tensor: 1, aten.div.Tensor: -1}
 
 
 def _assign(root: nn.Module, name: str, tensor: Tensor, role: Role) -> None:
