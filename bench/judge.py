@@ -138,7 +138,7 @@ def _numbers(name: str, x: Array, y: Array, z: Array, scale: float) -> Judgement
     if stray.any():
         return Judgement("wrong", f"{name}: {stray.sum()} entries of {x.size} stray", *total)
     usable = True
-    for what, parts in _parts(x, error, least):
+    for what, parts in _parts(x, error, least, bounded=scale > 0):
         size, of_error, of_floor = (np.sqrt((a**2).sum(-1)) for a in parts)
         usual = np.median(of_floor / np.maximum(size, 1e-300))
         whole = what == "all"
@@ -157,14 +157,21 @@ def _numbers(name: str, x: Array, y: Array, z: Array, scale: float) -> Judgement
     return Judgement("right", "", *total)
 
 
-def _parts(x: Array, error: Array, least: Array) -> Iterator[tuple[str, list[Array]]]:
-    """All of an output, its items, rows, features and channels: matrices with one part a row."""
+def _parts(
+    x: Array, error: Array, least: Array, *, bounded: bool
+) -> Iterator[tuple[str, list[Array]]]:
+    """All of an output, its items, rows, features and channels: matrices with one part a row.
+
+    Features of bounded outputs are no parts: a class that never comes is small beside 1.
+    """
     arrays = (x, error, least)
     yield "all", [a.reshape(1, -1) for a in arrays]
     if x.ndim > 1 and x.size:
         yield "item", [a.reshape(a.shape[0], -1) for a in arrays]
         if x.ndim == 3:
             yield "row", [a.reshape(-1, a.shape[-1]) for a in arrays]
+        if bounded:
+            return
         yield "feature", [a.reshape(-1, a.shape[-1]).T for a in arrays]
         if x.ndim > 2:
             moved = [np.moveaxis(a, 1, 0) for a in arrays]

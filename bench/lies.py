@@ -283,9 +283,10 @@ def export(model: nn.Module, sample: tuple[Tensor, ...]) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
         names = [f"in{i}" for i in range(len(sample))]
+        outputs = len(judge.torch_called(model, sample))
         torch.onnx.export(
             model, sample, path, dynamo=True, verbose=False, external_data=False, opset_version=18,
-            input_names=names,
+            input_names=names, output_names=[f"out{i}" for i in range(outputs)],
         )  # fmt: skip
         return onnx.load(path)
 
@@ -1376,7 +1377,7 @@ def judged(trial: Trial, candidate: Any) -> judge.Judgement:
     candidate = trial.model if candidate is None else candidate
     try:
         return judge.judge_torch(trial.model, candidate, trial.samples, trial.scales)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         return judge.Judgement("wrong", f"does not run: {error}", np.inf)
 
 

@@ -326,10 +326,16 @@ def decision(outputs: list[Array]) -> list[bool]:
 
 
 def regions(outputs: list[Array]) -> list[list[int]]:
-    """Boxes around what is above 0.3 in a map, those of a few pixels left out."""
-    labels, _ = ndimage.label(outputs[0][0, 0] > 0.3)
-    boxes = [[s[0].start, s[0].stop, s[1].start, s[1].stop] for s in ndimage.find_objects(labels)]
-    return [b for b in boxes if (b[1] - b[0]) * (b[3] - b[2]) > 60]
+    """Boxes around what is above 0.3 in a map, and above 0.5 on average, as the package does."""
+    scores = outputs[0][0, 0]
+    labels, count = ndimage.label(scores > 0.3)
+    means = ndimage.mean(scores, labels, range(1, count + 1))
+    boxes = [
+        [s[0].start, s[0].stop, s[1].start, s[1].stop]
+        for s, mean in zip(ndimage.find_objects(labels), means, strict=True)
+        if mean > 0.5
+    ]
+    return [b for b in boxes if min(b[1] - b[0], b[3] - b[2]) > 2]
 
 
 def yolo(outputs: list[Array]) -> list[list[int]]:
