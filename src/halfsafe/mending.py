@@ -176,11 +176,12 @@ def losses(graph: Graph, compared: Comparisons, outputs: Iterable[str]) -> list[
     from being the same: the largest share of entries first."""
     ahead = ahead_of(graph, outputs)
     differs = {name for name, c in compared.items() if c.differing}
-    first = [
+    first = [name for name in graph.inputs if name in ahead & differs]
+    first += [
         output
         for node in graph.nodes
         for output in node.outputs
-        if output in ahead and output in differs and not differs.intersection(node.inputs.values())
+        if output in ahead & differs and not differs.intersection(node.inputs.values())
     ]
     return sorted(first, key=lambda v: -compared[v].differing / max(compared[v].half.count, 1))
 

@@ -131,7 +131,7 @@ class _Editor:
         """What these nodes read is cast to FP32, what others read of them is cast back.
 
         The network's inputs are given in FP32, and its constants are held so: both are read as they
-        are, since a Cast would bring back what rounding has lost.
+        are, since no Cast would bring back what rounding has lost. Its outputs leave as they are.
         """
         named = {self.nodes[name] for name in names}
         named |= {part for node in named for part in node.users if _is_part(part)}
@@ -147,7 +147,7 @@ class _Editor:
                 node.replace_input_with(source, lifted[source])
             node.meta["val"] = _computed(node)
         for node in island:
-            outside = [user for user in node.users if user not in named]
+            outside = [user for user in node.users if user not in named and user.op != "output"]
             found = node.meta["val"]
             if outside and isinstance(found, Tensor) and found.is_floating_point():
                 self._store_for(outside, node)

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.node import map_aggregate
 from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
 
@@ -357,6 +358,8 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
     _simplify(graph)
     _check_dtypes(graph)
     graph = _with_own_names(graph)
+    if dtype == torch.float32 and not bodies:
+        dtype = _mark_deployed(graph)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     assert in_spec is not None and out_spec is not None
     names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)]
@@ -370,6 +373,25 @@ def _program(exported: ExportedProgram, model: nn.Module, dtype: torch.dtype) ->
         roles=roles,
         bodies=bodies,
     )
+
+
+def _mark_deployed(graph: fx.Graph) -> torch.dtype:
+    """Writes bfloat16 where a graph captured in FP32 has FP32: all of it is deployed.
+
+    Without a mark of its own, nothing could be told from what an island or the rim keeps in FP32.
+    """
+
+    def mark(x: Any) -> Any:
+        if isinstance(x, Tensor) and x.dtype == torch.float32:
+            return x.to(torch.bfloat16)
+        return torch.bfloat16 if x is torch.float32 else x
+
+    for node in graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map(mark, node.meta["val"])
+        node.args = map_aggregate(node.args, mark)  # type: ignore[assignment]
+        node.kwargs = map_aggregate(node.kwargs, mark)  # type: ignore[assignment]
+    return torch.bfloat16
 
 
 def _with_own_names(graph: fx.Graph) -> fx.Graph:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from halfsafe.graph import Graph
 
-BOUNDED = frozenset(
-    """
-    aten.sigmoid aten.softmax aten._softmax aten.tanh aten.erf aten.sin aten.cos aten.hardsigmoid
-    Sigmoid Softmax Tanh Erf Sin Cos HardSigmoid Hardmax com.microsoft.BiasSoftmax
-    """.split()
-)
-"""Operators whose outputs lie between -1 and 1: an entry near 0 is small beside that."""
+BOUNDED = {
+    **dict.fromkeys(
+        """
+        aten.sigmoid aten.softmax aten._softmax aten.tanh aten.erf aten.sin aten.cos
+        aten.hardsigmoid Sigmoid Softmax Tanh Erf Sin Cos HardSigmoid Hardmax
+        com.microsoft.BiasSoftmax
+        """.split(),
+        1,
+    ),
+    **dict.fromkeys("aten.lstm aten.gru aten.rnn_tanh LSTM GRU".split(), 2),
+}
+"""Operators whose first outputs lie between -1 and 1, and how many of them: an entry near 0 is
+small beside that. The cell of an LSTM, its third, has no bound."""
 
 
 def natural_scale(graph: Graph, output: str) -> float:
@@ -19,5 +25,8 @@ def natural_scale(graph: Graph, output: str) -> float:
     """
     node = graph.producers.get(output)
     while node is not None and node.moves:
-        node = graph.producers.get(next(iter(node.inputs.values())))
-    return 1.0 if node is not None and node.op in BOUNDED else 0.0
+        output = next(iter(node.inputs.values()))
+        node = graph.producers.get(output)
+    if node is None:
+        return 0.0
+    return 1.0 if output in node.outputs[: BOUNDED.get(node.op, 0)] else 0.0
