@@ -8,21 +8,7 @@ import pytest
 from bench.lies import CASES, asked, judged
 
 KNOWN = {
-    "a dead pixel": "one entry of many is lost, though not near 0",
-    "a quiet channel 40 % off": "parts are rows and items, not channels",
-    "a quiet feature 40 % off": "parts are rows and items, not features",
-    "a row of zeros, by cosine": "a row of zeros has no cosine, and is left out",
-    "all zeros, by cosine": "a row of zeros has no cosine, and is left out",
-    "a label is another, by cosine": "metrics by name leave integers out",
-    "another shape, by top-1": "the metric fails before the shape is looked at",
-    "a metric that is NaN": "max(0.0, nan) is 0.0",
-    "outputs under each other's names": "outputs are compared by place, not by name",
-    "outputs in another order": "outputs are compared by place, not by name",
-    "a file that tells no types": "is_half reads types that nobody has inferred",
-    "converted, nodes not in order": "nodes are checked before they are sorted",
-    "FP16 at the rim": "samples are not cast to the candidate's inputs",
     "optimised by ONNX Runtime": "a file of FP32 values with rounded weights has to be bit-equal",
-    "complex numbers": "complex outputs are compared as integers are",
 }
 """Verdicts that are wrong, and why: strict, so that a line goes when its reason does."""
 

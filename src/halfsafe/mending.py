@@ -176,7 +176,7 @@ def losses(graph: Graph, compared: Comparisons, outputs: Iterable[str]) -> list[
     from being the same: the largest share of entries first."""
     ahead = ahead_of(graph, outputs)
     differs = {name for name, c in compared.items() if c.differing}
-    first = [name for name in graph.inputs if name in ahead & differs]
+    first = [v for v in graph.values if v not in graph.producers and v in ahead & differs]
     first += [
         output
         for node in graph.nodes

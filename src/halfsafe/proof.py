@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from math import inf, isnan
 
 import numpy as np
 
@@ -75,7 +76,9 @@ class Proof:
         self._after += self._findings(call, reference, after, floor)
         _, metric = metric_of(self.standard.metric)
         if metric is not None:
-            self._metric = max(self._metric, float(metric(after, reference)))
+            alike = [np.shape(a) for a in after] == [np.shape(r) for r in reference]
+            error = float(metric(after, reference)) if alike else inf
+            self._metric = max(self._metric, inf if isnan(error) else error)
         if self.own:
             own = self.deployed.half_outputs(call)
             self._own += self._findings(call, reference, own, floor)
@@ -167,15 +170,15 @@ def bit_equal(found: Arrays, known: Arrays) -> bool:
 def worst_difference(found: Arrays, known: Arrays) -> float:
     """The largest relative difference of an output; inf where shapes, integers or NaN differ."""
     if len(found) != len(known):
-        return float("inf")
+        return inf
     return max(map(_difference, found, known), default=0.0)
 
 
 def _difference(found: Array, known: Array) -> float:
     if found.shape != known.shape or known.dtype.kind != "f":
-        return 0.0 if np.array_equal(found, known) else float("inf")
+        return 0.0 if np.array_equal(found, known) else inf
     odd = ~np.isfinite(known) & ~((found == known) | (np.isnan(found) & np.isnan(known)))
-    return float("inf") if odd.any() else deviation(found, known).relative
+    return inf if odd.any() else deviation(found, known).relative
 
 
 def _half(source: Runnable, call: Call, kernels: Kernels) -> Arrays:

@@ -47,6 +47,9 @@ ROWS = 2.0
 LOST = 1e-3
 """The share of an output's entries that may be lost one by one: those that merely cross 0."""
 
+USUAL = 2.0**-3
+"""The share of the root mean square above which an entry does not merely cross 0: it is lost."""
+
 Kernels = Literal["strict", "half"]
 """How FP16 is run: strict evaluation, or the framework's own half kernels."""
 
@@ -66,7 +69,8 @@ class Answer(StrEnum):
 class Row:
     """A part of an output, measured: L2 norms of the reference, the error, the floor's error.
 
-    `weight` is how many entries carry its norm, (sum x^2)^2 / sum x^4.
+    `weight` is how many entries carry its norm, (sum x^2)^2 / sum x^4; `what` is a row, or another
+    kind of part.
     """
 
     number: int
@@ -74,6 +78,7 @@ class Row:
     error: float
     floor: float
     weight: float = inf
+    what: str = "row"
 
     @property
     def relative(self) -> float:
@@ -95,7 +100,8 @@ class Finding:
 
     `whole` is all of it; `row` the worst of its wide rows and batch items, by excess over the
     floor, and `far` the one farthest from the reference. `largest` is the largest absolute error.
-    `lost` entries are right at the floor and wrong, or 0, in the candidate. `nonfinite` entries are
+    `lost` entries are right at the floor and far off, or 0, in the candidate; `stray` ones of them
+    are none that merely cross 0. `nonfinite` entries are
     finite in one and not in the other, or infinite with another sign. `differing` are integers that
     are not the same, `floor_differing` those that the floor has other than the reference too.
     """
@@ -110,6 +116,7 @@ class Finding:
     usual: float = 0.0
     largest: float = 0.0
     lost: int = 0
+    stray: int = 0
     flushed: int = 0
     nonfinite: int = 0
     differing: int = 0
@@ -145,6 +152,8 @@ class Finding:
         if self.differing:
             what = f"{self.differing} of {self.count} integers differ"
             return limit.answer(self.differing > 2 * self.floor_differing, what)
+        if self.stray:
+            return Answer.NOT_SAFE, f"{self.stray} of {self.count} entries are lost"
         if self.lost > LOST * self.count:
             zero = f", {self.flushed} of them flushed to 0" if self.flushed else ""
             return Answer.NOT_SAFE, f"{self.lost} of {self.count} entries are lost{zero}"
@@ -154,7 +163,7 @@ class Finding:
         for row, what in ((whole, "error"), (self.row, "row"), (self.far, "row")):
             if row is None:
                 continue
-            where = "an error" if what == "error" else f"row {row.number} has an error"
+            where = "an error" if what == "error" else f"{row.what} {row.number} has an error"
             answer, why = limit.of(row, where, 1.0 if what == "error" else ROWS)
             if answer is not Answer.SAFE:
                 return answer, why
@@ -206,6 +215,10 @@ def find(
     >>> found.error < 1e-8, found.lost, found.flushed
     (True, 2, 2)
     """
+    if reference.dtype.kind == "c":
+        reference, candidate, floor = (
+            np.stack([x.real, x.imag], -1) for x in (reference, candidate, floor)
+        )
     if reference.dtype.kind != "f" or candidate.dtype.kind != "f":
         return _of_integers(output, name, sample, reference, candidate, floor)
     if candidate.shape != reference.shape:
@@ -218,22 +231,25 @@ def find(
     x, error, broken = _errors(reference, candidate, scale)
     _, of_floor, broken_floor = _errors(reference, floor, scale)
     size = np.abs(x)
-    lost = (size > 0) & (error >= size / 2) & (of_floor <= size / 64)
+    flushed = (candidate == 0) & (of_floor <= size / 64)
+    lost = (size > 0) & (error >= size / 2) & (flushed | (of_floor <= size / 512))
     if _is_distribution(x):
         lost &= error > ROUNDING
     rows = _rows(x, error, of_floor)
     wide = [row for row in rows if row.weight >= WIDE]
+    columns = [] if scale else [c for c in _columns(x, error, of_floor) if _is_off(c)]
     return Finding(
         output=output,
         name=name,
         sample=sample,
         count=int(reference.size),
         whole=_row(0, x, error, of_floor),
-        row=max(wide, key=lambda r: r.excess, default=None),
+        row=max([*wide, *columns], key=lambda r: r.excess, default=None),
         far=max(wide, key=lambda r: r.relative, default=None),
         usual=median([row.relative_floor for row in rows]) if rows else 0.0,
         largest=float(error.max(initial=0.0)),
         lost=int(lost.sum()),
+        stray=int((lost & (size > USUAL * _rms(x))).sum()),
         flushed=int((lost & (candidate == 0)).sum()),
         nonfinite=broken,
         floor_nonfinite=broken_floor,
@@ -289,7 +305,28 @@ def _rows(x: Array, error: Array, floor: Array) -> list[Row]:
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = np.nan_to_num(squares.sum(1) ** 2 / (squares**2).sum(1))
     numbers = zip(norms, errors, floors, weights, strict=True)
-    return [Row(i, *(float(n) for n in found)) for i, found in enumerate(numbers)]
+    return [
+        Row(i, float(n), float(e), float(f), float(w)) for i, (n, e, f, w) in enumerate(numbers)
+    ]
+
+
+def _is_off(row: Row) -> bool:
+    """Whether a part is of no use, and could be: the floor is no excuse."""
+    return row.weight >= WIDE and row.excess > WRONG and row.relative > TOLERANCE
+
+
+def _columns(x: Array, error: Array, floor: Array) -> list[Row]:
+    """The features of a matrix or a batch of them, and the channels of anything larger."""
+    if x.ndim < 2 or not x.size:
+        return []
+    axes = (-1,) if x.ndim == 2 else (-1, 1) if x.ndim == 3 else (1,)
+    return [
+        replace(row, what="feature" if axis == -1 else "channel")
+        for axis in axes
+        for row in _rows(
+            *(np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (x, error, floor))
+        )
+    ]
 
 
 def _row(number: int, x: Array, error: Array, floor: Array) -> Row:
@@ -298,6 +335,10 @@ def _row(number: int, x: Array, error: Array, floor: Array) -> Row:
         weight = float(np.nan_to_num(squares.sum() ** 2 / (squares**2).sum()))
     norm, of_error, of_floor = (sqrt(float((a**2).sum())) for a in (x, error, floor))
     return Row(number, norm, of_error, of_floor, weight)
+
+
+def _rms(x: Array) -> float:
+    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
 
 
 def _is_distribution(x: Array) -> bool:
@@ -404,7 +445,12 @@ class Verification:
         found = list(self._of_float32())
         found += [(Answer.NOT_SAFE, self.delivered)] * bool(self.delivered)
         if self.metric:
-            broken = [(f, a, why) for f, a, why in self.judged if f.nonfinite and a != Answer.SAFE]
+            exact = self.metric in METRICS  # by name they know floats only
+            broken = [
+                (f, a, why)
+                for f, a, why in self.judged
+                if a != Answer.SAFE and (f.nonfinite or (exact and f.differing))
+            ]
             found += [(a, f"{_place(f)}: {why}") for f, a, why in broken]
             if not self.metric_error <= self.tolerance:
                 what = f"{self.metric} is {self.metric_error:.3g}, above {self.tolerance:.3g}"
@@ -542,10 +588,11 @@ def cosine(candidate: Sequence[Array], reference: Sequence[Array]) -> float:
     for c, r in zip(candidate, reference, strict=True):
         if r.dtype.kind != "f" or not r.ndim or not r.size:
             continue
-        norms = np.linalg.norm(c, axis=-1) * np.linalg.norm(r, axis=-1)
-        counted = norms > 0
-        with np.errstate(invalid="ignore"):
-            found = 1.0 - (c * r).sum(-1)[counted] / norms[counted]
+        known = np.linalg.norm(r, axis=-1)
+        norms, counted = known * np.linalg.norm(c, axis=-1), known > 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            same = np.where(norms > 0, (c * r).sum(-1) / norms, 0.0)  # a row of zeros is like none
+            found = 1.0 - same[counted]
         worst = max(worst, float(np.max(found, initial=0.0)))
     return worst
 

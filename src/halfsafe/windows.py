@@ -141,6 +141,10 @@ def _above_floor(graph: Graph, name: str, measured: Range) -> Range:
     return measured.without(graph.values[node.inputs[operand]].number or 0.0)
 
 
+FILLS = ("value", "fill_value")
+"""Operands that are numbers to fill entries with."""
+
+
 class _Drawing:
     """Draws the windows of one value: exact in FP32, fitting, and precise enough for a use."""
 
@@ -188,6 +192,9 @@ def _literal_window(
     exact = _float32_window(measured)
     node = graph.by_name[use.node]
     law = law_of(node)
+    if use.operand in FILLS and any(graph.values[o].bounded for o in node.outputs):
+        fits = limits.format.bits_above(abs(number))  # an entry of what is stored, if it is used
+        exact = exact & Window(low=fits, least=fits)
     if law is None or use.operand not in law.addends or not graph.values[node.outputs[0]].bounded:
         return exact
     vanishes = max(measured.binades) - (limits.format.min_binade - limits.format.mantissa_bits)

@@ -318,8 +318,10 @@ def _given(value: ir.Value, x: Any, sample: int) -> Any:
 def _fitting(value: ir.Value, x: Array, sample: int) -> Array:
     """An array of the input's own type; NumPy's default FP64 becomes FP32."""
     expected = value.dtype.numpy() if value.dtype else x.dtype
-    if x.dtype == np.float64 and expected == np.float32:
-        x = x.astype(np.float32)
+    wider = {np.dtype(np.float32): (np.float64,), np.dtype(np.float16): (np.float64, np.float32)}
+    if x.dtype in wider.get(np.dtype(expected), ()):
+        with np.errstate(over="ignore"):
+            x = x.astype(expected)
     if x.dtype != expected:
         raise BadInput(
             f"sample {sample}: input '{value.name}' is {x.dtype}, the model takes {expected}"

@@ -155,10 +155,12 @@ class OnnxSource:
         model = _model(candidate)
         computed = (output for node in model.graph for output in node.outputs)
         used = (v for v in model.graph.initializers.values() if not _only_cast(v))
-        return any(v.dtype == ir.DataType.FLOAT16 for v in (*used, *model.graph.inputs, *computed))
+        values = (*used, *model.graph.inputs, *computed)
+        cast = (n.attributes.get_int("to", 0) for n in model.graph if n.op_type == "Cast")
+        return ir.DataType.FLOAT16 in cast or any(v.dtype == ir.DataType.FLOAT16 for v in values)
 
     def running(self, candidate: Any) -> HalfFile:
-        return HalfFile(_model(candidate))
+        return HalfFile(_model(candidate), tuple(str(v.name) for v in self.model.graph.outputs))
 
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> OnnxForms:
         read = data_files(self.model)
@@ -174,7 +176,15 @@ class HalfFile:
     """
 
     model: ir.Model
+    names: tuple[str, ...] = ()
     kernels: Kernels = "strict"
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """Outputs in the order of `names`, where the file has these in another one."""
+        own = [str(value.name) for value in self.model.graph.outputs]
+        same = sorted(own) == sorted(self.names)
+        return [own.index(name) for name in self.names] if same else list(range(len(own)))
 
     @cached_property
     def _nodes(self) -> Evaluator:
@@ -192,10 +202,12 @@ class HalfFile:
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
         if precision != "float16":
             raise NotImplementedError(f"a model in FP16 cannot be evaluated in {precision}")
-        return arrays(x for (x,) in self._nodes.run(call, as_it_is))
+        found = arrays(x for (x,) in self._nodes.run(call, as_it_is))
+        return [found[i] for i in self._order]
 
     def half_outputs(self, call: Call) -> Arrays:
-        return arrays(self._sessions.run(call))
+        found = arrays(self._sessions.run(call))
+        return [found[i] for i in self._order]
 
 
 @dataclass(frozen=True)
@@ -344,8 +356,10 @@ def _read(given: Any) -> ir.Model:
         return given
     if isinstance(given, onnx.ModelProto):
         try:
-            check(given)
-            return ir.from_proto(given)
+            read = ir.from_proto(given)
+            read.graph.sort()  # ONNX Runtime takes nodes in any order, the checker does not
+            check(ir.to_proto(read))
+            return read
         except Exception as error:
             raise BadInput(f"the model is not valid ONNX: {first_line(error)}") from error
     return load(given)

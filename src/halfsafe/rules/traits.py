@@ -7,16 +7,15 @@ from halfsafe.graph import Graph
 BOUNDED = {
     **dict.fromkeys(
         """
-        aten.sigmoid aten.softmax aten._softmax aten.tanh aten.erf aten.sin aten.cos
-        aten.hardsigmoid Sigmoid Softmax Tanh Erf Sin Cos HardSigmoid Hardmax
-        com.microsoft.BiasSoftmax
+        aten.sigmoid aten.softmax aten._softmax aten.hardsigmoid
+        Sigmoid Softmax HardSigmoid Hardmax com.microsoft.BiasSoftmax
         """.split(),
         1,
     ),
-    **dict.fromkeys("aten.lstm aten.gru aten.rnn_tanh LSTM GRU".split(), 2),
+    **dict.fromkeys("aten.lstm aten.gru LSTM GRU".split(), 2),
 }
-"""Operators whose first outputs lie between -1 and 1, and how many of them: an entry near 0 is
-small beside that. The cell of an LSTM, its third, has no bound."""
+"""Operators whose first outputs, so many of them, are weights between 0 and 1 or weighted by such:
+an entry near 0 is small beside 1. A sine or a tanh near 0 is as large as what it is of."""
 
 
 def natural_scale(graph: Graph, output: str) -> float:
