@@ -37,7 +37,7 @@ CAPTURED = 1e-3
 """Relative difference in FP32 beyond which a captured graph is another function than the model:
 kernels that fuse what a graph does not differ by a few roundings of FP32, near 1e-6."""
 
-WIDE = 8.0
+WIDE = 3.0
 """Entries that a row must have, counted by weight, before its own norm is a scale: that of fewer
 may be near 0 by chance, beside errors that are as large as ever."""
 
