@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -1249,7 +1250,9 @@ def main(arguments: Sequence[str]) -> None:
             folder = Path(rest[3]) if rest[2:3] == ["--folder"] else Path(tempfile.mkdtemp())
             with ThreadPoolExecutor() as pool:
                 found = pool.map(lambda kind: summary(gathered(kind, count, folder)), KINDS)
-                record("random_graphs", COMMAND, dict(zip(KINDS, found, strict=True)))
+                figures: dict[str, Any] = dict(zip(KINDS, found, strict=True))
+            engines = {name: version(name) for name in ("onnx", "onnxruntime")}
+            record("random_graphs", COMMAND, {"engines": engines, **figures})
 
 
 if __name__ == "__main__":
