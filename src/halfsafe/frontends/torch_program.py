@@ -487,6 +487,9 @@ def _split_factors(graph: fx.Graph, deployed: torch.dtype, limits: torch.finfo) 
     they multiply, where 1e6 is inf. Powers of two are exact, so that nothing is rounded twice.
     """
     for node in list(graph.nodes):
+        if node.target in _SUMS and is_deployed(node, deployed):
+            _multiply_first(graph, node, limits)
+    for node in list(graph.nodes):
         if node.target not in _FACTORS or not is_deployed(node, deployed):
             continue
         factor = node.args[1]
@@ -506,6 +509,23 @@ def _split_factors(graph: fx.Graph, deployed: torch.dtype, limits: torch.finfo) 
 
 
 _FACTORS = {aten.mul.Tensor: 1, aten.div.Tensor: -1}
+_SUMS = {aten.add.Tensor, aten.sub.Tensor}
+
+
+def _multiply_first(graph: fx.Graph, node: fx.Node, limits: torch.finfo) -> None:
+    """a + c b as a + (c b), where kernels in the dtype refuse the c."""
+    alpha, write = argument(node, "alpha")
+    addend, replace_addend = argument(node, "other")
+    if not isinstance(alpha, (int, float)) or abs(alpha) <= limits.max:
+        return
+    if not isinstance(addend, fx.Node):
+        replace_addend(float(addend) * alpha)
+    else:
+        with graph.inserting_before(node):
+            made = graph.call_function(aten.mul.Tensor, (addend, float(alpha)))
+        made.meta = dict(node.meta)
+        replace_addend(made)
+    write(1)
 
 
 def _assign(root: nn.Module, name: str, tensor: Tensor, role: Role) -> None:
