@@ -5,8 +5,9 @@ Run as ``python -m bench.random_graphs`` (500 of PyTorch and 500 of ONNX), ``--c
 
 A graph is a `Spec`, plain data: what is drawn are numbers, and each of them is taken modulo what is
 there to choose from, so that a step can be left out of any spec. Constants and inputs have
-amplitudes from 1e-6 to 1e6. The verdict is held against bench/judge.py, which shares no code with
-halfsafe, on every sample: the file or module that is delivered, with every value rounded.
+amplitudes from 1e-6 to 1e6. The verdict is held against what bench/judge.py runs, which shares no
+code with halfsafe, on every sample: the file or module that is delivered, with every value rounded,
+and in the framework's own kernels.
 """
 
 # pyright: basic
@@ -25,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -828,7 +829,7 @@ class Trial:
     floor: Callable[[Any], list[Array]]
     plain: Callable[[Any, Any], list[Array]]
     delivered: Callable[[Any], Callable[[Any], list[Array]]]
-    bounded: list[bool] = field(default_factory=list)
+    own: Callable[[Any, Any], list[Array]]
 
 
 def torch_trial(spec: Spec) -> Trial:
@@ -848,6 +849,7 @@ def torch_trial(spec: Spec) -> Trial:
         floor=lambda s: judge.torch_strict(model, s, "floor"),
         plain=judge.torch_called,
         delivered=delivered,
+        own=judge.torch_called,
     )  # fmt: skip
 
 
@@ -870,6 +872,7 @@ def onnx_trial(spec: Spec) -> Trial:
         floor=lambda s: judge.fed(floor, s),
         plain=lambda m, s: judge.fed(judge.session(m), s),
         delivered=delivered,
+        own=lambda m, s: judge.fed(judge.session(m), s),
     )  # fmt: skip
 
 
@@ -1045,18 +1048,16 @@ def _examine(fixed: halfsafe.Fixed, found: Trial, outcome: Outcome) -> None:
     outcome.forms, outcome.islands = len(report.forms), len(report.islands)
     _compare(fixed, found, outcome)
     try:
-        run = found.delivered(fixed.half())
+        half = fixed.half()
+        run = found.delivered(half)
         results = [run(sample) for sample in found.samples]
+        own = [found.own(half, sample) for sample in found.samples]
     except Exception as error:
         if isinstance(error, TooSlow):
             raise
         _note(outcome, "half does not run", f"{type(error).__name__}: {error}", error)
         return
-    looks = [
-        seen(*parts)
-        for sample, ys in zip(found.samples, results, strict=True)
-        for parts in zip(found.reference(sample), ys, found.floor(sample), strict=True)
-    ]
+    looks, kernels = (_looks(found, given) for given in (results, own))
     outcome.worst = max(look.worst for look in looks)
     broken = next((look.broken for look in looks if look.broken), "")
     frayed = next((look.frayed for look in looks if look.frayed), "")
@@ -1067,10 +1068,22 @@ def _examine(fixed: halfsafe.Fixed, found: Trial, outcome: Outcome) -> None:
         _note(outcome, "small entries", frayed)
     elif outcome.answer == "safe" and hopeless:
         _note(outcome, "safe at a floor that is wrong", hopeless)
-    elif outcome.answer != "safe" and all(look.fine for look in looks):
+    elif outcome.answer == "safe" and any(look.broken for look in kernels):
+        why = next(look.broken for look in kernels if look.broken)
+        _note(outcome, "false safe in its kernels", why)
+    elif outcome.answer != "safe" and all(look.fine for look in (*looks, *kernels)):
         kind = "false alarm" if outcome.answer == "not safe" else "false limit"
         kind = kind if all(look.clear for look in looks) else "alarm over lost entries"
         _note(outcome, kind, f"{outcome.worst:.2g} off at most; {outcome.reasons}")
+
+
+def _looks(found: Trial, results: Sequence[Sequence[Array]]) -> list[Seen]:
+    """Every output of every sample."""
+    return [
+        seen(*parts)
+        for sample, ys in zip(found.samples, results, strict=True)
+        for parts in zip(found.reference(sample), ys, found.floor(sample), strict=True)
+    ]
 
 
 def _compare(fixed: halfsafe.Fixed, found: Trial, outcome: Outcome) -> None:
