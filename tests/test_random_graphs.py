@@ -98,9 +98,6 @@ def masked_attention(fill):
     return model
 
 
-@pytest.mark.xfail(
-    strict=True, reason="SetNumber holds the number that the mask is replaced by, in FP32 too"
-)
 def test_in_fp32_a_mask_keeps_its_number():
     x = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
     fixed = halfsafe.fix(masked_attention(-1e9), [{"x": x}])

@@ -132,7 +132,9 @@ class Preparation:
             masks=tuple(self.masks),
             batches=tuple(self._batches),
             islands=tuple(islands),
-            edits=tuple(rewrite(source.graph, found, ranges, self.limits)),
+            edits=tuple(
+                remedies.unmasked(rewrite(source.graph, found, ranges, self.limits), self.masks)
+            ),
             replacements=(
                 *remedies.stored_masks(self.masks, found),
                 *remedies.floors(source.graph, found.exponents, ranges),

@@ -6,10 +6,10 @@ exponent, and a gate that saturates. Replacements change the function and are li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
-from halfsafe.edits import Lower, Replace
+from halfsafe.edits import Edit, Lower, Replace, SetNumber
 from halfsafe.formats import FLOAT16, FloatFormat
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.plan import Conflict, Plan
@@ -78,6 +78,17 @@ def describe(graph: Graph, conflict: Conflict) -> str:
     unknown = conflict.unknown
     what = graph.describe(unknown) if isinstance(unknown, str) else f"operand {unknown}"
     return f"{what} {conflict.needs}, but {conflict.pinned_by} pins it to {conflict.exponent}"
+
+
+def unmasked(edits: Iterable[Edit], masks: Iterable[Replace]) -> list[Edit]:
+    """Edits planned for a graph in which masks are replaced, for one in which they are not."""
+    numbers = {mask.use: mask.old for mask in masks}
+    return [
+        replace(edit, number=numbers[edit.use])
+        if isinstance(edit, SetNumber) and edit.use in numbers
+        else edit
+        for edit in edits
+    ]
 
 
 def sentinels(graph: Graph, ranges: Ranges, fmt: FloatFormat = FLOAT16) -> list[Replace]:

@@ -136,6 +136,7 @@ class _Editor:
         named = {self.nodes[name] for name in names}
         named |= {part for node in named for part in node.users if _is_part(part)}
         island = [node for node in self.graph.nodes if node in named]
+        stored = {node for node in island if is_deployed(node, self.program.deployed)}
         lifted: dict[fx.Node, fx.Node] = {}
         for node in island:
             _say_float32(node, self.program.deployed)
@@ -148,8 +149,7 @@ class _Editor:
             node.meta["val"] = _computed(node)
         for node in island:
             outside = [user for user in node.users if user not in named and user.op != "output"]
-            found = node.meta["val"]
-            if outside and isinstance(found, Tensor) and found.is_floating_point():
+            if outside and node in stored:  # what the model itself keeps in FP32 stays so
                 self._store_for(outside, node)
 
     def _in_float32(self, source: fx.Node, island: list[fx.Node]) -> fx.Node:
