@@ -104,7 +104,7 @@ def fix(
     exact, deployed = prepared.exact(original), prepared.deployed(original)
     forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
     progress("running what is delivered")
-    proof, notes = delivered(forms, original, supply.first, proof)
+    proof, notes = delivered(forms, original, supply, proof)
     return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), forms)
 
 

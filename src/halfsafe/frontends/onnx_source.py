@@ -232,9 +232,13 @@ class OnnxForms:
 
     def half_outputs(self, call: Call) -> Arrays:
         """What the file gives, its nodes run one by one; it must load whole, too."""
+        return self._delivered.evaluate(call, "float16")
+
+    @cached_property
+    def _delivered(self) -> HalfFile:
         made = HalfFile(self._half())
         made.check()
-        return made.evaluate(call, "float16")
+        return made
 
     def state_dict(self) -> dict[str, Any]:
         raise FoldError("an ONNX model has no state_dict: use fixed.model or fixed.save('x.onnx')")

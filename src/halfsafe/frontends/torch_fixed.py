@@ -105,7 +105,7 @@ class TorchModel:
 
         On a CPU these are slow: of a large model only the types are run, which gives None.
         """
-        half = self.half()
+        half = self._delivered
         large = sum(x.numel() for x in self.deployed.constants.values()) > LARGE
         with torch.no_grad(), same_draws(self.deployed.draws):
             if not large:
@@ -114,6 +114,10 @@ class TorchModel:
                 given = pytree.tree_map_only(Tensor, fake.from_tensor, (call.args, call.kwargs))
                 half(*given[0], **given[1])
         return None
+
+    @cached_property
+    def _delivered(self) -> nn.Module:
+        return self.half()
 
     def _save_state_dict(self, path: Path, dtype: torch.dtype) -> None:
         """What is written is read again, and proved in a model of the original's class."""
