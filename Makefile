@@ -36,6 +36,7 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.onnx_memory
 	$(BIN)/python -m bench.hand_tools
 	$(BIN)/python -m bench.lies
+	$(BIN)/python -m bench.random_graphs
 
 peers: $(READY) $(AUTOCAST)/.ready
 	$(BIN)/python -m bench.onnx_peers

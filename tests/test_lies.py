@@ -7,19 +7,10 @@ import pytest
 
 from bench.lies import CASES, asked, judged
 
-KNOWN = {
-    "optimised by ONNX Runtime": "a file of FP32 values with rounded weights has to be bit-equal",
-}
-"""Verdicts that are wrong, and why: strict, so that a line goes when its reason does."""
-
-
-def marked(case):
-    reason = KNOWN.get(case.kind)
-    return pytest.param(case, marks=[pytest.mark.xfail(reason=reason)] * bool(reason), id=case.name)
-
-
 FIRST = list({case.kind: case for case in reversed(CASES)}.values())[::-1]
-LIES, TRUTHS = ([marked(c) for c in FIRST if c.right is right] for right in (False, True))
+LIES, TRUTHS = (
+    [pytest.param(c, id=c.name) for c in FIRST if c.right is right] for right in (False, True)
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

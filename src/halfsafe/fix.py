@@ -119,9 +119,10 @@ def verify(
 ) -> Verification:
     """How far a candidate is from the FP32 model, on all samples, and over the floor of FP16.
 
-    An FP32 candidate must be bit-equal, and is judged in FP16 by strict evaluation; one that is in
-    FP16 already runs as it is, an ONNX one both strictly and in ONNX Runtime. `tolerance` and
-    `metric` are those of `fix`. Raises BadInput and CaptureError.
+    An FP32 candidate must be bit-equal, unless its constants have been rounded to FP16, and is
+    judged in FP16 by strict evaluation; one that is in FP16 already runs as it is, an ONNX one both
+    strictly and in ONNX Runtime. `tolerance` and `metric` are those of `fix`. Raises BadInput and
+    CaptureError.
     """
     standard = Standard(tolerance, metric)
     supply = Samples(samples)
@@ -133,5 +134,6 @@ def verify(
         proof = Proof(original, None, running, running.kernels, standard, own=own)
     else:
         rewritten = open_model(candidate, supply.first, others=supply.some)
-        proof = Proof(original, rewritten, rewritten, "strict", standard)
+        rounded = rewritten.holds_half and not original.holds_half
+        proof = Proof(original, None if rounded else rewritten, rewritten, "strict", standard)
     return prove(proof, supply, last=0, unmeasured=0, progress=progress)

@@ -85,6 +85,11 @@ class Source(Runnable, Protocol):
         ...
 
     @property
+    def holds_half(self) -> bool:
+        """Whether FP16 has every constant: then the model has been rounded already."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the capture."""
         ...

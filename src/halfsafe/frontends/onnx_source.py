@@ -122,6 +122,12 @@ class OnnxSource:
     def constants(self) -> dict[str, Range]:
         return measure_constants(self.program)
 
+    @property
+    def holds_half(self) -> bool:
+        held = (constant(self.program.model, n) for n in self.program.model.graph.initializers)
+        parts = (part for x in held if x.dtype == np.float32 for part in chunks(x))
+        return all(np.array_equal(rounded_to_float16(part), part) for part in parts)
+
     def apply(self, edits: Iterable[Edit]) -> Self:
         return replace(self, program=apply(self.program, edits))
 

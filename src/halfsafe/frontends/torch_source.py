@@ -77,6 +77,11 @@ class TorchSource:
     def constants(self) -> dict[str, Range]:
         return measure_constants(self.program)
 
+    @property
+    def holds_half(self) -> bool:
+        held = (x for x in self.program.constants.values() if x.dtype == torch.float32)
+        return all(torch.equal(to_float16(x), x) for x in held)
+
     def apply(self, edits: Iterable[Edit]) -> Self:
         return replace(self, program=apply(self.program, edits))
 
@@ -102,7 +107,7 @@ class TorchSource:
         )
 
     def running(self, candidate: Any) -> HalfModule:
-        return HalfModule(candidate)
+        return HalfModule(candidate, _places(self.program.unflatten(self.program.graph.outputs)))
 
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> TorchModel:
         return TorchModel(
@@ -120,6 +125,7 @@ class HalfModule:
     """A module in FP16, run by PyTorch's own kernels on inputs cast to FP16."""
 
     module: nn.Module
+    places: tuple[str, ...] = ()
     kernels: Kernels = "half"
 
     def evaluate(self, call: Call, precision: Precision) -> Arrays:
@@ -130,7 +136,16 @@ class HalfModule:
             return x.half() if isinstance(x, Tensor) and x.is_floating_point() else x
 
         args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
-        return arrays(pytree.tree_leaves(run_model(self.module, Call(args, kwargs))))
+        found = run_model(self.module, Call(args, kwargs))
+        leaves, own = pytree.tree_leaves(found), _places(found)
+        if sorted(own) == sorted(self.places):  # the keys of a dict may be in another order
+            leaves = [leaves[own.index(place)] for place in self.places]
+        return arrays(leaves)
+
+
+def _places(outputs: Any) -> tuple[str, ...]:
+    """Where each flat output lies in the structure that a model returns."""
+    return tuple(pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(outputs))
 
 
 def _checked(calls: Iterable[Call]) -> Iterable[Call]:
