@@ -44,6 +44,10 @@ may be near 0 by chance, beside errors that are as large as ever."""
 ROWS = 2.0
 """Times the tolerance that a single row of many may be off: rows vary more than all of them do."""
 
+NOISE = 2.0**-22
+"""The share of an output's norm under which a row that the floor gets wrong is what rounding in
+FP32 has left itself: a difference of equal numbers, which means nothing to anybody."""
+
 LOST = 1e-3
 """The share of an output's entries that may be lost one by one: those that merely cross 0."""
 
@@ -165,7 +169,8 @@ class Finding:
                 continue
             where = "an error" if what == "error" else f"{row.what} {row.number} has an error"
             answer, why = limit.of(row, where, 1.0 if what == "error" else ROWS)
-            if answer is not Answer.SAFE:
+            noise = answer is Answer.LIMITED and row.norm <= NOISE * whole.norm
+            if answer is not Answer.SAFE and not noise:
                 return answer, why
         return Answer.SAFE, ""
 
