@@ -41,6 +41,12 @@ WIDE = 3.0
 """Entries that a row must have, counted by weight, before its own norm is a scale: that of fewer
 may be near 0 by chance, beside errors that are as large as ever."""
 
+FULL = 8.0
+"""Entries, counted by weight, that do not all come near 0 by chance, of however many rows."""
+
+MANY = 64
+"""Rows of which the worst is an extreme, if few entries carry it."""
+
 ROWS = 2.0
 """Times the tolerance that a single row of many may be off: rows vary more than all of them do."""
 
@@ -117,6 +123,7 @@ class Finding:
     whole: Row
     row: Row | None = None
     far: Row | None = None
+    rows: int = 1
     usual: float = 0.0
     largest: float = 0.0
     lost: int = 0
@@ -169,10 +176,18 @@ class Finding:
                 continue
             where = "an error" if what == "error" else f"{row.what} {row.number} has an error"
             answer, why = limit.of(row, where, 1.0 if what == "error" else ROWS)
-            noise = answer is Answer.LIMITED and row.norm <= NOISE * whole.norm
-            if answer is not Answer.SAFE and not noise:
+            if answer is Answer.LIMITED and what == "row" and self._is_by_chance(row):
+                continue
+            if answer is not Answer.SAFE:
                 return answer, why
         return Answer.SAFE, ""
+
+    def _is_by_chance(self, row: Row) -> bool:
+        """Whether the floor's error in a row says nothing: it is noise of FP32, or has few entries
+        that happen to be near 0, or is the worst of many rows of few entries."""
+        small = row.norm * sqrt(self.rows) < self.whole.norm / 8
+        few = row.weight < FULL and (small or self.rows > MANY)
+        return few or row.norm <= NOISE * self.whole.norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +266,7 @@ def find(
         whole=_row(0, x, error, of_floor),
         row=max([*wide, *columns], key=lambda r: r.excess, default=None),
         far=max(wide, key=lambda r: r.relative, default=None),
+        rows=max(len(rows), 1),
         usual=median([row.relative_floor for row in rows]) if rows else 0.0,
         largest=float(error.max(initial=0.0)),
         lost=int(lost.sum()),
