@@ -9,7 +9,7 @@ from math import inf, isnan
 
 import numpy as np
 
-from halfsafe.deviation import Array, deviation
+from halfsafe.deviation import WRONG, Array, deviation
 from halfsafe.errors import BadInput, first_line
 from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import Call
@@ -172,8 +172,9 @@ def delivered(
 
 def _is_unusable(found: Finding, tolerance: float) -> bool:
     """Whether an output is of no use: kernels that round in another order are no fault."""
-    rows = [row.relative for row in (found.row, found.far) if row is not None]
-    return bool(found.nonfinite or found.differing) or max([found.error, *rows]) > tolerance
+    rows = [row for row in (found.row, found.far) if row is not None and row.excess > WRONG]
+    worst = max([found.error, *(row.relative for row in rows)])
+    return bool(found.nonfinite or found.differing) or worst > tolerance
 
 
 def bit_equal(found: Arrays, known: Arrays) -> bool:
