@@ -22,6 +22,13 @@ from halfsafe.verdict import (
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 40))
+STATE = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Every test draws the same numbers, whichever ran before it."""
+    RNG.bit_generator.state = STATE
 
 
 def rounded(x):
