@@ -163,9 +163,11 @@ def delivered(
             return proof, ["the FP16 deployable is large: its types were run, not its kernels"]
         reference, floor = original.reference(call), original.evaluate(call, "floor")
         findings += findings_of(graph.outputs, scales, call.number, reference, found, floor)
+    if proof.metric:  # errors are the metric's affair, what is not finite is not
+        findings = [f for f in findings if f.nonfinite]
     judged = judge([f for f in findings if _is_unusable(f, proof.tolerance)], proof.tolerance)
     bad = [why for _, answer, why in judged if answer is Answer.NOT_SAFE]
-    if not bad or proof.metric:
+    if not bad:
         return proof, []
     return replace(proof, delivered=f"in its own kernels the FP16 deployable has {bad[0]}"), []
 

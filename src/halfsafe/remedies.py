@@ -215,12 +215,16 @@ def _is_indicator(graph: Graph, ranges: Ranges, value: str) -> bool:
     if not found.floating or found.number is not None:
         return True
     known = ranges.get(value)
-    if known is None or known.nonfinite or not known.count:
-        known = Range(amax=2.0)
-    if known.amax == 0.0 or known.amax == known.smallest == 1.0:
+    if known is not None and _is_zero_or_one(known):
         return True
     node = graph.producers.get(value)
     return node is not None and all(_is_indicator(graph, ranges, v) for v in node.inputs.values())
+
+
+def _is_zero_or_one(known: Range) -> bool:
+    """Whether all entries that were seen were 0 or 1."""
+    seen = known.count > 0 and not known.nonfinite
+    return seen and (known.amax == 0.0 or known.amax == known.smallest == 1.0)
 
 
 def _mask_path(graph: Graph, start: Node) -> list[Node] | None:

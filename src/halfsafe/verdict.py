@@ -104,6 +104,10 @@ class Row:
         return self.relative / max(self.relative_floor, ROUNDING)
 
 
+NOTHING = Row(0, 0.0, 0.0, 0.0)
+"""Of an output that has no errors to measure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One output of one sample.
@@ -111,9 +115,9 @@ class Finding:
     `whole` is all of it; `row` the worst of its wide rows and batch items, by excess over the
     floor, and `far` the one farthest from the reference. `largest` is the largest absolute error.
     `lost` entries are right at the floor and far off, or 0, in the candidate; `stray` ones of them
-    are none that merely cross 0. `nonfinite` entries are
-    finite in one and not in the other, or infinite with another sign. `differing` are integers that
-    are not the same, `floor_differing` those that the floor has other than the reference too.
+    are none that merely cross 0. `nonfinite` entries are finite in one and not in the other, or
+    infinite with another sign. `differing` are integers that are not the same, `floor_differing`
+    those that the floor has other than the reference too.
     """
 
     output: int
@@ -242,12 +246,9 @@ def find(
     if reference.dtype.kind != "f" or candidate.dtype.kind != "f":
         return _of_integers(output, name, sample, reference, candidate, floor)
     if candidate.shape != reference.shape:
-        nothing = Row(0, 0.0, 0.0, 0.0)
         every, same = max(reference.size, candidate.size), floor.shape == reference.shape
-        return Finding(
-            output, name, sample, every, nothing,
-            nonfinite=every, floor_nonfinite=0 if same else every,
-        )  # fmt: skip
+        missing = Finding(output, name, sample, every, NOTHING, nonfinite=every)
+        return missing if same else replace(missing, floor_nonfinite=every)
     x, error, broken = _errors(reference, candidate, scale)
     _, of_floor, broken_floor = _errors(reference, floor, scale)
     size = np.abs(x)
@@ -303,7 +304,7 @@ def _of_integers(
         name=name,
         sample=sample,
         count=int(reference.size),
-        whole=Row(0, 0.0, 0.0, 0.0),
+        whole=NOTHING,
         differing=_differing(reference, candidate),
         floor_differing=_differing(reference, floor),
     )
