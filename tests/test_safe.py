@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import halfsafe
+from halfsafe.frontends import open_model
+from halfsafe.proof import delivered
+from halfsafe.samples import Samples
 from halfsafe.verdict import Answer
 from tests.replicas import Net, draws, scaled
 
@@ -232,3 +235,19 @@ def test_headroom_that_is_given_up_is_told():
     model = Net(lambda m, x: torch.floor(x * 1.0) * 1e-4).eval()
     report = halfsafe.fix(model, [(torch.linspace(0, 45000, 64)[None],)]).report
     assert any("headroom is given up" in note for note in report.notes), report.text()
+
+
+def test_kernels_that_give_nan_are_not_safe_by_a_metric_either():
+    """A metric speaks of strict evaluation; what is delivered has to be finite all the same."""
+    model, sample = nn.Linear(4, 4).eval(), torch.ones(2, 4)
+    supply = Samples([sample])
+    source = open_model(model, supply.first)
+    proof = halfsafe.fix(model, [sample], metric="cosine").report.verification
+
+    class Broken:
+        def half_outputs(self, call):
+            return [source.reference(call)[0] * torch.nan]
+
+    found, _ = delivered(Broken(), source, supply, proof)
+    assert proof.safe
+    assert found.answer is Answer.NOT_SAFE
