@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from halfsafe import rewriter
+from halfsafe.manual import rewrites as rewriter
 
 torch.set_num_threads(1)
 

@@ -24,8 +24,8 @@ from transformers.debug_utils import DebugUnderflowOverflow
 
 import halfsafe
 from bench.record import record
-from halfsafe.frontends.torch_measure import measure
-from halfsafe.frontends.torch_source import TorchSource
+from halfsafe.frontends.torch.measure import measure
+from halfsafe.frontends.torch.source import TorchSource
 from halfsafe.samples import calls
 
 COMMAND = "python -m bench.measuring"

@@ -30,8 +30,8 @@ import halfsafe
 from bench.onnx_accuracy import is_bit_equal, left_in_float32
 from bench.record import record
 from halfsafe.errors import HalfsafeError, first_line
-from halfsafe.frontends.onnx_run import session
-from halfsafe.frontends.onnx_source import OnnxSource
+from halfsafe.frontends.onnx.sessions import session
+from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.graph import Graph, Kind, Use
 from halfsafe.plan import Plan
 from halfsafe.rewrite import rewrite

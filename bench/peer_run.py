@@ -36,7 +36,7 @@ def ours() -> Convert:
     import scipy.optimize  # noqa: F401
 
     import halfsafe
-    import halfsafe.frontends.onnx_source
+    import halfsafe.frontends.onnx.source
 
     def convert(model: Path, samples: Path, made: Path) -> None:
         halfsafe.fix(model, feeds_in(samples)).save(made)

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.architectures import amplify
 from bench.record import record
-from halfsafe.frontends.torch_source import TorchSource
+from halfsafe.frontends.torch.source import TorchSource
 from halfsafe.plan import plan
 from halfsafe.samples import calls
 from halfsafe.windows import Limits, windows

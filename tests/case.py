@@ -13,7 +13,8 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, fx
 
-from halfsafe.frontends.torch_program import argument, read_graph
+from halfsafe.frontends.torch.reader import read_graph
+from halfsafe.frontends.torch.schema import argument
 from halfsafe.graph import Graph, Node
 from halfsafe.rules import Unknown, equations, law_of
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import halfsafe
-from halfsafe.frontends.torch_export import capture, run_model
-from halfsafe.frontends.torch_split import splitting
-from halfsafe.frontends.torch_strict import evaluate_rounded, to_float16
+from halfsafe.frontends.torch.capture import capture, run_model
+from halfsafe.frontends.torch.split import splitting
+from halfsafe.frontends.torch.strict import evaluate_rounded, to_float16
 from halfsafe.samples import Call
 from tests.case import Case
 from tests.cases_aten import CASES

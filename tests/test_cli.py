@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from halfsafe import Report, cli
-from halfsafe.frontends.onnx_half import to_float16
+from halfsafe.frontends.onnx.half import to_float16
 
 ZOO = """
 import torch

@@ -14,14 +14,14 @@ import halfsafe
 from bench.architectures import ARCHITECTURES
 from halfsafe import BadInput, FoldError
 from halfsafe.edits import Replace
-from halfsafe.frontends import onnx_run
-from halfsafe.frontends.onnx_edit import apply
-from halfsafe.frontends.onnx_evaluate import Evaluator, as_it_is, feeds_of
-from halfsafe.frontends.onnx_half import to_float16 as convert
-from halfsafe.frontends.onnx_measure import measure_array, to_eleven_bits, to_float16
-from halfsafe.frontends.onnx_program import flatten, open_program
-from halfsafe.frontends.torch_measure import measure_tensor
-from halfsafe.frontends.torch_strict import to_eleven_bits as torch_eleven_bits
+from halfsafe.frontends.onnx import sessions
+from halfsafe.frontends.onnx.edit import apply
+from halfsafe.frontends.onnx.half import to_float16 as convert
+from halfsafe.frontends.onnx.measure import measure_array, to_eleven_bits, to_float16
+from halfsafe.frontends.onnx.program import flatten, open_program
+from halfsafe.frontends.onnx.run import Evaluator, as_it_is, feeds_of
+from halfsafe.frontends.torch.measure import measure_tensor
+from halfsafe.frontends.torch.strict import to_eleven_bits as torch_eleven_bits
 from halfsafe.graph import Use
 from halfsafe.samples import Call
 
@@ -170,7 +170,7 @@ def test_a_broken_file_is_found_though_onnxruntime_hides_it():
 
 
 def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_run, "PROTOBUF_LIMIT", 16)
+    monkeypatch.setattr(sessions, "PROTOBUF_LIMIT", 16)
     fixed = halfsafe.fix(text_model(GROWN), samples())
     fixed.save(tmp_path / "big.onnx", dtype="float32")
     assert [p.name for p in tmp_path.iterdir()] == ["big.onnx"]  # all constants are small

@@ -19,8 +19,8 @@ from halfsafe import BadInput, Report
 from halfsafe.deviation import Comparison, Deviation, merge_comparisons
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.formats import FLOAT16
-from halfsafe.frontends.torch_compare import compare
-from halfsafe.frontends.torch_source import TorchSource
+from halfsafe.frontends.torch.compare import compare
+from halfsafe.frontends.torch.source import TorchSource
 from halfsafe.graph import Graph
 from halfsafe.report.model_explorer import node_data
 from halfsafe.samples import calls

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from halfsafe import BadInput
-from halfsafe.manual import HOMOGENEOUS, rescaled
+from halfsafe.manual.modules import HOMOGENEOUS, rescaled
 
 
 def images(*sizes: int) -> Tensor:

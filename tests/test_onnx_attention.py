@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 import halfsafe
-from halfsafe.frontends.onnx_source import OnnxSource
+from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.samples import Call
 from tests.test_frontend_onnx import run
 

@@ -9,8 +9,8 @@ import pytest
 import halfsafe
 from bench.onnx_nodes import random_plan
 from halfsafe.edits import Edit, Island
-from halfsafe.frontends.onnx_parts import parts
-from halfsafe.frontends.onnx_source import OnnxSource
+from halfsafe.frontends.onnx.parts import parts
+from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.rewrite import rewrite
 from halfsafe.samples import Call
 from halfsafe.windows import Limits

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import halfsafe
 from halfsafe.errors import BadInput
-from halfsafe.frontends.onnx_source import OnnxSource
+from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.samples import Call
 from tests.test_frontend_onnx import run
 

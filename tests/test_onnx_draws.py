@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 import halfsafe
-from halfsafe.frontends.onnx_evaluate import as_it_is
-from halfsafe.frontends.onnx_source import OnnxSource
+from halfsafe.frontends.onnx.run import as_it_is
+from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.samples import Call
 from tests.test_frontend_onnx import run, text_model
 

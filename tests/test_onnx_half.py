@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from halfsafe.errors import BadInput
-from halfsafe.frontends.onnx_half import to_float16
+from halfsafe.frontends.onnx.half import to_float16
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 

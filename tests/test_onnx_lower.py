@@ -20,8 +20,8 @@ from torch import nn
 import halfsafe
 from halfsafe.edits import Lower
 from halfsafe.errors import EditError
-from halfsafe.frontends.onnx_edit import apply
-from halfsafe.frontends.onnx_program import OnnxProgram, open_program
+from halfsafe.frontends.onnx.edit import apply
+from halfsafe.frontends.onnx.program import OnnxProgram, open_program
 from halfsafe.remedies import CLIPPED, GATED
 from halfsafe.samples import Call
 

@@ -19,7 +19,7 @@ from bench.onnx_nodes import (
     random_plan,
     reason_to_skip,
 )
-from halfsafe.frontends.onnx_source import OnnxSource
+from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.rules import equations, law_of
 
 NAMES = (

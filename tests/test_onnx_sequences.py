@@ -12,10 +12,10 @@ from onnx import numpy_helper
 import halfsafe
 from halfsafe.edits import Insert, ScaleOutput
 from halfsafe.errors import BadInput, EditError
-from halfsafe.frontends.onnx_evaluate import Evaluator, as_it_is
-from halfsafe.frontends.onnx_half import to_float16
-from halfsafe.frontends.onnx_program import flatten
-from halfsafe.frontends.onnx_source import OnnxSource
+from halfsafe.frontends.onnx.half import to_float16
+from halfsafe.frontends.onnx.program import flatten
+from halfsafe.frontends.onnx.run import Evaluator, as_it_is
+from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.graph import Use
 from halfsafe.samples import Call
 from tests.test_frontend_onnx import run

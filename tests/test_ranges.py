@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfsafe.formats import BFLOAT16, FLOAT16, FLOAT32
-from halfsafe.frontends.torch_measure import measure_tensor
+from halfsafe.frontends.torch.measure import measure_tensor
 from halfsafe.ranges import Range
 
 numbers = st.floats(width=32, allow_nan=True, allow_infinity=True)

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halfsafe import BadInput, rewriter
-from halfsafe.rewriter import rewrites, rewriting
+from halfsafe import BadInput
+from halfsafe.manual import rewrites as rewriter
+from halfsafe.manual.rewrites import rewrites, rewriting
 
 HERE = __name__
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import halfsafe
-from halfsafe.frontends.torch_export import capture
+from halfsafe.frontends.torch.capture import capture
 from halfsafe.samples import Call
 from tests.replicas import Net, scaled
 

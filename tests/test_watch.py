@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import halfsafe
 from halfsafe import BadInput, Report, Transition
-from halfsafe.frontends import torch_sketch
-from halfsafe.frontends.torch_calls import tensors_in
-from halfsafe.frontends.torch_measure import measure_tensor
-from halfsafe.frontends.torch_sketch import Sketches
+from halfsafe.frontends.torch.measure import measure_tensor
 from halfsafe.graph import Kind
+from halfsafe.watching import sketch
+from halfsafe.watching.calls import tensors_in
+from halfsafe.watching.sketch import Sketches
 from tests.replicas import scaled
 
 HERE = Path(__file__).resolve()
@@ -504,12 +504,12 @@ def test_a_sketch_has_exact_extremes_and_a_part_of_the_histogram(name, entries):
 def test_a_sketch_made_on_a_device_is_the_one_made_on_the_host(name):
     torch.manual_seed(0)
     x = TENSORS[name]()
-    vector = torch_sketch._on_device(x, 64)
+    vector = sketch._on_device(x, 64)
     assert vector.dtype == torch.float32
-    (arrived,) = torch_sketch._fetch([vector])
-    host = torch_sketch._on_host(x, 64)
-    assert list(torch_sketch._ranges([("x", x.numel(), arrived)], 0)) == list(
-        torch_sketch._ranges([("x", x.numel(), host)], 0)
+    (arrived,) = sketch._fetch([vector])
+    host = sketch._on_host(x, 64)
+    assert list(sketch._ranges([("x", x.numel(), arrived)], 0)) == list(
+        sketch._ranges([("x", x.numel(), host)], 0)
     )
     assert np.array_equal(arrived.magnitudes, host.magnitudes, equal_nan=True)
 

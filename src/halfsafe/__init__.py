@@ -3,11 +3,12 @@
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
 from halfsafe.fix import Fixed, fix, verify
 from halfsafe.inspection import inspect
-from halfsafe.region import scaled
+from halfsafe.manual.rewrites import rewrites, rewriting
+from halfsafe.manual.scaled import scaled
 from halfsafe.report.model import Report
-from halfsafe.rewriter import rewrites, rewriting
 from halfsafe.verdict import Verification
-from halfsafe.watch import Transition, watch
+from halfsafe.watching.transitions import Transition
+from halfsafe.watching.watch import watch
 
 __all__ = [
     "BadInput",

@@ -19,12 +19,12 @@ def open_model(
     It is captured on `call`; sizes on which `others` differ from it are left free.
     """
     if any(kind.__module__.startswith("torch.") for kind in type(model).__mro__):
-        from halfsafe.frontends.torch_source import TorchSource
+        from halfsafe.frontends.torch.source import TorchSource
 
         return TorchSource.open(model, call, dynamic_shapes, others)
     if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
         try:
-            from halfsafe.frontends.onnx_source import OnnxSource
+            from halfsafe.frontends.onnx.source import OnnxSource
         except ModuleNotFoundError as error:
             raise BadInput(
                 f"ONNX models need the package {error.name}: pip install 'halfsafe[onnx]'"
@@ -38,6 +38,6 @@ def open_model(
 
 def process_group() -> Group:
     """The processes that torchrun, or the user, has started. Raises BadInput without them."""
-    from halfsafe.frontends.torch_distributed import TorchGroup
+    from halfsafe.frontends.torch.distributed import TorchGroup
 
     return TorchGroup.join()

@@ -1,0 +1,1 @@
+"""ONNX files: flattened, evaluated node by node in ONNX Runtime, edited and converted."""

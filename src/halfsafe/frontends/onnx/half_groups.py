@@ -1,0 +1,186 @@
+"""The groups of inputs and outputs of an ONNX operator that have one type in common."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import onnx.defs
+import onnx_ir as ir
+
+from halfsafe.frontends.onnx.values import (
+    FLOAT,
+    HALF,
+    Use,
+    bodies_of,
+    is_float,
+    type_text,
+    value_at,
+)
+
+NEWEST_OPSET = 23
+"""Opsets above it are not asked for: deployed engines do not read them yet."""
+
+DTYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
+"""Attributes that state the element type of an output."""
+
+Port = Use | ir.Value
+
+KEPT = re.compile("QLinear|QuantizeLinear|DequantizeLinear|^BitCast$|^MeanVarianceNormalization$")
+"""Operators that stay in FP32: quantised ones with their scales, one that reads bits, and one that
+onnx defines with FP32 constants."""
+
+GENERATED = re.compile("^Random|^EyeLike$|^MelWeightMatrix$")
+"""Operators whose output stays in FP32, since onnxruntime has no FP16 form of them on a CPU."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Ports that have one type in common; its precision is theirs."""
+
+    uses: list[Use] = field(default_factory=list[Use])
+    values: list[ir.Value] = field(default_factory=list[ir.Value])
+    precision: ir.DataType = HALF
+    opset: int | None = None
+    """The later opset that allows FP16 here, if this one does not."""
+    rim: bool = False
+    """An input or output of the model."""
+
+    @property
+    def follows(self) -> bool:
+        """Shape, Greater or Cast give the same type for either: they take what they are given."""
+        return not self.values and not self.rim
+
+
+def groups_of(node: ir.Node, opsets: dict[str, int]) -> Iterator[Group]:
+    """The groups of one operator, those of its bodies' rims included."""
+    if node.domain == "" and node.op_type == "Constant":
+        return
+    if node.domain == "" and node.op_type in BODIES:
+        for ports in BODIES[node.op_type](node, opsets):
+            group = Group()
+            for port in ports:
+                if isinstance(port, ir.Value):
+                    group.values += [port] if is_float(port) else []
+                else:
+                    group.uses += [port] if is_float(value_at(port)) else []
+            yield group
+    else:
+        yield from _schema_groups(node, opsets)
+
+
+def _schema_groups(node: ir.Node, opsets: dict[str, int]) -> Iterable[Group]:
+    """One group for what is FP32 in every case, one for the rest.
+
+    Type parameters are not told apart: Attention and RMSNormalization have several, but their
+    definitions only hold when those agree. Operators that state their output's type are different.
+    """
+    schema = None if KEPT.search(node.op_type) or node.domain else schema_of(node, opsets[""])
+    states = schema is not None and (
+        node.op_type == "CastLike" or not schema.attributes.keys().isdisjoint(DTYPE_ATTRIBUTES)
+    )
+    groups: dict[str, Group] = defaultdict(Group)
+    for made, values in enumerate((node.inputs, node.outputs)):
+        for index, value in enumerate(values):
+            if value is None or not is_float(value):
+                continue
+            text = type_text(value.type, "float16")
+            parameter = _formal(schema, made, index)
+            free = parameter is not None and text in parameter.types
+            key = parameter.type_str if parameter and states else "free" if free else "fixed"
+            group = groups[key]
+            if made:
+                group.values.append(value)
+            else:
+                group.uses.append((node, index))
+            if not free:
+                group.precision = FLOAT
+                group.opset = schema and _later_opset(node, made, index, text)
+    for group in groups.values():
+        if group.values and (GENERATED.search(node.op_type) or _accumulates(node)):
+            group.precision = FLOAT
+    return groups.values()
+
+
+def _accumulates(node: ir.Node) -> bool:
+    """Whether an operator scatters as onnxruntime has no FP16 form of on a CPU."""
+    held = node.attributes.get("reduction")
+    if node.domain or held is None:
+        return False
+    every, sums = ("add", "mul", "max", "min"), ("add", "mul")
+    return held.as_string() in {"ScatterND": every, "ScatterElements": sums}.get(node.op_type, ())
+
+
+def schema_of(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
+    """What the standard says of an operator at an opset; None if it does not know it."""
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _formal(
+    schema: onnx.defs.OpSchema | None, made: int, index: int
+) -> onnx.defs.OpSchema.FormalParameter | None:
+    """The schema's parameter for an input (`made` is 0) or an output (1); the last may repeat."""
+    if schema is None:
+        return None
+    parameters = schema.outputs if made else schema.inputs
+    return parameters[min(index, len(parameters) - 1)] if parameters else None
+
+
+def _later_opset(node: ir.Node, made: int, index: int, text: str) -> int | None:
+    newest = schema_of(node, NEWEST_OPSET)
+    parameter = _formal(newest, made, index)
+    if newest is None or newest.deprecated or parameter is None or text not in parameter.types:
+        return None
+    return newest.since_version
+
+
+def _if_ports(node: ir.Node, opsets: dict[str, int]) -> Iterator[list[Port]]:
+    """y_i = then_i or else_i."""
+    for index, value in enumerate(node.outputs):
+        yield [value, *((body, index) for body in bodies_of(node))]
+
+
+def _loop_ports(node: ir.Node, opsets: dict[str, int]) -> Iterator[list[Port]]:
+    """(trip, condition, state) -> body(i, condition, state) = (condition, state, scanned)."""
+    (body,) = bodies_of(node)
+    states = len(body.inputs) - 2
+    for index, value in enumerate(node.outputs):
+        ports: list[Port] = [value, (body, 1 + index)]
+        if index < states:
+            ports += [(node, 2 + index), body.inputs[2 + index]]
+        yield ports
+
+
+def _scan_ports(node: ir.Node, opsets: dict[str, int]) -> Iterator[list[Port]]:
+    """(state, sequence) -> body(state, element) = (state, scanned)."""
+    (body,) = bodies_of(node)
+    first = 1 if opsets.get("", 1) < 9 else 0
+    states = len(body.inputs) - node.attributes["num_scan_inputs"].as_int()
+    for index, value in enumerate(body.inputs):
+        ports: list[Port] = [(node, first + index), value]
+        yield ports if index >= states else [*ports, (body, index), node.outputs[index]]
+    for index in range(states, len(body.outputs)):
+        yield [(body, index), node.outputs[index]]
+
+
+def _map_ports(node: ir.Node, opsets: dict[str, int]) -> Iterator[list[Port]]:
+    """y_i = [body(x, ...) for x in sequence]."""
+    (body,) = bodies_of(node)
+    for index, value in enumerate(body.inputs):
+        yield [(node, index), value]
+    for index, value in enumerate(node.outputs):
+        yield [(body, index), value]
+
+
+BODIES: dict[str, Callable[[ir.Node, dict[str, int]], Iterator[list[Port]]]] = {
+    "If": _if_ports,
+    "Loop": _loop_ports,
+    "Scan": _scan_ports,
+    "SequenceMap": _map_ports,
+}
+"""Which ports of an operator and of its bodies have one type."""

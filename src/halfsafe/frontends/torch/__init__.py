@@ -1,0 +1,1 @@
+"""PyTorch models: captured with torch.export, evaluated and edited as ATen graphs."""

@@ -1,0 +1,198 @@
+"""A captured PyTorch model: evaluated node by node, edited, and turned back into a module."""
+
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.random import fork_rng
+from torch.utils import _pytree as pytree
+
+from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.torch.door import add_doors, check_doors
+from halfsafe.frontends.torch.half import NEEDS_FLOAT32, in_dtype
+from halfsafe.frontends.torch.reader import read_graph
+from halfsafe.frontends.torch.run import Evaluation, Store
+from halfsafe.frontends.torch.schema import draws, is_deployed
+from halfsafe.graph import Graph
+from halfsafe.samples import Call
+
+Role = Literal["parameter", "buffer", "constant"]
+"""What a constant was in the user's model; a "constant" is in no state_dict."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A functional graph of ATen calls over named constants. Never mutated.
+
+    `deployed` is the dtype that marks, in the graph's metadata and arguments, what is stored in
+    the deployed format: bfloat16 for a capture in bfloat16. `constants` hold FP32 and integers,
+    `bodies` the branches of conditions.
+    """
+
+    fx: fx.Graph
+    constants: Mapping[str, Tensor]
+    deployed: torch.dtype
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    argument_names: tuple[str, ...]
+    roles: Mapping[str, Role]
+    bodies: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The same network as halfsafe's own frozen graph."""
+        return read_graph(self.fx, self.constants, self.deployed)
+
+    @property
+    def needs_float32(self) -> bool:
+        """Whether an input has to be given in FP32."""
+        return any(n.meta.get(NEEDS_FLOAT32) for n in self.fx.find_nodes(op="placeholder"))
+
+    def module(self, dtype: torch.dtype = torch.float32, *, share: bool = True) -> fx.GraphModule:
+        """A new module that computes in `dtype` what is deployed, and takes the user's arguments.
+
+        With `share`, constants are the program's own, and thereby the user's, where their dtype
+        allows it. The module raises BadInput for sizes other than those that the graph holds.
+        """
+        return self._module(dtype, share, add_doors)
+
+    def _module(
+        self, dtype: torch.dtype, share: bool, finish: Callable[[fx.Graph], None]
+    ) -> fx.GraphModule:
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.fx, {}))
+        module = fx.GraphModule(nn.Module(), fx.Graph(), "Halfsafe")
+        for name, body in self.bodies.items():
+            module.add_module(name, body)
+        fits = {n.target: is_deployed(n, self.deployed) for n in graph.find_nodes(op="get_attr")}
+        for name, deployed in fits.items():
+            if name in self.bodies:
+                continue
+            tensor = self.constants[str(name)]
+            role = self.roles.get(str(name), "constant")
+            tensor = tensor.to(dtype) if deployed else tensor
+            _assign(module, str(name), tensor if share else tensor.clone(), role)
+        in_dtype(graph, self.deployed, dtype)
+        finish(graph)
+        graph.set_codegen(
+            _PyTreeCodeGen(_PyTreeInfo(list(self.argument_names), self.in_spec, self.out_spec))
+        )
+        module.graph = graph  # set last: a GraphModule copies buffers without their persistence
+        return module.eval()
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the graph draws random numbers."""
+        return any(draws(node) for node in self.fx.nodes)
+
+    @cached_property
+    def runnable(self) -> fx.GraphModule:
+        """The module in FP32, for interpreters of its graph."""
+        return self._module(torch.float32, True, lambda _: None)
+
+    def evaluate(
+        self,
+        call: Call,
+        store: Store | None = None,
+        interpreter: fx.Interpreter | None = None,
+    ) -> list[Any]:
+        """The flat outputs in FP32 arithmetic, each floating value passing through `store`.
+
+        Another interpreter of `runnable` may stand in. No value is kept longer than the graph needs
+        it. Raises BadInput if the sample's structure or shapes are not those of the captured one.
+        """
+        flat = self.flatten(call)
+        check_doors(self.fx, flat, call.number)
+        evaluation = interpreter or Evaluation(self.runnable, store)
+        try:
+            with torch.no_grad(), same_draws(self.draws):
+                outputs = evaluation.run(*flat, enable_io_processing=False)
+        except (RuntimeError, IndexError, MemoryError) as error:
+            check_memory(call, error)
+            raise BadInput(
+                f"sample {call.number} does not fit the graph captured from sample 0: "
+                f"{first_line(error)}; give all samples one shape, or pass dynamic_shapes"
+            ) from error
+        return list(outputs)
+
+    def flatten(self, call: Call) -> list[Any]:
+        """A sample as the flat list of graph inputs."""
+        kwargs = call.kwargs
+        expected = self.in_spec.child(1).context
+        if set(kwargs) == set(expected):
+            kwargs = {name: kwargs[name] for name in expected}
+        flat, spec = pytree.tree_flatten((tuple(call.args), kwargs))
+        if spec != self.in_spec:
+            raise BadInput(
+                f"sample {call.number} has {_structure(spec)}, sample 0 had "
+                f"{_structure(self.in_spec)}: give all samples the same structure"
+            )
+        return flat
+
+    def unflatten(self, outputs: Sequence[Any]) -> Any:
+        """Flat outputs in the structure that the user's model returns."""
+        return pytree.tree_unflatten(list(outputs), self.out_spec)
+
+    def with_graph(self, graph: fx.Graph, constants: Mapping[str, Tensor]) -> Program:
+        """The same interface around another graph."""
+        return replace(self, fx=graph, constants=constants)
+
+
+@contextmanager
+def same_draws(enabled: bool = True) -> Generator[None]:
+    """Within it, random numbers are the same each time; those of the user go on afterwards."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with fork_rng(devices, enabled=enabled):
+        if enabled:
+            for generator in (
+                torch.default_generator,
+                *torch.cuda.default_generators[: len(devices)],
+            ):
+                generator.manual_seed(0)
+        yield
+
+
+def check_memory(call: Call, error: BaseException) -> None:
+    """Raises BadInput if an error is that memory does not suffice."""
+    full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if full or "can't allocate memory" in str(error):
+        raise BadInput(
+            f"sample {call.number} needs more memory than there is: {first_line(error)}; pass "
+            "smaller samples or a part of the model"
+        ) from error
+
+
+def _assign(root: nn.Module, name: str, tensor: Tensor, role: Role) -> None:
+    """Registers a constant under its qualified name, as what it was in the user's model."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if role == "parameter":
+        root.register_parameter(leaf, nn.Parameter(tensor.detach(), requires_grad=False))
+    else:
+        root.register_buffer(leaf, tensor.detach(), persistent=role == "buffer")
+
+
+class _Leaf:
+    def __repr__(self) -> str:
+        return "*"
+
+
+def _structure(spec: pytree.TreeSpec) -> str:
+    """``(*, *) and {'mask': *}``: arguments and keyword arguments, a star for each leaf."""
+    args, kwargs = pytree.tree_unflatten([_Leaf()] * spec.num_leaves, spec)
+    return f"{args} and {kwargs}"

@@ -1,0 +1,121 @@
+"""Which sizes of a sample a captured graph holds, and which it takes as they come.
+
+An axis is free where the graph, on the sample with another size there, still gives what the user's
+model gives. Axes of one place and one size, of all arguments, are taken to be the same.
+"""
+
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.fx.experimental._config as config
+from torch import Tensor, fx, nn
+from torch.export import Dim, ShapesCollection
+from torch.utils import _pytree as pytree
+
+from halfsafe.errors import BadInput
+from halfsafe.frontends.torch.door import HELD
+from halfsafe.samples import Call
+
+Axis = tuple[int, int]
+"""A place among the axes of a tensor, and the size there."""
+
+Holds = Callable[[Call], bool]
+"""Whether the graph gives on a call what the user's model gives. Raises where the latter fails."""
+
+
+def dynamic_where_they_differ(model: nn.Module, call: Call, others: Sequence[Call]) -> Any:
+    """What `torch.export.export` takes as dynamic_shapes, for axes on which samples differ.
+
+    None if they do not. Samples of another structure are left to be refused later.
+    """
+    shapes = ShapesCollection()
+    leaves, found = _leaves(call), False
+    for i, axes in enumerate(_differing(call, others)):
+        if axes:
+            shapes[leaves[i]] = dict.fromkeys(axes, Dim.AUTO)
+            found = True
+    return shapes.dynamic_shapes(model, call.args, call.kwargs) if found else None
+
+
+def _leaves(call: Call) -> list[Any]:
+    return pytree.tree_leaves((call.args, call.kwargs))
+
+
+def _differing(call: Call, others: Sequence[Call]) -> list[set[int]]:
+    """The axes on which others differ, for each leaf of a sample."""
+    leaves = _leaves(call)
+    found: list[set[int]] = [set() for _ in leaves]
+    for other in others:
+        given = _leaves(other)
+        for axes, one, two in zip(found, leaves, given, strict=len(given) == len(leaves)):
+            if isinstance(one, Tensor) and isinstance(two, Tensor) and one.dim() == two.dim():
+                axes |= {i for i in range(one.dim()) if one.shape[i] != two.shape[i]}
+    return found
+
+
+def any_size() -> AbstractContextManager[Any]:
+    """While exporting: a size of 0 or 1 in the sample is one like any other."""
+    options: Any = config
+    known = hasattr(options, "backed_size_oblivious")
+    return options.patch(backed_size_oblivious=True) if known else nullcontext()
+
+
+def mark_held(graph: fx.Graph, call: Call, others: Sequence[Call], holds: Holds) -> None:
+    """Writes into each input's metadata which of its sizes, or which number, the graph holds."""
+    inputs, leaves = list(graph.find_nodes(op="placeholder")), _leaves(call)
+    apart = next((other for other in others if any(_differing(call, [other]))), None)
+    refused = _differing(call, [apart] if apart and not holds(apart) else [])
+    free: dict[Axis, bool] = {}
+    for node, leaf, bad in zip(inputs, leaves, refused, strict=True):
+        if isinstance(leaf, Tensor):
+            held: list[Axis] = []
+            for axis in enumerate(leaf.shape):
+                if not isinstance(node.meta["val"].shape[axis[0]], int):
+                    continue
+                if axis[0] not in bad and axis not in free:
+                    free[axis] = _is_free(axis, call, holds)
+                if axis[0] in bad or not free[axis]:
+                    held.append(axis)
+            node.meta[HELD] = tuple(held)
+        elif isinstance(leaf, (bool, int, float, str)) and not _is_symbol(node):
+            node.meta[HELD] = (leaf,)
+
+
+def _is_symbol(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def _is_free(axis: Axis, call: Call, holds: Holds) -> bool:
+    """Whether the graph holds at another size; one that the model itself does not take is none."""
+    for size in _other_sizes(axis[1]):
+        try:
+            return holds(_resized(call, axis, size))
+        except BadInput:
+            continue
+    return False
+
+
+def _other_sizes(size: int) -> Iterable[int]:
+    """Half and double of a size, but never 1, at which much is broadcast."""
+    return [n for n in (size // 2 if size % 2 == 0 else 0, 2 * size) if n > 1]
+
+
+def _resized(call: Call, axis: Axis, size: int) -> Call:
+    """A sample whose entries along an axis are repeated, or left out."""
+    place, old = axis
+
+    def resized(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.dim() <= place or x.shape[place] != old:
+            return x
+        return x.index_select(place, torch.arange(size, device=x.device) % old)
+
+    args, kwargs = pytree.tree_map(resized, (call.args, call.kwargs))
+    return Call(args, kwargs, call.number)

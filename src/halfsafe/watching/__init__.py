@@ -1,0 +1,1 @@
+"""Watching an eager model while it runs."""
