@@ -17,6 +17,7 @@ from halfsafe.deviation import Comparison, Comparisons
 from halfsafe.formats import FLOAT16
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.ranges import Ranges
+from halfsafe.rules.traits import COUNTS
 from halfsafe.verdict import TOLERANCE, Answer, Finding, judge
 from halfsafe.windows import Limits, Window, Windows, windows
 
@@ -224,7 +225,7 @@ def _counts_beyond(
     if not value.bounded or name not in ranges or ranges[name].amax <= 2**11:
         return False
     floating = any(graph.values[v].floating for v in node.inputs.values())
-    counts = node.op == "aten.arange" or (node.inputs and not floating)
+    counts = node.op in COUNTS or (node.inputs and not floating)
     return bool(counts) and (name not in compared or compared[name].floor.squared_error > 0)
 
 

@@ -16,7 +16,7 @@ from math import inf
 from halfsafe.errors import PlanError
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.integer_program import SECONDS, Columns, IntegerProgram
-from halfsafe.rules import Unknown, equations, law_of, unknown_ops
+from halfsafe.rules import Unknown, equations, law_of, traits_of, unknown_ops
 from halfsafe.windows import Window, Windows, bits_lost
 
 REACH = 120
@@ -173,8 +173,7 @@ class _Program:
         """
         cuts: dict[Unknown, Unknown] = dict.fromkeys(self._rim(), _ZERO)
         for use, value in self.reads:
-            law = law_of(self.graph.by_name[use.node])
-            if law is None or law.family not in ("movement", "homogeneous"):
+            if not traits_of(self.graph.by_name[use.node]).passes:
                 cuts[use] = value
         return cuts
 

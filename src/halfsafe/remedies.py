@@ -14,7 +14,8 @@ from halfsafe.formats import FLOAT16, FloatFormat
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.plan import Conflict, Plan
 from halfsafe.ranges import Range, Ranges
-from halfsafe.rules import law_of
+from halfsafe.rules import law_of, traits_of
+from halfsafe.rules.families import product
 from halfsafe.windows import Windows, floor_operand
 
 MASK_FILL = 1.0e4
@@ -166,15 +167,11 @@ def floors(
         k = exponents.get(output, 0)
         number = graph.values[node.inputs[floor]].number or 0.0
         if number * 2.0**-k < fmt.smallest_subnormal:
-            inverted = any(graph.by_name[use.node].op in _INVERTING for use in divided)
+            inverted = any(traits_of(graph.by_name[use.node]).inverts for use in divided)
             new = fmt.smallest_normal / 2 if inverted else fmt.smallest_subnormal
             why = f"it is 0 in {fmt.name}, and something is divided by the result"
             found.append(Replace(Use(node.name, floor), number * 2.0**-k, new, why))
     return found
-
-
-_INVERTING = ("aten.reciprocal", "aten.pow", "Reciprocal", "Pow")
-"""What stores 1 / x: an x under 2^-15 would make it infinite."""
 
 
 def _uses(graph: Graph, value: str) -> list[Use]:
@@ -188,25 +185,17 @@ def _uses(graph: Graph, value: str) -> list[Use]:
 
 def _divides(graph: Graph, use: Use) -> bool:
     node = graph.by_name[use.node]
-    law = law_of(node)
     power = graph.values[node.inputs["exponent"]].number if "exponent" in node.inputs else 0.0
-    return (law is not None and use.operand in law.relative) or (power or 0.0) < 0
-
-
-_SOFTMAX = (
-    "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax",
-    "Softmax", "LogSoftmax",
-)  # fmt: skip
-_CARRIES = ("movement", "aligned", "total", "homogeneous", "product", "fill")
+    return use.operand in traits_of(node).relative or (power or 0.0) < 0
 
 
 def _masks(graph: Graph, ranges: Ranges, node: Node, operand: str) -> bool:
     """Whether a number can be a mask at this operand: filled in, added, or times an indicator."""
     law = law_of(node)
-    if law is None or law.family not in ("aligned", "total", "fill", "product"):
+    if law is None or not law.traits.masks:
         return False
     others = [v for o, v in node.inputs.items() if o != operand]
-    return law.family != "product" or all(_is_indicator(graph, ranges, v) for v in others)
+    return law.rule is not product or all(_is_indicator(graph, ranges, v) for v in others)
 
 
 def _is_indicator(graph: Graph, ranges: Ranges, value: str) -> bool:
@@ -242,10 +231,10 @@ def _mask_path(graph: Graph, start: Node) -> list[Node] | None:
                 return None
             for use in graph.consumers[output]:
                 consumer = graph.by_name[use.node]
-                law = law_of(consumer)
-                if consumer.op in _SOFTMAX or use.operand == "attn_mask":
+                traits = traits_of(consumer)
+                if traits.absorbs or use.operand == "attn_mask":
                     masks = True
-                elif law is not None and law.family in _CARRIES:
+                elif traits.carries_masks:
                     pending.append(consumer)
                 elif any(graph.values[o].floating for o in consumer.outputs):
                     return None

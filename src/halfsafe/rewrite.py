@@ -7,7 +7,7 @@ from halfsafe.formats import FloatFormat
 from halfsafe.graph import Graph, Kind, Use
 from halfsafe.plan import Plan
 from halfsafe.ranges import Range, Ranges
-from halfsafe.rules import law_of
+from halfsafe.rules import traits_of
 from halfsafe.windows import Limits
 
 
@@ -54,6 +54,6 @@ def _edit(
     bits = plan.exponents.get(value, 0) - k
     if not bits:
         return None
-    law = law_of(graph.by_name[use.node])
+    saturates = traits_of(graph.by_name[use.node]).saturates
     overflows = value in ranges and fmt.bits_above(ranges[value].amax) > k
-    return Insert(value, use, bits, clip=bool(law and law.saturates and overflows))
+    return Insert(value, use, bits, clip=saturates and overflows)

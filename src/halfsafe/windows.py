@@ -10,7 +10,7 @@ from typing import Literal
 from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.ranges import Range, Ranges
-from halfsafe.rules import Unknown, law_of
+from halfsafe.rules import Unknown, traits_of
 
 Precision = Literal["none", "whole", "each"]
 """Error that does not count, counts against the whole tensor, or against each entry."""
@@ -91,15 +91,15 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
 def _needs(graph: Graph, use: Use) -> set[Precision]:
     """The precision that a use asks for; operators that only move entries ask for their readers."""
     node = graph.by_name[use.node]
-    law = law_of(node)
-    if law and use.operand in law.addends and _rounds(graph, node):
+    traits = traits_of(node)
+    if use.operand in traits.addends and _rounds(graph, node):
         return {"none"}
-    if law and law.family == "movement" and use.operand in ("self", "input", "tensor"):
+    if traits.moves and use.operand in ("self", "input", "tensor"):
         readers = [reader for output in node.outputs for reader in graph.consumers[output]]
         shown = any(output in graph.outputs for output in node.outputs)
         found: set[Precision] = {"whole"} if shown or not readers else {"none"}
         return found.union(*(_needs(graph, reader) for reader in readers))
-    return {"each"} if law and use.operand in law.relative else {"whole"}
+    return {"each"} if use.operand in traits.relative else {"whole"}
 
 
 def _rounds(graph: Graph, node: Node) -> bool:
@@ -108,8 +108,7 @@ def _rounds(graph: Graph, node: Node) -> bool:
 
 
 def _saturates(graph: Graph, use: Use) -> bool:
-    law = law_of(graph.by_name[use.node])
-    return law is not None and law.saturates
+    return traits_of(graph.by_name[use.node]).saturates
 
 
 def _epsilon(graph: Graph, use: Use) -> float:
@@ -123,8 +122,7 @@ def floor_operand(graph: Graph, node: Node) -> str | None:
 
     Entries there carry no information, and do not have to be kept precise.
     """
-    law = law_of(node)
-    if law is None or law.family not in ("total", "aligned"):
+    if not traits_of(node).floors:
         return None
     numbers = {o: graph.values[v].number for o, v in node.inputs.items() if o != "alpha"}
     return next((o for o, n in numbers.items() if n is not None and 0 < n < 1e-2), None)
@@ -191,11 +189,10 @@ def _literal_window(
         return Window()
     exact = _float32_window(measured)
     node = graph.by_name[use.node]
-    law = law_of(node)
     if use.operand in FILLS and any(graph.values[o].bounded for o in node.outputs):
         fits = limits.format.bits_above(abs(number))  # an entry of what is stored, if it is used
         exact = exact & Window(low=fits, least=fits)
-    if law is None or use.operand not in law.addends or not graph.values[node.outputs[0]].bounded:
+    if use.operand not in traits_of(node).addends or not graph.values[node.outputs[0]].bounded:
         return exact
     vanishes = max(measured.binades) - (limits.format.min_binade - limits.format.mantissa_bits)
     return exact & Window(comfort=max(vanishes, 0))

@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from halfsafe.errors import BadInput, FoldError
-from halfsafe.graph import Kind, Node, Use
+from halfsafe.graph import Kind, Use
 from halfsafe.integer_program import IntegerProgram
 from halfsafe.manual.carrying import Carrying, Trace, is_floating
-from halfsafe.rules import LAWS, Unknown, equations
+from halfsafe.rules import LAWS, Unknown, equations, traits_of
 
 
 class _Thread(threading.local):
@@ -219,7 +219,7 @@ def _divided(trace: Trace) -> list[str]:
 def _rim(trace: Trace) -> set[str]:
     """Values that are nothing but one that enters or leaves, moved or through a homogeneous one."""
     found = {*trace.entries, *trace.exits}
-    passing = [n for n in trace.nodes if _passes(n)]
+    passing = [n for n in trace.nodes if traits_of(n).passes]
     for node in passing:
         if found & set(node.inputs.values()):
             found |= set(node.outputs)
@@ -227,8 +227,3 @@ def _rim(trace: Trace) -> set[str]:
         if found & set(node.outputs):
             found |= set(node.inputs.values())
     return found
-
-
-def _passes(node: Node) -> bool:
-    law = LAWS.get(node.op)
-    return law is not None and law.family in ("movement", "homogeneous")

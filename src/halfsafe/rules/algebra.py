@@ -135,19 +135,43 @@ Rule = Callable[[Exponents], Iterable[Equation]]
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
-    """A rule with what else the planner wants to know of an operator.
+class Traits:
+    """What the planner wants to know of an operator beside its equations.
 
+    `moves`: its output's entries are its first operand's, moved, copied or cast.
+    `passes`: the output has its first operand's exponent, whatever that is.
     `saturates`: the function is constant beyond 2**14, so its input may be clipped there.
+    `masks`: a number beyond the format may be a mask here: filled in, added, or a factor.
+    `absorbs`: entries far below the largest come out as 0, so that masks end here.
+    `floors`: a small positive number among its operands keeps the output from 0.
+    `inverts`: it stores 1 / x, so that a small x makes it infinite.
     `relative`: operands whose entries matter each by themselves (divisors, variances).
     `addends`: operands that are added to something of the same exponent, so that what they lose to
     subnormal steps is no more than the sum loses when it is rounded.
     """
 
-    rule: Rule
+    moves: bool = False
+    passes: bool = False
     saturates: bool = False
+    masks: bool = False
+    absorbs: bool = False
+    floors: bool = False
+    inverts: bool = False
     relative: tuple[str, ...] = ()
     addends: tuple[str, ...] = ()
+
+    @property
+    def carries_masks(self) -> bool:
+        """Whether a mask among its operands is one in its output as well."""
+        return self.masks or self.passes
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A rule, with what else an operator is like."""
+
+    rule: Rule
+    traits: Traits = Traits()
 
     @property
     def family(self) -> str:

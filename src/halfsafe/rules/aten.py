@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from halfsafe.rules import families as f
 from halfsafe.rules.algebra import Law, Rule
+from halfsafe.rules.traits import law
 
 _MOVEMENT = """
     alias clone contiguous detach lift_fresh_copy view _unsafe_view reshape _reshape_alias flatten
@@ -42,13 +43,11 @@ _ALIGNED = """
 """.split()
 
 _PINNED = """
-    softmax _softmax log_softmax _log_softmax sigmoid tanh exp exp2 expm1 log log1p log2 log10
-    logsumexp sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv silu gelu mish
-    selu celu hardswish hardsigmoid log_sigmoid glu logit round floor ceil trunc frac fmod remainder
+    exp exp2 expm1 log1p
+    logsumexp sin cos tan asin acos atan atan2 sinh cosh erfc erfinv silu gelu mish
+    selu celu hardswish log_sigmoid glu logit round floor ceil trunc frac fmod remainder
     floor_divide arange linspace ones cumprod prod eye nan_to_num relu6
 """.split()
-
-_SATURATING = ("sigmoid", "tanh", "erf", "hardsigmoid")
 
 _BY_RULE: Mapping[Rule, Sequence[str]] = {
     f.movement: _MOVEMENT,
@@ -80,38 +79,12 @@ _BY_RULE: Mapping[Rule, Sequence[str]] = {
     f.zeros: "zeros zeros_like new_zeros empty empty_like new_empty".split(),
     f.invariant: "sign argmax argmin argsort isnan isinf isfinite nonzero logical_not logical_and "
     "logical_or any all sym_size ones_like new_ones".split(),
+    f.saturating: ["sigmoid", "tanh", "erf", "hardsigmoid"],
+    f.softmax: ["softmax", "_softmax", "log_softmax", "_log_softmax"],
+    f.logarithm: ["log", "log2", "log10"],
     f.pinned: _PINNED,
 }
 
-_ADDENDS: Mapping[Rule, tuple[str, ...]] = {
-    f.total: ("self", "other"),
-    f.affine: ("bias",),
-    f.matrix_sum: ("self",),
-    f.grouped_product: ("bias",),
-    f.batch_norm: ("running_mean", "bias"),
-    f.normalisation: ("bias",),
-}
-
-_RELATIVE = {
-    "batch_norm": ("running_var",),
-    "_native_batch_norm_legit_no_training": ("running_var",),
-    "native_batch_norm": ("running_var",),
-    "div": ("other",),
-    "log": ("self",),
-    "log10": ("self",),
-    "log2": ("self",),
-    "reciprocal": ("self",),
-    "rsqrt": ("self",),
-    "sqrt": ("self",),
-}
-
 LAWS: Mapping[str, Law] = {
-    f"aten.{name}": Law(
-        rule,
-        saturates=name in _SATURATING,
-        relative=_RELATIVE.get(name, ()),
-        addends=_ADDENDS.get(rule, ()),
-    )
-    for rule, names in _BY_RULE.items()
-    for name in names
+    f"aten.{name}": law(rule) for rule, names in _BY_RULE.items() for name in names
 }

@@ -106,6 +106,11 @@ def reciprocal(k: Exponents) -> Equations:
     return [k.out == -k["self"]]
 
 
+def inverse(k: Exponents) -> Equations:
+    """(s A)^-1 = (1/s) A^-1, of a matrix."""
+    return [k.out == -k["self"]]
+
+
 def square_root(k: Exponents) -> Equations:
     """sqrt(s^2 x) = s sqrt(x)."""
     return [2 * k.out == k["self"]]
@@ -343,3 +348,18 @@ def pinned(k: Exponents) -> Equations:
     """No law is known to hold: every exponent is 0."""
     del k
     return []
+
+
+def saturating(k: Exponents) -> Equations:
+    """f(s x) = f(x) only beyond 2^14, where f is constant: every exponent is 0."""
+    return pinned(k)
+
+
+def softmax(k: Exponents) -> Equations:
+    """exp(s x) = exp(x)^s, a power and no factor: every exponent is 0."""
+    return pinned(k)
+
+
+def logarithm(k: Exponents) -> Equations:
+    """log(s x) = log(s) + log(x), a sum and no factor: every exponent is 0."""
+    return pinned(k)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from halfsafe.rules import families as f
 from halfsafe.rules.algebra import Law, Rule
+from halfsafe.rules.traits import law
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,8 @@ _BY_RULE: Mapping[Rule, str] = {
     f.product: "Mul MatMul Einsum STFT ms:FusedMatMul ms:TransposeMatMul",
     f.square: "ReduceSumSquare",
     f.quotient: "Div",
-    f.reciprocal: "Reciprocal ms:Inverse",
+    f.reciprocal: "Reciprocal",
+    f.inverse: "ms:Inverse",
     f.square_root: "Sqrt",
     f.whole_power: "Pow",
     f.affine: """
@@ -238,37 +240,14 @@ _BY_RULE: Mapping[Rule, str] = {
     f.invariant: """
         Sign ArgMax ArgMin Hardmax IsNaN IsInf NonZero Shape Size EyeLike LpNormalization
         RandomNormalLike RandomUniformLike SequenceLength OptionalHasElement""",
-    f.pinned: " ".join(PINNED_BECAUSE),
+    f.saturating: "Sigmoid Tanh Erf",
+    f.softmax: "Softmax LogSoftmax",
+    f.logarithm: "Log",
 }
 
-_SATURATING = ("Sigmoid", "Tanh", "Erf")
-
-_ADDENDS: Mapping[Rule, tuple[str, ...]] = {
-    f.total: ("self", "other"),
-    f.affine: ("bias",),
-    f.activated_affine: ("bias", "addend"),
-    f.batch_norm: ("running_mean", "bias"),
-    f.normalisation: ("bias",),
-    f.skip_normalisation: ("input", "skip", "addend", "bias"),
-    f.embedding_normalisation: ("word", "position", "segment", "bias"),
-    f.projected_attention: ("bias",),
-}
-
-_RELATIVE = {
-    "BatchNormalization": ("running_var",),
-    "Div": ("other",),
-    "Log": ("self",),
-    "Reciprocal": ("self",),
-    "Sqrt": ("self",),
-}
+_STATED = {op: law(rule) for rule, names in _BY_RULE.items() for op in _names(names)}
 
 LAWS: Mapping[str, Law] = {
-    op: Law(
-        rule,
-        saturates=op in _SATURATING,
-        relative=_RELATIVE.get(op, ()),
-        addends=_ADDENDS.get(rule, ()),
-    )
-    for rule, operators in _BY_RULE.items()
-    for op in _names(operators)
+    **_STATED,
+    **{op: law(f.pinned) for op in PINNED_BECAUSE if op not in _STATED},
 }

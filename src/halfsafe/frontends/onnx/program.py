@@ -45,6 +45,7 @@ from halfsafe.frontends.onnx.values import (
 )
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.rules import LAWS
+from halfsafe.rules.traits import CASTS
 from halfsafe.samples import Call
 
 Array = NDArray[Any]
@@ -413,7 +414,7 @@ class _Reader:
 
     def _moves(self, op: str, inputs: Mapping[str, str], outputs: tuple[str, ...]) -> bool:
         law = LAWS.get(op)
-        if law is None or law.family != "movement" or op.startswith("Cast") or len(outputs) != 1:
+        if law is None or not law.traits.moves or op in CASTS or len(outputs) != 1:
             return False
         source = self.values.get(next(iter(inputs.values()), ""))
         return source is not None and source.bounded == self.values[outputs[0]].bounded

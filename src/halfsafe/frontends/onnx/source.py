@@ -56,6 +56,7 @@ from halfsafe.frontends.onnx.values import bodies_of, called, is_cast, values_of
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.rules import LAWS
+from halfsafe.rules.traits import COMPARES
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Kernels, Precision, Progress, Shown
 
@@ -427,18 +428,12 @@ def _check_constants(program: OnnxProgram) -> None:
                 raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
 
 
-_BOUNDING = frozenset(
-    "Min Max Clip Where Pad Equal Less LessOrEqual Greater GreaterOrEqual".split()
-)
-"""Operators that compare or choose: an inf that they read need not be what they give."""
-
-
 def _is_bound(value: ir.Value) -> bool:
     """Whether all that reads a value, wherever its entries are moved, compares or chooses."""
     for node, _ in value.uses():
         law = LAWS.get(operator_name(node))
-        moved = law is not None and law.family == "movement" and all(map(_is_bound, node.outputs))
-        if operator_name(node) not in _BOUNDING and not moved:
+        moved = law is not None and law.traits.moves and all(map(_is_bound, node.outputs))
+        if operator_name(node) not in COMPARES and not moved:
             return False
     return not value.is_graph_output()
 

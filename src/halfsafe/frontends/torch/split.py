@@ -21,9 +21,7 @@ from torch.export import default_decompositions
 
 from halfsafe.frontends.torch.schema import aten
 from halfsafe.rules.aten import LAWS
-
-_SPLIT = {"aten.einsum"}
-"""Operators with a law that are split all the same: not every contraction is one product."""
+from halfsafe.rules.traits import STORES_INSIDE
 
 _WHOLE = {
     *"aten.lstm aten.gru aten.rnn_tanh aten.rnn_relu aten.instance_norm aten.embedding_bag".split(),
@@ -31,17 +29,13 @@ _WHOLE = {
 }
 """Operators that engines have kernels for: loops over steps, and what computes in FP32 inside."""
 
-_STORING = """_euclidean_dist mse_loss smooth_l1_loss huber_loss soft_margin_loss
-    binary_cross_entropy_with_logits""".split()
-"""Operators without a law whose kernels store tensors on the way: squares, products, losses."""
-
 
 @cache
 def splitting() -> Mapping[Any, Callable[..., Any]]:
     """How to compute each operator that is split, for `ExportedProgram.run_decompositions`."""
     known = dict(default_decompositions().items())
     composites = {op: parts for op, parts in known.items() if _is_split(op)}
-    storing = {op: known[op] for name in _STORING if (op := getattr(aten, name).default) in known}
+    storing = {op: parts for op, parts in known.items() if _name(op) in STORES_INSIDE}
     return {**composites, **storing, aten.addbmm.default: _addbmm}
 
 
@@ -49,8 +43,12 @@ def _is_split(op: Any) -> bool:
     """Whether a composite has no law, or one that holds for its result but not on the way."""
     if getattr(op, "namespace", "") != "aten" or not _is_composite(op):
         return False
-    name = str(op.overloadpacket)
-    return name in _SPLIT or not (name in LAWS or name in _WHOLE)
+    name = _name(op)
+    return name in STORES_INSIDE or not (name in LAWS or name in _WHOLE)
+
+
+def _name(op: Any) -> str:
+    return str(getattr(op, "overloadpacket", op))
 
 
 def _is_composite(op: Any) -> bool:
