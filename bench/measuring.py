@@ -24,8 +24,8 @@ from transformers.debug_utils import DebugUnderflowOverflow
 
 import halfsafe
 from bench.record import record
-from halfsafe.frontends.torch.measure import measure
 from halfsafe.frontends.torch.source import TorchSource
+from halfsafe.measure import measure
 from halfsafe.samples import calls
 
 COMMAND = "python -m bench.measuring"
@@ -88,8 +88,7 @@ def compare(build: Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]) -> d
 
     variants: dict[str, Callable[[], Any]] = {
         "plain": lambda: model(**sample),
-        "halfsafe amax": lambda: measure(program, [call], "amax"),
-        "halfsafe full": lambda: measure(program, [call], "full"),
+        "halfsafe.measure": lambda: measure(program, [call]),
         "halfsafe.watch": lambda: watched(**sample),
         "halfsafe.watch, operators": lambda: exact(**sample),
         "hook script": lambda: hooks(model, sample),

@@ -17,11 +17,8 @@ from halfsafe.edits import Replace
 from halfsafe.frontends.onnx import sessions
 from halfsafe.frontends.onnx.edit import apply
 from halfsafe.frontends.onnx.half import to_float16 as convert
-from halfsafe.frontends.onnx.measure import measure_array, to_eleven_bits, to_float16
 from halfsafe.frontends.onnx.program import flatten, open_program
 from halfsafe.frontends.onnx.run import Evaluator, as_it_is, feeds_of
-from halfsafe.frontends.torch.measure import measure_tensor
-from halfsafe.frontends.torch.strict import to_eleven_bits as torch_eleven_bits
 from halfsafe.graph import Use
 from halfsafe.samples import Call
 
@@ -365,28 +362,6 @@ def test_positional_samples_and_float64():
     (found,) = feeds_of(model, Call((x.astype(np.float64),), {})).values()
     assert np.array_equal(found, x)
     assert open_program(model, Call((x,), {})).shapes["h"] == (5, 3)
-
-
-# NumPy and PyTorch measure alike
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e6, 1e-9, 1e-42])
-def test_arrays_are_measured_as_tensors_are(scale):
-    x = (np.random.default_rng(1).standard_normal((40, 30)) * scale).astype(np.float32)
-    x[0, :3] = [0.0, np.inf, -np.nan]
-    assert measure_array(x) == measure_tensor(torch.from_numpy(x))
-
-
-def test_arrays_are_rounded_as_tensors_are():
-    bits = np.random.default_rng(2).integers(0, 2**32, 10000, dtype=np.uint32)
-    edges = np.array([65519, 65520, 2049, 2051, -3.4028235e38, 3.4e38], np.float32)
-    x = np.concatenate([bits.view(np.float32), edges])
-    x[0] = np.array(0x7FFFFFFF, np.uint32).view(np.float32)
-    tensor = torch.from_numpy(x)
-    assert np.array_equal(to_float16(x), tensor.half().float().numpy(), equal_nan=True)
-    assert np.array_equal(to_eleven_bits(x), torch_eleven_bits(tensor).numpy(), equal_nan=True)
-    assert np.array_equal(np.isfinite(to_eleven_bits(x)), np.isfinite(x))
-    assert to_eleven_bits(np.array(3.0, np.float32)).shape == ()
 
 
 # Misuse

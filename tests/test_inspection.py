@@ -18,10 +18,10 @@ import halfsafe
 from halfsafe import BadInput, Report
 from halfsafe.deviation import Comparison, Deviation, merge_comparisons
 from halfsafe.faults import Fault, FaultKind
-from halfsafe.formats import FLOAT16
-from halfsafe.frontends.torch.compare import compare
+from halfsafe.formats import FLOAT16, FLOOR
 from halfsafe.frontends.torch.source import TorchSource
 from halfsafe.graph import Graph
+from halfsafe.measure import compare
 from halfsafe.report.model_explorer import node_data
 from halfsafe.samples import calls
 from tests.replicas import REPLICAS, Net, RMSNorm, draws, scaled
@@ -254,10 +254,10 @@ def test_lanes_agree_with_evaluations_one_by_one():
     _, compared = compare(source.program, [call])
     (output,) = source.graph.outputs
     reference = source.reference(call)[0]
-    floor = source.evaluate(call, "floor")[0]
+    floor = source.evaluate(call, FLOOR)[0]
     squared = float(np.sum((floor - reference) ** 2))
     assert compared[output].floor.squared_error == pytest.approx(squared, rel=1e-12)
-    half = source.evaluate(call, "float16")[0]
+    half = source.evaluate(call, FLOAT16)[0]
     assert compared[output].half.nonfinite == np.sum(~np.isfinite(half))
 
 

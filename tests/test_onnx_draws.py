@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 import halfsafe
+from halfsafe.formats import FLOAT32
 from halfsafe.frontends.onnx.run import as_it_is
 from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.samples import Call
@@ -66,7 +67,7 @@ def samples() -> list[dict[str, np.ndarray]]:
 def test_runs_of_one_sample_are_the_same(body: str, seed: str):
     call = Call((), dict(samples()[0]))
     source = OnnxSource.open(network(body, seed), call)
-    runs = [source.reference(call), source.evaluate(call, "float32"), source.reference(call)]
+    runs = [source.reference(call), source.evaluate(call, FLOAT32), source.reference(call)]
     runs += [[x for (x,) in source.program.evaluate(call, as_it_is)] for _ in range(2)]
     assert all(np.array_equal(found[0], runs[0][0]) for found in runs)
     assert source.captured_exactly

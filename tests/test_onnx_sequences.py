@@ -12,6 +12,7 @@ from onnx import numpy_helper
 import halfsafe
 from halfsafe.edits import Insert, ScaleOutput
 from halfsafe.errors import BadInput, EditError
+from halfsafe.formats import FLOAT32
 from halfsafe.frontends.onnx.half import to_float16
 from halfsafe.frontends.onnx.program import flatten
 from halfsafe.frontends.onnx.run import Evaluator, as_it_is
@@ -157,7 +158,7 @@ def test_a_multiplication_goes_to_each_element(body: str):
     halved = source.apply([Insert(reader.inputs["self"], use, -1), ScaleOutput("y", 0, 1, False)])
     assert same(halved.program.run(call(x)), run(model, x))
     assert same(
-        list(halved.evaluate(call(x), "float32")), list(source.evaluate(call(x), "float32"))
+        list(halved.evaluate(call(x), FLOAT32)), list(source.evaluate(call(x), FLOAT32))
     )
     half = to_float16(halved.program.model, float32=halved.program.float32)
     onnx.checker.check_model(ir.to_proto(half), full_check=True)

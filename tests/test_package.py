@@ -13,8 +13,8 @@ import halfsafe
 SOURCE = Path(halfsafe.__file__).parent
 LOWER = (
     "errors", "samples", "formats", "graph", "ranges", "deviation", "rules", "edits", "windows",
-    "integer_program", "plan", "rewrite", "remedies", "faults", "source", "verdict", "proof",
-    "amplifiers", "prepare", "mending",
+    "integer_program", "measure", "plan", "rewrite", "remedies", "faults", "source", "verdict",
+    "amplifiers", "prepare", "mending", "proof",
 )  # fmt: skip
 """Modules below the front ends; none of them knows a framework."""
 

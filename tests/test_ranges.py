@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfsafe.formats import BFLOAT16, FLOAT16, FLOAT32
-from halfsafe.frontends.torch.measure import measure_tensor
+from halfsafe.frontends.torch.arithmetic import range_of
 from halfsafe.ranges import Range
 
 numbers = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -32,13 +32,13 @@ def plainly(values: list[float]) -> Range:
 
 @given(st.lists(numbers, max_size=30))
 def test_a_tensor_is_measured_exactly(values):
-    assert measure_tensor(torch.tensor(values, dtype=torch.float32)) == plainly(values)
+    assert range_of(torch.tensor(values, dtype=torch.float32)) == plainly(values)
 
 
 @given(st.lists(numbers, max_size=20), st.lists(numbers, max_size=20))
 def test_merging_is_measuring_together(first, second):
-    together = measure_tensor(torch.tensor(first + second, dtype=torch.float32))
-    apart = [measure_tensor(torch.tensor(v, dtype=torch.float32)) for v in (first, second)]
+    together = range_of(torch.tensor(first + second, dtype=torch.float32))
+    apart = [range_of(torch.tensor(v, dtype=torch.float32)) for v in (first, second)]
     assert apart[0] | apart[1] == together
 
 
@@ -69,7 +69,7 @@ def test_formats_agree_with_finfo(fmt, dtype):
 def test_rounding_loss_predicts_the_rounding_error_of_half():
     x = torch.randn(100_000)
     exponents = (0, 10, 14, 16, 18)
-    for exponent, loss in zip(exponents, measure_tensor(x).rounding_loss(exponents), strict=True):
+    for exponent, loss in zip(exponents, range_of(x).rounding_loss(exponents), strict=True):
         stored = torch.ldexp(x, torch.tensor(-exponent))
         error = (stored.half().float() - stored).norm()
         ideal = (x.half().float() - x).norm() * 2.0**-exponent
@@ -77,7 +77,7 @@ def test_rounding_loss_predicts_the_rounding_error_of_half():
 
 
 def test_highest_exponent_is_where_the_loss_begins():
-    found = measure_tensor(torch.randn(10_000))
+    found = range_of(torch.randn(10_000))
     (k,) = found.highest_exponents([1.15])
     below, above = found.rounding_loss([k, k + 1])
     assert below <= 1.15 < above

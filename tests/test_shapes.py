@@ -67,7 +67,7 @@ def test_a_sample_of_a_size_that_the_graph_holds_is_refused():
     forward, shape, _ = HOLDING["a size divided by"]
     found = capture(grown(forward), Call((image(*shape),), {}))
     with pytest.raises(halfsafe.BadInput, match="sample 3 does not fit: axis 0 of 'x' has 6"):
-        found.program.evaluate(Call((image(6, 8),), {}, 3))
+        found.program.run(Call((image(6, 8),), {}, 3))
 
 
 class ConvNet(nn.Module):
@@ -113,7 +113,7 @@ def test_axes_on_which_samples_differ_are_dynamic(name):
     found = capture(model, Call((x,), {}), others=others)
     assert found.difference == 0
     for call in others:
-        assert torch.equal(found.program.evaluate(call)[0], model(*call.args))
+        assert torch.equal(found.program.run(call)[0], model(*call.args))
         assert torch.equal(found.program.module()(*call.args), model(*call.args))
         assert found.program.module(torch.float16)(*call.args).shape == model(*call.args).shape
 
@@ -122,14 +122,14 @@ def test_a_sample_of_one_and_others_of_more():
     model = grown(lambda m, x: m.norm(m.grow(x)).sum(0) / x.shape[0])
     found = capture(model, Call((image(1, 8),), {}), others=[Call((image(5, 8),), {})])
     x = image(7, 8)
-    assert torch.equal(found.program.evaluate(Call((x,), {}))[0], model(x))
+    assert torch.equal(found.program.run(Call((x,), {}))[0], model(x))
 
 
 def test_samples_that_no_one_graph_serves_are_refused_by_size():
     model = grown(HOLDING["a branch"][0])
     found = capture(model, Call((image(4, 8),), {}), others=[Call((image(3, 8),), {}, 1)])
     with pytest.raises(halfsafe.BadInput, match="sample 1 does not fit: axis 0 of 'x'"):
-        found.program.evaluate(Call((image(3, 8),), {}, 1))
+        found.program.run(Call((image(3, 8),), {}, 1))
 
 
 def test_dynamic_shapes_of_the_user_come_first():

@@ -104,23 +104,6 @@ class Comparison:
         return self.half.relative_of_finite / max(self.floor.relative_of_finite, ROUNDING)
 
 
-def of_integers(half: Array, floor: Array, reference: Array) -> Comparison:
-    """Integers are the same or they are not: an error is the root of the share that differ.
-
-    >>> of_integers(np.array([1, 2]), np.array([1, 1]), np.array([1, 1])).half.relative_of_finite
-    0.7071067811865476
-    """
-
-    def apart(a: Array, b: Array) -> int:
-        return int(np.sum(a != b)) if a.shape == b.shape else max(a.size, b.size)
-
-    size = max(int(reference.size), 1)
-    half_error, floor_error = (
-        Deviation(apart(x, reference), size, count=size) for x in (half, floor)
-    )
-    return Comparison(half_error, floor_error, apart(half, floor))
-
-
 Comparisons = Mapping[str, Comparison]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from halfsafe.deviation import WRONG, Array, deviation
 from halfsafe.errors import BadInput, first_line
+from halfsafe.formats import FLOAT16, FLOAT32, FLOOR
 from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Forms, Kernels, Progress, Runnable, Source
@@ -68,7 +69,7 @@ class Proof:
         original = self.original
         reference = original.reference(call)
         check_reference(reference, call.number)
-        floor = original.evaluate(call, "floor")
+        floor = original.evaluate(call, FLOOR)
         self._in_float32(call, reference)
         if before:
             as_it_is = _as_is(original, call, self.kernels, reference)
@@ -108,10 +109,10 @@ class Proof:
         """The fixed model must give the user's model's own bits, where capturing has kept them."""
         known = reference
         if not self.original.captured_exactly:
-            known = self.original.evaluate(call, "float32")
+            known = self.original.evaluate(call, FLOAT32)
             self._captured = max(self._captured, worst_difference(known, reference))
         if self.exact is not None:
-            rewritten = self.exact.evaluate(call, "float32")
+            rewritten = self.exact.evaluate(call, FLOAT32)
             self._equal &= bit_equal(rewritten, known)
             self._worst = max(self._worst, worst_difference(rewritten, known))
 
@@ -161,7 +162,7 @@ def delivered(
             return replace(proof, delivered=why), []
         if found is None:
             return proof, ["the FP16 deployable is large: its types were run, not its kernels"]
-        reference, floor = original.reference(call), original.evaluate(call, "floor")
+        reference, floor = original.reference(call), original.evaluate(call, FLOOR)
         findings += findings_of(graph.outputs, scales, call.number, reference, found, floor)
     if proof.metric:  # errors are the metric's affair, what is not finite is not
         findings = [f for f in findings if f.nonfinite]
@@ -202,7 +203,7 @@ def _difference(found: Array, known: Array) -> float:
 
 
 def _half(source: Runnable, call: Call, kernels: Kernels) -> Arrays:
-    return source.half_outputs(call) if kernels == "half" else source.evaluate(call, "float16")
+    return source.half_outputs(call) if kernels == "half" else source.evaluate(call, FLOAT16)
 
 
 def _as_is(original: Source, call: Call, kernels: Kernels, reference: Arrays) -> Arrays:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
+from halfsafe.formats import FloatFormat
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
@@ -17,9 +18,6 @@ from halfsafe.verdict import Kernels
 
 Arrays = Sequence[NDArray[Any]]
 """Outputs: floating ones in FP64, the others as they are."""
-
-Precision = Literal["float32", "float16", "floor"]
-"""How values are stored while a graph is evaluated; `floor` is FP16's 11 bits at any exponent."""
 
 Progress = Callable[[str], None]
 
@@ -50,8 +48,8 @@ class Group(Protocol):
 class Runnable(Protocol):
     """Something that gives outputs in half precision."""
 
-    def evaluate(self, call: Call, precision: Precision) -> Arrays:
-        """Outputs of the graph, in FP32 arithmetic, stored in the given precision."""
+    def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
+        """Outputs of the graph, in FP32 arithmetic, every value stored in a format."""
         ...
 
     def half_outputs(self, call: Call) -> Arrays:

@@ -20,7 +20,7 @@ from halfsafe.deviation import Comparison, Deviation
 from halfsafe.errors import BadInput
 from halfsafe.faults import FaultKind
 from halfsafe.formats import FLOAT16
-from halfsafe.frontends.torch.measure import measure_tensor
+from halfsafe.frontends.torch.arithmetic import range_of
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.ranges import Range, merge
 from halfsafe.report.model import Report, observed
@@ -93,7 +93,7 @@ class Watcher:
                 raise BadInput("the model was not called while it was watched: nothing to report")
             graph = self._graph()
             ranges = self._ranges | {
-                name: measure_tensor(x)
+                name: range_of(x)
                 for name, x in self._held
                 if name in graph.values and is_measurable(x)
             }

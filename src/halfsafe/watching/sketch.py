@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halfsafe.formats import FLOAT16
-from halfsafe.frontends.torch.measure import measure_tensor
+from halfsafe.frontends.torch.arithmetic import range_of
 from halfsafe.ranges import Range
 
 
@@ -48,7 +48,7 @@ class Sketches:
         """Sketches a floating tensor, on its device."""
         x = x.detach()
         if self._entries is None or not x.numel():
-            found = measure_tensor(x)
+            found = range_of(x)
         elif x.is_cpu:
             found = _on_host(x, self._entries)
         else:

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from halfsafe.errors import BadInput, CaptureError, first_line
+from halfsafe.frontends.onnx import arithmetic
 from halfsafe.frontends.onnx.attention import write_scales
 from halfsafe.frontends.onnx.draws import model_draws
 from halfsafe.frontends.onnx.opset import infer_types
 from halfsafe.frontends.onnx.parts import Part, numbers_of, parts
 from halfsafe.frontends.onnx.run import (
     Evaluator,
-    Lanes,
-    Store,
     as_it_is,
     by_element,
     constant,
@@ -44,6 +43,7 @@ from halfsafe.frontends.onnx.values import (
     values_of,
 )
 from halfsafe.graph import Graph, Kind, Node, Value
+from halfsafe.measure import Arithmetic, Lanes, Store
 from halfsafe.rules import LAWS
 from halfsafe.rules.traits import CASTS
 from halfsafe.samples import Call
@@ -64,9 +64,13 @@ class OnnxProgram:
     dtypes: Mapping[str, np.dtype[Any]]
     float32: frozenset[str] = frozenset()
 
-    @cached_property
+    @property
     def graph(self) -> Graph:
         """The same network as halfsafe's own frozen graph."""
+        return self._graph
+
+    @cached_property
+    def _graph(self) -> Graph:
         return _Reader(self).read()
 
     @cached_property
@@ -88,6 +92,16 @@ class OnnxProgram:
         if fits_session(self.model):
             return self._sessions.run(call)
         return [x for (x,) in self.evaluate(call, as_it_is)]
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """NumPy's."""
+        return arithmetic
+
+    @property
+    def stored(self) -> frozenset[str]:
+        """What is rounded when it is stored: values, and numbers that are literals."""
+        return self.graph.rounded | (self.scalars - self.float32)
 
     def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
         """Outputs, computed node by node on several lanes, as Evaluator.run gives them.

@@ -19,15 +19,10 @@ from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.frontends.onnx.parts import branches, is_open, states
 from halfsafe.frontends.onnx.sessions import Elements, OneNode, Opsets, captured
 from halfsafe.frontends.onnx.values import bodies_of, graph_values
+from halfsafe.measure import Lanes, Store
 from halfsafe.samples import Call
 
 Array = NDArray[Any]
-
-Lanes = tuple[Any, ...]
-"""One value several times over: as FP32 has it, as FP16 has it, at the floor."""
-
-Store = Callable[[str, Lanes], Lanes]
-"""Called with each value as it is computed; what it returns is used from there on."""
 
 
 def by_element(store: Store) -> Store:

@@ -19,21 +19,13 @@ import onnx
 import onnx_ir as ir
 
 from halfsafe.atomic import atomically
-from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
 from halfsafe.errors import BadInput, FoldError, first_line
+from halfsafe.formats import FLOAT16, FloatFormat
+from halfsafe.frontends.onnx.arithmetic import arrays, chunks, range_of, rounded
 from halfsafe.frontends.onnx.draws import unseeded
 from halfsafe.frontends.onnx.edit import apply
 from halfsafe.frontends.onnx.half import drop_identities, to_float16
-from halfsafe.frontends.onnx.measure import (
-    chunks,
-    compare,
-    evaluate_rounded,
-    measure,
-    measure_constants,
-    to_eleven_bits,
-)
-from halfsafe.frontends.onnx.measure import to_float16 as rounded_to_float16
 from halfsafe.frontends.onnx.opset import raise_old
 from halfsafe.frontends.onnx.parts import operator_name, parts
 from halfsafe.frontends.onnx.program import (
@@ -42,6 +34,7 @@ from halfsafe.frontends.onnx.program import (
     check,
     check_data,
     flatten,
+    initialisers,
     load,
     open_program,
 )
@@ -53,18 +46,18 @@ from halfsafe.frontends.onnx.sessions import (
     session,
 )
 from halfsafe.frontends.onnx.values import bodies_of, called, is_cast, values_of
-from halfsafe.graph import Graph
+from halfsafe.measure import Measuring
 from halfsafe.ranges import Range
 from halfsafe.rules import LAWS
 from halfsafe.rules.traits import COMPARES
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Kernels, Precision, Progress, Shown
+from halfsafe.source import Arrays, Kernels
 
 Given = str | Path | onnx.ModelProto | ir.Model
 
 
 @dataclass(frozen=True)
-class OnnxSource:
+class OnnxSource(Measuring[OnnxProgram]):
     """The user's model, untouched, and the flat program made of it."""
 
     given: Given
@@ -104,30 +97,19 @@ class OnnxSource:
             return True
         return all(map(_bit_equal, arrays(self.program.run(call)), known))
 
-    @property
-    def graph(self) -> Graph:
-        return self.program.graph
-
-    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
-        return measure(self.program, calls, progress)
-
-    def compare(
-        self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
-    ) -> tuple[dict[str, Range], dict[str, Comparison]]:
-        def show(call: Call, *lanes: Iterable[Any]) -> None:
-            if shown is not None:
-                shown(call, *(arrays(lane) for lane in lanes))
-
-        return compare(self.program, calls, progress, show)
-
     def constants(self) -> dict[str, Range]:
-        return measure_constants(self.program)
+        """Ranges of the initialisers, one in memory at a time, and of single numbers."""
+        values = self.graph.values.items()
+        return {
+            **{name: range_of(x) for name, x in initialisers(self.program)},
+            **{name: Range.of(v.number) for name, v in values if v.number is not None},
+        }
 
     @property
     def holds_half(self) -> bool:
         held = (constant(self.program.model, n) for n in self.program.model.graph.initializers)
         parts = (part for x in held if x.dtype == np.float32 for part in chunks(x))
-        return all(np.array_equal(rounded_to_float16(part), part) for part in parts)
+        return all(np.array_equal(rounded(part, FLOAT16), part) for part in parts)
 
     def apply(self, edits: Iterable[Edit]) -> Self:
         return replace(self, program=apply(self.program, edits))
@@ -141,15 +123,6 @@ class OnnxSource:
             return arrays(self._original.run(call))
         outputs = Evaluator(flatten(self.model)).run(call, as_it_is)
         return arrays(x for (x,) in outputs)
-
-    def evaluate(self, call: Call, precision: Precision) -> Arrays:
-        match precision:
-            case "float32":
-                return arrays(self.program.run(call))
-            case "float16":
-                return arrays(evaluate_rounded(self.program, call, rounded_to_float16))
-            case "floor":
-                return arrays(evaluate_rounded(self.program, call, to_eleven_bits))
 
     @cached_property
     def _converted(self) -> HalfFile:
@@ -206,9 +179,9 @@ class HalfFile:
         if fits_session(self.model):
             session(self.model)
 
-    def evaluate(self, call: Call, precision: Precision) -> Arrays:
-        if precision != "float16":
-            raise NotImplementedError(f"a model in FP16 cannot be evaluated in {precision}")
+    def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
+        if fmt != FLOAT16:
+            raise NotImplementedError(f"a model in FP16 cannot be evaluated in {fmt.name}")
         found = arrays(x for (x,) in self._nodes.run(call, as_it_is))
         return [found[i] for i in self._order]
 
@@ -239,7 +212,7 @@ class OnnxForms:
 
     def half_outputs(self, call: Call) -> Arrays:
         """What the file gives, its nodes run one by one; it must load whole, too."""
-        return self._delivered.evaluate(call, "float16")
+        return self._delivered.evaluate(call, FLOAT16)
 
     @cached_property
     def _delivered(self) -> HalfFile:
@@ -436,20 +409,6 @@ def _is_bound(value: ir.Value) -> bool:
         if operator_name(node) not in COMPARES and not moved:
             return False
     return not value.is_graph_output()
-
-
-def arrays(outputs: Iterable[Any]) -> Arrays:
-    """Outputs with floating ones in FP64; of a sequence all entries in one row."""
-    found = [_array(x) for x in outputs]
-    return [x.astype(np.float64) if x.dtype.kind == "f" else x for x in found]
-
-
-def _array(x: Any) -> Any:
-    if x is None:
-        return np.empty(0)
-    if isinstance(x, list):
-        return np.concatenate([e.reshape(-1) for e in x]) if x else np.empty(0)
-    return np.asarray(x)
 
 
 def _bit_equal(a: Any, b: Any) -> bool:

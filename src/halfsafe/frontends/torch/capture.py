@@ -46,6 +46,7 @@ from halfsafe.errors import BadInput, CaptureError, first_line
 from halfsafe.formats import FLOAT32
 from halfsafe.frontends.torch.bodies import widen_bodies
 from halfsafe.frontends.torch.complexes import ComplexInFloat32, has_complex
+from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.lines import is_own, source_line
 from halfsafe.frontends.torch.program import Program, Role, check_memory, same_draws
 from halfsafe.frontends.torch.schema import argument, aten
@@ -104,7 +105,7 @@ def _holds(model: nn.Module, found: Capture, call: Call) -> bool:
     """Whether a captured graph gives on a call what the model gives. Raises where that fails."""
     wanted = pytree.tree_leaves(run_model(model, call))
     try:
-        made = found.program.evaluate(call)
+        made = found.program.run(call)
     except BadInput:
         return False
     return difference(made, wanted) <= max(_SAME_FUNCTION, 2 * found.difference)
@@ -119,14 +120,14 @@ def _capture(model: nn.Module, call: Call, expected: list[Any], dynamic_shapes: 
     low, distance = None, inf
     try:
         low = _export(model, call, torch.bfloat16, dynamic_shapes)
-        distance = difference(low.evaluate(call), expected)
+        distance = difference(low.run(call), expected)
     except (CaptureError, RuntimeError) as error:  # some kernels take bfloat16 only
         low, reason = None, first_line(error)
     if low is not None and distance == 0:
         return Capture(low, 0.0, ())
     full = _export(model, call, torch.float32, dynamic_shapes)
     _check_float32(model, full, reason)
-    full_distance = difference(full.evaluate(call), expected)
+    full_distance = difference(full.run(call), expected)
     if low is not None and distance <= 2 * full_distance:
         return Capture(low, distance, (_inexact(distance),))
     note = f"the model's own casts to FP32 are not seen, since a bfloat16 capture fails: {reason}"
@@ -212,18 +213,6 @@ def check_model(model: Any) -> None:
             if not allowed:  # a buffer may hold the -inf of an attention mask
                 bad = int((~torch.isfinite(tensor)).sum())
                 raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
-
-
-def check_call(call: Call) -> None:
-    """Raises BadInput for nonfinite samples."""
-    for path, leaf in pytree.tree_leaves_with_path((call.args, call.kwargs)):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            bad = int((~torch.isfinite(leaf)).sum())
-            if bad:
-                where = pytree.keystr(path[1:])
-                raise BadInput(
-                    f"sample {call.number}{where} holds {bad} NaN or inf: pass finite samples"
-                )
 
 
 def difference(found: list[Any], expected: list[Any]) -> float:

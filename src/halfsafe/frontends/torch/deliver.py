@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
+from halfsafe.frontends.torch.arithmetic import arrays
 from halfsafe.frontends.torch.capture import difference
 from halfsafe.frontends.torch.program import Program, same_draws
 from halfsafe.frontends.torch.schema import argument
@@ -251,12 +251,6 @@ class _Recipe:
         for name, number in self.attributes.items():
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, number)
-
-
-def arrays(outputs: Sequence[Any]) -> Arrays:
-    """The tensors among some flat outputs, floating ones in FP64."""
-    tensors = (x.detach().cpu() for x in outputs if isinstance(x, Tensor))
-    return [np.asarray((x.double() if x.is_floating_point() else x).numpy()) for x in tensors]
 
 
 def _caster(dtype: torch.dtype) -> Callable[[Any], Any]:

@@ -13,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput
+from halfsafe.samples import Call
 
 HELD = "halfsafe.held"
 """In an input's metadata: what of it the graph holds, ((axis, size), ...) or (number,)."""
@@ -65,3 +68,15 @@ def check_doors(graph: fx.Graph, flat: Sequence[Any], number: int) -> None:
             door(given, node.name, node.meta.get(HELD, ()))
         except BadInput as error:
             raise BadInput(f"sample {number} does not fit: {error}") from None
+
+
+def check_call(call: Call) -> None:
+    """Raises BadInput for nonfinite samples."""
+    for path, leaf in pytree.tree_leaves_with_path((call.args, call.kwargs)):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            bad = int((~torch.isfinite(leaf)).sum())
+            if bad:
+                where = pytree.keystr(path[1:])
+                raise BadInput(
+                    f"sample {call.number}{where} holds {bad} NaN or inf: pass finite samples"
+                )

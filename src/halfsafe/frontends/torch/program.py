@@ -20,12 +20,14 @@ from torch.random import fork_rng
 from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, first_line
-from halfsafe.frontends.torch.door import add_doors, check_doors
+from halfsafe.frontends.torch import arithmetic
+from halfsafe.frontends.torch.door import add_doors, check_call, check_doors
 from halfsafe.frontends.torch.half import NEEDS_FLOAT32, in_dtype
 from halfsafe.frontends.torch.reader import read_graph
-from halfsafe.frontends.torch.run import Evaluation, Store
+from halfsafe.frontends.torch.run import Evaluation
 from halfsafe.frontends.torch.schema import draws, is_deployed
 from halfsafe.graph import Graph
+from halfsafe.measure import Arithmetic, Lanes, Store
 from halfsafe.samples import Call
 
 Role = Literal["parameter", "buffer", "constant"]
@@ -50,9 +52,13 @@ class Program:
     roles: Mapping[str, Role]
     bodies: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
 
-    @cached_property
+    @property
     def graph(self) -> Graph:
         """The same network as halfsafe's own frozen graph."""
+        return self._graph
+
+    @cached_property
+    def _graph(self) -> Graph:
         return read_graph(self.fx, self.constants, self.deployed)
 
     @property
@@ -102,30 +108,39 @@ class Program:
         """The module in FP32, for interpreters of its graph."""
         return self._module(torch.float32, True, lambda _: None)
 
-    def evaluate(
-        self,
-        call: Call,
-        store: Store | None = None,
-        interpreter: fx.Interpreter | None = None,
-    ) -> list[Any]:
-        """The flat outputs in FP32 arithmetic, each floating value passing through `store`.
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """PyTorch's."""
+        return arithmetic
 
-        Another interpreter of `runnable` may stand in. No value is kept longer than the graph needs
-        it. Raises BadInput if the sample's structure or shapes are not those of the captured one.
+    @property
+    def stored(self) -> frozenset[str]:
+        """The values that are rounded when they are stored."""
+        return self.graph.rounded
+
+    def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
+        """The flat outputs in FP32 arithmetic on each lane, each tensor passing through `store`.
+
+        No value is kept longer than the graph needs it. Raises BadInput if the sample's structure
+        or shapes are not those of the captured one.
         """
+        check_call(call)
         flat = self.flatten(call)
         check_doors(self.fx, flat, call.number)
-        evaluation = interpreter or Evaluation(self.runnable, store)
         try:
             with torch.no_grad(), same_draws(self.draws):
-                outputs = evaluation.run(*flat, enable_io_processing=False)
+                evaluation = Evaluation(self.runnable, store, lanes)
+                return evaluation.run(*flat, enable_io_processing=False)
         except (RuntimeError, IndexError, MemoryError) as error:
             check_memory(call, error)
             raise BadInput(
                 f"sample {call.number} does not fit the graph captured from sample 0: "
                 f"{first_line(error)}; give all samples one shape, or pass dynamic_shapes"
             ) from error
-        return list(outputs)
+
+    def run(self, call: Call) -> list[Any]:
+        """The flat outputs in FP32."""
+        return [x for (x,) in self.evaluate(call, lambda _, lanes: lanes)]
 
     def flatten(self, call: Call) -> list[Any]:
         """A sample as the flat list of graph inputs."""

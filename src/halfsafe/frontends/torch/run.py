@@ -1,4 +1,4 @@
-"""Runs a graph node by node."""
+"""Runs a graph node by node, on several lanes at once."""
 
 # torch.fx and torch.export are only partly typed.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -8,15 +8,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
+from torch.random import fork_rng
 
-from halfsafe.frontends.torch.schema import aten
-
-Store = Callable[[str, Tensor], Tensor]
-"""Called with each floating value as it is computed; what it returns is used from there on."""
+from halfsafe.frontends.torch.schema import aten, draws
+from halfsafe.measure import Lanes, Store
 
 _RECURRENT = {getattr(aten, name).input for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
 
@@ -29,28 +30,77 @@ def _check_state(x: Tensor, state: Tensor | Sequence[Tensor], *rest: Any) -> Non
         raise RuntimeError(f"a state of {first.shape[1]} rows for a batch of {batch}")
 
 
-class Evaluation(fx.Interpreter):
-    """Runs a graph, passing floating values through `store`; frees them after their last use."""
+@dataclass(frozen=True, slots=True)
+class OnLanes:
+    """What a node gives on each lane."""
 
-    def __init__(self, module: fx.GraphModule, store: Store | None) -> None:
+    lanes: Lanes
+
+    @property
+    def same(self) -> bool:
+        """Whether it is one object on all lanes, as what came before the first rounding is."""
+        return all(x is self.lanes[0] for x in self.lanes)
+
+
+class Evaluation(fx.Interpreter):
+    """Runs a graph, every tensor passing through `store`; frees each after its last use.
+
+    Gives the outputs lane by lane. On one lane, values are what torch.fx knows them to be; on
+    several, they are OnLanes.
+    """
+
+    def __init__(self, module: fx.GraphModule, store: Store, lanes: int) -> None:
         super().__init__(module)
-        self._store = store
+        self._store, self._lanes = store, lanes
 
     def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        results = self._on_lanes(n, args, kwargs)
+        if n.op == "output":
+            return list(zip(*results, strict=True))
+        if n.target is not operator.getitem:
+            results = self._stored(n, results)
+        return OnLanes(results) if self._lanes > 1 else results[0]
+
+    def _on_lanes(self, n: fx.Node, args: Any, kwargs: Any) -> Lanes:
+        """What a node gives on each lane; where all lanes read the same, it is computed once.
+
+        Where it draws random numbers, these are the same on each lane.
+        """
+        if self._lanes == 1:
+            return (self._result(n, args, kwargs),)
+        read: list[OnLanes] = []
+        map_aggregate((args, kwargs), lambda a: read.append(a) if isinstance(a, OnLanes) else None)
+        if all(found.same for found in read):
+            return (self._result(n, *_lane(0, args, kwargs)),) * self._lanes
+        results: list[Any] = []
+        for lane in range(self._lanes):
+            last = lane == self._lanes - 1
+            with fork_rng(enabled=draws(n) and not last):
+                results.append(self._result(n, *_lane(lane, args, kwargs)))
+        return tuple(results)
+
+    def _result(self, n: fx.Node, args: Any, kwargs: Any) -> Any:
         if n.target in _RECURRENT:
-            _check_state(*self.fetch_args_kwargs_from_env(n)[0])
-        result = super().run_node(n)
-        if self._store is None or n.op == "output" or n.target is operator.getitem:
-            return result
-        if isinstance(result, Tensor):
+            _check_state(*args)
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def _stored(self, n: fx.Node, results: Lanes) -> Lanes:
+        """A node's result, or each part of it, as the store makes it."""
+        if isinstance(results[0], Tensor):
             name = str(n.target) if n.op == "get_attr" else n.name
-            return self._store(name, result) if result.is_floating_point() else result
-        if isinstance(result, (tuple, list)):
-            parts = enumerate(result)  # pyright: ignore[reportUnknownVariableType]
-            return [
-                self._store(f"{n.name}.{i}", part)
-                if isinstance(part, Tensor) and part.is_floating_point()
-                else part
-                for i, part in parts
-            ]
-        return result
+            return self._store(name, results)
+        if not isinstance(results[0], (tuple, list)):
+            return results
+        parts = [
+            self._store(f"{n.name}.{i}", part) if isinstance(part[0], Tensor) else part
+            for i, part in enumerate(zip(*results, strict=True))
+        ]
+        return tuple(zip(*parts, strict=True))
+
+
+def _lane(lane: int, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Arguments as one lane has them."""
+    return map_aggregate(  # type: ignore[return-value]
+        (args, kwargs), lambda a: a.lanes[lane] if isinstance(a, OnLanes) else a
+    )

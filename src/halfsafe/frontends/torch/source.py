@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
 from halfsafe.errors import CaptureError
-from halfsafe.frontends.torch.capture import capture, check_call, run_model
-from halfsafe.frontends.torch.compare import compare
-from halfsafe.frontends.torch.deliver import TorchModel, arrays
+from halfsafe.formats import FLOAT16, FloatFormat
+from halfsafe.frontends.torch.arithmetic import arrays, range_of, rounded
+from halfsafe.frontends.torch.capture import capture, run_model
+from halfsafe.frontends.torch.deliver import TorchModel
+from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.edit import apply
-from halfsafe.frontends.torch.measure import measure, measure_constants
 from halfsafe.frontends.torch.program import Program
-from halfsafe.frontends.torch.strict import evaluate_rounded, to_eleven_bits, to_float16
-from halfsafe.graph import Graph
+from halfsafe.graph import Kind
+from halfsafe.measure import Measuring
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Kernels, Precision, Progress, Shown
+from halfsafe.source import Arrays, Kernels
 from halfsafe.verdict import CAPTURED
 
 
 @dataclass(frozen=True)
-class TorchSource:
+class TorchSource(Measuring[Program]):
     """The user's module, untouched, and the program captured from it."""
 
     model: nn.Module
@@ -58,29 +58,20 @@ class TorchSource:
     def name(self) -> str:
         return type(self.model).__name__
 
-    @property
-    def graph(self) -> Graph:
-        return self.program.graph
-
-    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
-        return measure(self.program, _checked(calls), progress=progress)
-
-    def compare(
-        self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
-    ) -> tuple[dict[str, Range], dict[str, Comparison]]:
-        def show(call: Call, *lanes: Sequence[Any]) -> None:
-            if shown is not None:
-                shown(call, *(arrays(lane) for lane in lanes))
-
-        return compare(self.program, _checked(calls), progress, show)
-
     def constants(self) -> dict[str, Range]:
-        return measure_constants(self.program)
+        values = self.program.graph.values.values()
+        return {
+            v.name: range_of(self.program.constants[v.name])
+            if v.number is None
+            else Range.of(v.number)
+            for v in values
+            if v.floating and v.kind in (Kind.CONSTANT, Kind.LITERAL)
+        }
 
     @property
     def holds_half(self) -> bool:
         held = (x for x in self.program.constants.values() if x.dtype == torch.float32)
-        return all(torch.equal(to_float16(x), x) for x in held)
+        return all(torch.equal(rounded(x, FLOAT16), x) for x in held)
 
     def apply(self, edits: Iterable[Edit]) -> Self:
         return replace(self, program=apply(self.program, edits))
@@ -88,15 +79,6 @@ class TorchSource:
     def reference(self, call: Call) -> Arrays:
         check_call(call)
         return arrays(pytree.tree_leaves(run_model(self.model, call)))
-
-    def evaluate(self, call: Call, precision: Precision) -> Arrays:
-        match precision:
-            case "float32":
-                return arrays(self.program.evaluate(call))
-            case "float16":
-                return arrays(evaluate_rounded(self.program, call, to_float16))
-            case "floor":
-                return arrays(evaluate_rounded(self.program, call, to_eleven_bits))
 
     def half_outputs(self, call: Call) -> Arrays:
         return arrays(pytree.tree_leaves(run_model(self.program.module(torch.float16), call)))
@@ -128,8 +110,8 @@ class HalfModule:
     places: tuple[str, ...] = ()
     kernels: Kernels = "half"
 
-    def evaluate(self, call: Call, precision: Precision) -> Arrays:
-        raise NotImplementedError(f"a module in FP16 cannot be evaluated in {precision}")
+    def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
+        raise NotImplementedError(f"a module in FP16 cannot be evaluated in {fmt.name}")
 
     def half_outputs(self, call: Call) -> Arrays:
         def cast(x: Any) -> Any:
@@ -146,9 +128,3 @@ class HalfModule:
 def _places(outputs: Any) -> tuple[str, ...]:
     """Where each flat output lies in the structure that a model returns."""
     return tuple(pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(outputs))
-
-
-def _checked(calls: Iterable[Call]) -> Iterable[Call]:
-    for call in calls:
-        check_call(call)
-        yield call

@@ -1,0 +1,247 @@
+"""Measures, compares and evaluates a graph, whatever computes it.
+
+A *run* computes a graph node by node on several *lanes*, each a copy of the network that stores
+its values in a format of its own: FP32, FP16, and FP16's bits at any exponent, the floor. What a
+value is on each lane passes through a *store* as soon as it is computed, and what the store gives
+back is used from there on. One lane and a store that looks is measuring; one lane and a store that
+rounds is strict evaluation; three lanes side by side are a comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Set
+from dataclasses import replace
+from math import prod
+from typing import Any, Generic, Protocol, TypeVar
+
+from halfsafe.deviation import Comparison, Deviation, merge_comparisons
+from halfsafe.formats import FLOAT16, FLOAT32, FLOOR, FloatFormat
+from halfsafe.graph import Graph, Kind
+from halfsafe.ranges import Range, merge
+from halfsafe.samples import Call
+from halfsafe.source import Arrays, Progress, Shown
+
+Lanes = tuple[Any, ...]
+"""One value, an array of some library, on each lane."""
+
+Store = Callable[[str, Lanes], Lanes]
+"""Called with each array as it is computed; what it returns is used from there on."""
+
+LANES = (FLOAT32, FLOAT16, FLOOR)
+"""How the lanes of a comparison store."""
+
+
+class Arithmetic(Protocol):
+    """What measuring asks of a library of arrays."""
+
+    def floating(self, x: Any) -> bool:
+        """Whether the entries are floating numbers."""
+        ...
+
+    def range_of(self, x: Any) -> Range:
+        """Statistics of the magnitudes, FP64 as FP32 sees it."""
+        ...
+
+    def rounded(self, x: Any, fmt: FloatFormat) -> Any:
+        """What storing in a format makes of each entry, in the array's own type.
+
+        To nearest, ties to even; beyond the largest number inf, or NaN where the format has none.
+        """
+        ...
+
+    def deviation(self, candidate: Any, reference: Any) -> Deviation:
+        """As `halfsafe.deviation.deviation`, of arrays of one shape."""
+        ...
+
+    def differing(self, a: Any, b: Any) -> int:
+        """Entries that are not the same, of arrays of one shape; NaN is the same as NaN."""
+        ...
+
+    def arrays(self, outputs: Iterable[Any]) -> Arrays:
+        """Outputs in NumPy, floating ones in FP64."""
+        ...
+
+
+class Run(Protocol):
+    """A graph that can be computed node by node."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    @property
+    def arithmetic(self) -> Arithmetic: ...
+
+    @property
+    def stored(self) -> Set[str]:
+        """The values that are rounded when they are stored."""
+        ...
+
+    def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
+        """The outputs on each lane. No value is kept longer than the graph needs it.
+
+        What draws numbers draws the same ones on each lane. Raises BadInput for a misfit sample.
+        """
+        ...
+
+    def run(self, call: Call) -> list[Any]:
+        """The outputs in FP32, computed in the quickest way that there is."""
+        ...
+
+
+R = TypeVar("R", bound=Run)
+
+
+class Measuring(Generic[R]):
+    """What every source does with its program in the same way."""
+
+    program: R
+
+    @property
+    def graph(self) -> Graph:
+        return self.program.graph
+
+    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
+        """Ranges of inputs and activations, one FP32 pass a sample."""
+        return measure(self.program, calls, progress)
+
+    def compare(
+        self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
+    ) -> tuple[dict[str, Range], dict[str, Comparison]]:
+        """The same ranges, and what FP16 as it is makes of each value, in one pass a sample."""
+        return compare(self.program, calls, progress, shown)
+
+    def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
+        """Outputs of the graph, in FP32 arithmetic, every value stored in a format."""
+        return evaluate(self.program, call, fmt)
+
+
+def measure(
+    run: Run, calls: Iterable[Call], progress: Progress = lambda _: None
+) -> dict[str, Range]:
+    """Ranges of inputs and activations over all samples. Raises BadInput for a misfit sample."""
+    found: dict[str, Range] = {}
+    for i, call in enumerate(calls):
+        progress(f"sample {i + 1}")
+        observer = _Observer(run, call.number)
+        run.evaluate(call, observer.look)
+        found = merge(found, observer.found)
+    return found
+
+
+def compare(
+    run: Run, calls: Iterable[Call], progress: Progress = lambda _: None, shown: Shown | None = None
+) -> tuple[dict[str, Range], dict[str, Comparison]]:
+    """Ranges in FP32, and how far FP16 and the floor are from it, value by value.
+
+    One pass a sample, in the memory of three evaluations. Of integers, the error is the root of the
+    share that differ. `shown` is given the outputs. Raises BadInput for a misfit sample.
+    """
+    ranges: dict[str, Range] = {}
+    compared: dict[str, Comparison] = {}
+    for i, call in enumerate(calls):
+        progress(f"comparing sample {i + 1} in FP16 with FP32")
+        comparing = _Comparing(run, call.number)
+        outputs = run.evaluate(call, comparing.store, len(LANES))
+        if shown is not None:
+            shown(call, *map(run.arithmetic.arrays, zip(*outputs, strict=True)))
+        ranges = merge(ranges, comparing.observer.found)
+        compared = merge_comparisons(compared, comparing.found)
+    return ranges, compared
+
+
+def evaluate(run: Run, call: Call, fmt: FloatFormat) -> Arrays:
+    """Strict evaluation: the outputs with every deployed value rounded as it is stored."""
+    if fmt == FLOAT32:
+        return run.arithmetic.arrays(run.run(call))
+    stored, arithmetic = run.stored, run.arithmetic
+
+    def store(name: str, lanes: Lanes) -> Lanes:
+        return (arithmetic.rounded(lanes[0], fmt),) if name in stored else lanes
+
+    return run.arithmetic.arrays(x for (x,) in run.evaluate(call, store))
+
+
+class _Observer:
+    """Measures each activation, in a body once an iteration; what only moves entries inherits."""
+
+    def __init__(self, run: Run, sample: int) -> None:
+        self.found: dict[str, Range] = {}
+        self._sample, self._arithmetic = sample, run.arithmetic
+        self._inherits = run.graph.inherits
+        computed = (Kind.INPUT, Kind.ACTIVATION)
+        self._measured = {n for n, v in run.graph.values.items() if v.kind in computed}
+
+    def look(self, name: str, lanes: Lanes) -> Lanes:
+        """Measures the first lane."""
+        x = lanes[0]
+        if name not in self._measured or not self._arithmetic.floating(x):
+            return lanes
+        source = self._inherits.get(name)
+        if source in self.found:
+            self.found[name] = self.found[source]
+            return lanes
+        found = self._arithmetic.range_of(x)
+        found = replace(found, amax_sample=self._sample, smallest_sample=self._sample)
+        known = self.found.get(name)
+        self.found[name] = found if known is None else known | found
+        return lanes
+
+
+class _Comparing:
+    """Rounds the lanes as they are stored, and compares them."""
+
+    def __init__(self, run: Run, sample: int) -> None:
+        self.observer = _Observer(run, sample)
+        self.found: dict[str, Comparison] = {}
+        self._arithmetic, self._stored = run.arithmetic, run.stored
+        self._inherits = run.graph.inherits
+        values = run.graph.values.items()
+        self._literals = {name for name, value in values if value.kind == Kind.LITERAL}
+
+    def store(self, name: str, lanes: Lanes) -> Lanes:
+        """The lanes as they are stored, once they have been measured and compared."""
+        if not self._arithmetic.floating(lanes[0]):
+            self._add(name, self._of_integers(*lanes))
+            return lanes
+        if name in self._stored:
+            rounded = map(self._arithmetic.rounded, lanes[1:], LANES[1:])
+            lanes = (lanes[0], *rounded)
+        if name in self._literals:
+            return lanes
+        self.observer.look(name, lanes)
+        source = self._inherits.get(name)
+        if source in self.found:
+            self.found[name] = self.found[source]
+        else:
+            self._add(name, self._of_floats(*lanes))
+        return lanes
+
+    def _add(self, name: str, found: Comparison) -> None:
+        """In a body there is one comparison an iteration."""
+        known = self.found.get(name)
+        self.found[name] = found if known is None else known | found
+
+    def _of_floats(self, reference: Any, half: Any, floor: Any) -> Comparison:
+        """Where a shape depends on rounding there is nothing to compare: nothing is as it was."""
+        size = prod(reference.shape)
+        nothing = Deviation(nonfinite=size, count=size)
+        half_is, floor_is = (
+            self._arithmetic.deviation(x, reference) if x.shape == reference.shape else nothing
+            for x in (half, floor)
+        )
+        return Comparison(half_is, floor_is, self._differing(half, floor))
+
+    def _of_integers(self, reference: Any, half: Any, floor: Any) -> Comparison:
+        """Integers are the same or they are not: an error is the root of the share that differ."""
+        size = max(prod(reference.shape), 1)
+        half_is, floor_is = (
+            Deviation(self._differing(x, reference), size, count=size) for x in (half, floor)
+        )
+        return Comparison(half_is, floor_is, self._differing(half, floor))
+
+    def _differing(self, a: Any, b: Any) -> int:
+        if a is b:
+            return 0
+        if a.shape != b.shape:
+            return max(prod(a.shape), prod(b.shape))
+        return self._arithmetic.differing(a, b)
