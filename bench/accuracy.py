@@ -22,8 +22,9 @@ COMMAND = "python -m bench.accuracy"
 def measure(name: str) -> dict[str, Any]:
     """One row: an architecture amplified, fixed, and verified on a sample held out."""
     model, samples = ARCHITECTURES[name].build()
+    told: list[str] = []
     start = time.perf_counter()
-    fixed = halfsafe.fix(model, samples)
+    fixed = halfsafe.fix(model, samples, progress=told.append)
     seconds = time.perf_counter() - start
     report, proof = fixed.report, fixed.report.verification
     try:
@@ -47,6 +48,11 @@ def measure(name: str) -> dict[str, Any]:
         "replaced_in_fp16": len(report.replacements),
         "unresolved": len(report.conflicts),
         "in_the_original_class": as_state_dict,
+        "passes": {
+            "measuring": sum(message.startswith("sample ") for message in told),
+            "comparing": sum(message.startswith("comparing ") for message in told),
+            "proving": sum(message.startswith("proving ") for message in told),
+        },
         "seconds": round(seconds, 2),
     }
 
@@ -72,6 +78,7 @@ def main() -> None:
         "median_ratio": statistics.median(ratios),
         "worst_ratio": max(ratios),
         "inserted": sum(len(row["inserted"]) for row in rows),
+        "passes": {k: sum(row["passes"][k] for row in rows) for k in rows[0]["passes"]},
     }
     print(summary)
     record("accuracy", COMMAND, {"summary": summary, "rows": rows})
