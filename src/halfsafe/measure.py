@@ -9,7 +9,7 @@ rounds is strict evaluation; three lanes side by side are a comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Container, Iterable, Set
 from dataclasses import replace
 from math import prod
 from typing import Any, Generic, Protocol, TypeVar
@@ -100,9 +100,11 @@ class Measuring(Generic[R]):
     def graph(self) -> Graph:
         return self.program.graph
 
-    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
-        """Ranges of inputs and activations, one FP32 pass a sample."""
-        return measure(self.program, calls, progress)
+    def measure(
+        self, calls: Iterable[Call], progress: Progress, only: Container[str] | None = None
+    ) -> dict[str, Range]:
+        """Ranges of inputs and activations, or of some of them, one FP32 pass a sample."""
+        return measure(self.program, calls, progress, only)
 
     def compare(
         self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
@@ -116,13 +118,19 @@ class Measuring(Generic[R]):
 
 
 def measure(
-    run: Run, calls: Iterable[Call], progress: Progress = lambda _: None
+    run: Run,
+    calls: Iterable[Call],
+    progress: Progress = lambda _: None,
+    only: Container[str] | None = None,
 ) -> dict[str, Range]:
-    """Ranges of inputs and activations over all samples. Raises BadInput for a misfit sample."""
+    """Ranges of inputs and activations over all samples, or of some of these values.
+
+    Raises BadInput for a misfit sample.
+    """
     found: dict[str, Range] = {}
     for i, call in enumerate(calls):
         progress(f"sample {i + 1}")
-        observer = _Observer(run, call.number)
+        observer = _Observer(run, call.number, only)
         run.evaluate(call, observer.look)
         found = merge(found, observer.found)
     return found
@@ -164,12 +172,16 @@ def evaluate(run: Run, call: Call, fmt: FloatFormat) -> Arrays:
 class _Observer:
     """Measures each activation, in a body once an iteration; what only moves entries inherits."""
 
-    def __init__(self, run: Run, sample: int) -> None:
+    def __init__(self, run: Run, sample: int, only: Container[str] | None = None) -> None:
         self.found: dict[str, Range] = {}
         self._sample, self._arithmetic = sample, run.arithmetic
         self._inherits = run.graph.inherits
-        computed = (Kind.INPUT, Kind.ACTIVATION)
-        self._measured = {n for n, v in run.graph.values.items() if v.kind in computed}
+        computed = {
+            name
+            for name, value in run.graph.values.items()
+            if value.kind in (Kind.INPUT, Kind.ACTIVATION)
+        }
+        self._measured = computed if only is None else {n for n in computed if n in only}
 
     def look(self, name: str, lanes: Lanes) -> Lanes:
         """Measures the first lane."""

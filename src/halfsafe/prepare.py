@@ -21,7 +21,7 @@ from halfsafe.errors import EditError
 from halfsafe.faults import Fault, find_faults
 from halfsafe.graph import Graph, Use
 from halfsafe.plan import Conflict, Plan, plan
-from halfsafe.ranges import Range
+from halfsafe.ranges import Range, merge
 from halfsafe.rewrite import rewrite
 from halfsafe.samples import Samples
 from halfsafe.source import Progress, Source
@@ -89,7 +89,7 @@ class Preparation:
         self._lowered = original
         if self.masks:
             self._lowered = original.apply(self.masks)
-            ranges = self._measured(self._lowered)
+            ranges |= remedies.masked(self._lowered.graph, self.masks, ranges)
         self._batches: list[tuple[Lower, ...]] = []
         self._refused: list[Lower] = []
         self._ranges = ranges
@@ -149,8 +149,10 @@ class Preparation:
 
     def measure_all(self) -> None:
         """Takes the ranges of the samples that were kept out of measuring, too."""
+        kept_out = self.supply.kept_out() if self.unmeasured else ()
+        found = merge(self._ranges, self._lowered.measure(kept_out, self.progress))
+        self._ranges = found | remedies.masked(self._lowered.graph, self.masks, found)
         self._all = True
-        self._ranges = self._measured(self._lowered)
 
     @property
     def graph(self) -> Graph:
@@ -170,7 +172,7 @@ class Preparation:
         new = [g for g in new if g.node in self.graph.by_name]
         made = self._try(new) or sum(self._try([gate]) for gate in new) > 0
         if made:
-            self._ranges = self._measured(self._lowered)
+            self._measure_new()
         return made
 
     def _try(self, gates: Sequence[Lower]) -> bool:
@@ -186,11 +188,12 @@ class Preparation:
         self._refused = [gate for gate in self._refused if gate not in gates]
         return True
 
-    def _measured(self, source: Source) -> dict[str, Range]:
-        """Ranges on all samples, and where a mask is added as if all of it were masked."""
+    def _measure_new(self) -> None:
+        """Measures what forms have added: all else is as it was, but for rounding."""
         calls = self.supply if self._all else self.supply.measured()
-        ranges = source.measure(calls, self.progress) | source.constants()
-        return ranges | remedies.masked(source.graph, self.masks, ranges)
+        graph, held = self._lowered.graph, self._lowered.constants()
+        new = graph.values.keys() - self._ranges.keys() - held.keys()
+        self._ranges |= self._lowered.measure(calls, self.progress, new) | held
 
     def _known(self, source: Source) -> dict[str, Range]:
         """Ranges of all values: a Cast at the rim of an island has that of what it reads."""

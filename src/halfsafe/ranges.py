@@ -93,6 +93,20 @@ class Range:
         kept = {b: n for b, n in self.binades.items() if b != binade}
         return replace(self, binades=kept) if kept else self
 
+    def capped(self, magnitude: float) -> Range:
+        """The same with all that is larger, inf too, at that magnitude.
+
+        >>> Range(amax=1e9, count=2, nonfinite=1, binades={1: 1, 29: 1}).capped(1e4).binades
+        {1: 1, 13: 2}
+        """
+        top = frexp(magnitude)[1] - 1
+        binades = {b: n for b, n in self.binades.items() if b < top}
+        beyond = sum(n for b, n in self.binades.items() if b >= top) + self.nonfinite
+        if beyond:
+            binades[top] = beyond
+        amax = magnitude if self.nonfinite else min(self.amax, magnitude)
+        return replace(self, amax=amax, nonfinite=0, binades=binades)
+
     def rounding_loss(
         self,
         exponents: Iterable[int],

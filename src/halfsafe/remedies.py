@@ -131,7 +131,7 @@ def _replaced(
 def masked(graph: Graph, masks: Sequence[Replace], ranges: Ranges) -> dict[str, Range]:
     """Ranges of what masks are added to, as if some sample had every score masked.
 
-    `ranges` are those of the graph in which the masks have been replaced.
+    `graph` is one in which the masks have been replaced, `ranges` may have been measured before.
     """
     found: dict[str, Range] = {}
     for mask in masks:
@@ -142,8 +142,8 @@ def masked(graph: Graph, masks: Sequence[Replace], ranges: Ranges) -> dict[str, 
                 known = ranges.get(output)
                 if known is None or not graph.values[output].floating:
                     continue
-                wide = replace(known, amax=max(known.amax, amax))  # its entries count as they are
-                found[output] = wide if known.binades else Range.of(amax)
+                wide = replace(known.capped(abs(mask.new)), amax=amax)
+                found[output] = wide if wide.binades else Range.of(amax)
     return found
 
 

@@ -71,6 +71,10 @@ class Samples:
         """How many were held out of measuring; known once `measured` is exhausted."""
         return int(self.count > 2)
 
+    def kept_out(self) -> Iterator[Call]:
+        """The samples that `measured` leaves out; known once that is exhausted."""
+        return islice(self, self.count - self.unmeasured, None)
+
     def measured(self) -> Iterator[Call]:
         """The samples to measure; `count` is that of all samples when it is exhausted."""
         self.count = 0

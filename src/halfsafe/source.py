@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -92,8 +92,10 @@ class Source(Runnable, Protocol):
         """What the user should know of the capture."""
         ...
 
-    def measure(self, calls: Iterable[Call], progress: Progress) -> dict[str, Range]:
-        """Ranges of inputs and activations, one FP32 pass a sample."""
+    def measure(
+        self, calls: Iterable[Call], progress: Progress, only: Container[str] | None = None
+    ) -> dict[str, Range]:
+        """Ranges of inputs and activations, or of some of them, one FP32 pass a sample."""
         ...
 
     def compare(

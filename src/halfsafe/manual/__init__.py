@@ -1,5 +1,6 @@
 """Tools for who rescales by hand: single modules, regions between modules, functions by name."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ __all__ = ["rescaled"]
 
 
 def __getattr__(name: str) -> Any:
-    """`rescaled` and its modules are imported when they are asked for, and torch with them."""
-    from halfsafe.manual import modules
-
-    return getattr(modules, name)
+    """`rescaled` is imported when it is asked for, and torch with it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("halfsafe.manual.modules"), name)
