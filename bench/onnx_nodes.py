@@ -24,18 +24,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.backend.test.loader import DATA_DIR, load_model_tests
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 import halfsafe
 from bench.onnx_accuracy import is_bit_equal, left_in_float32
 from bench.record import record
 from halfsafe.errors import HalfsafeError, first_line
-from halfsafe.frontends.onnx.sessions import session
+from halfsafe.frontends.onnx.runtime import session
 from halfsafe.frontends.onnx.source import OnnxSource
-from halfsafe.graph import Graph, Kind, Use
+from halfsafe.graph import Graph, Use
 from halfsafe.plan import Plan
 from halfsafe.rewrite import rewrite
-from halfsafe.rules import Unknown, equations, law_of
+from halfsafe.rules import equations, law_of
+from halfsafe.rules.solve import drawn, is_pinned, reads, stated
 from halfsafe.samples import Call
 from halfsafe.windows import Limits
 
@@ -204,17 +204,8 @@ def outcome(test: NodeTest, seeds: Iterable[int] = SEEDS) -> Outcome:
 
 def random_plan(graph: Graph, seed: int) -> Plan:
     """A random integer solution of all equations, as far from 0 as a random direction allows."""
-    columns, matrix = _system(graph)
-    if not columns:
-        return Plan({}, {}, (), ())
-    direction = np.random.default_rng(seed).normal(size=len(columns))
-    result = milp(
-        direction,
-        integrality=np.ones(len(columns)),
-        bounds=Bounds(-REACH, REACH),
-        constraints=LinearConstraint(matrix, 0, 0),
-    )
-    solution = {u: round(float(k)) for u, k in zip(columns, result.x, strict=True)}
+    rows = [*stated(graph), *({use: 1, name: -1} for use, name in reads(graph))]
+    solution = drawn(rows, reach=REACH, seed=seed)
     exponents = {u: k for u, k in solution.items() if isinstance(u, str)}
     uses = {u: k for u, k in solution.items() if isinstance(u, Use)}
     return Plan(exponents, uses, (), ())
@@ -228,28 +219,9 @@ def pinned(graph: Graph) -> dict[str, bool]:
         if not operands:
             continue
         laws = [e.terms for e in equations(graph, node, law_of(node))]
-        columns = list(dict.fromkeys([u for law in laws for u in law]))
-        uses = [Use(node.name, operand) for operand in operands]
-        fixed = all(use in columns and _is_pinned(laws, columns, use) for use in uses)
+        fixed = all(is_pinned(laws, Use(node.name, operand)) for operand in operands)
         found[node.op] = found.get(node.op, True) and fixed
     return found
-
-
-def _is_pinned(laws: list[Mapping[Unknown, int]], columns: list[Unknown], unknown: Unknown) -> bool:
-    """Whether the laws leave nothing but 0."""
-    matrix = np.array([[law.get(c, 0) for c in columns] for law in laws])
-    unit = np.array([[c == unknown for c in columns]], int)
-    return np.linalg.matrix_rank(np.vstack([matrix, unit])) == np.linalg.matrix_rank(matrix)
-
-
-def _system(graph: Graph) -> tuple[list[Unknown], Array]:
-    """Every node's equations, and activations read at the exponent at which they are made."""
-    rows = [dict(e.terms) for node in graph.nodes for e in equations(graph, node, law_of(node))]
-    for name, value in graph.values.items():
-        if value.floating and value.kind in (Kind.INPUT, Kind.ACTIVATION):
-            rows += [{use: 1, name: -1} for use in graph.consumers[name]]
-    columns = sorted({unknown for row in rows for unknown in row}, key=repr)
-    return columns, np.array([[row.get(c, 0) for c in columns] for row in rows])
 
 
 # Real architectures

@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, fx
 
 from halfsafe.frontends.torch.reader import read_graph
 from halfsafe.frontends.torch.schema import argument
 from halfsafe.graph import Graph, Node
-from halfsafe.rules import Unknown, equations, law_of
+from halfsafe.rules import Unknown
+from halfsafe.rules.solve import drawn, stated
 
 REACH = 6
 
@@ -157,8 +156,7 @@ def laws(graph: Graph) -> list[dict[str, int]]:
             return _output_name(node, unknown)
         return unknown.operand if hasattr(unknown, "operand") else f"aux:{unknown[1]}"
 
-    found = equations(graph, node, law_of(node))
-    return [{name(u): f for u, f in e.terms.items()} for e in found]
+    return [{name(u): f for u, f in row.items()} for row in stated(graph)]
 
 
 def unknowns(graph: Graph) -> list[str]:
@@ -181,25 +179,7 @@ def parse(equation: str) -> dict[str, int]:
 
 def random_exponents(rows: list[dict[str, int]], names: list[str], seed: int) -> dict[str, int]:
     """A random integer solution of the equations, as far from 0 as a random direction allows."""
-    columns = sorted({*names, *(n for row in rows for n in row)})
-    if not columns:
-        return {}
-    rng = np.random.default_rng(seed)
-    matrix = np.array([[row.get(c, 0) for c in columns] for row in rows] or [[0] * len(columns)])
-    result = milp(
-        rng.normal(size=len(columns)),
-        integrality=np.ones(len(columns)),
-        bounds=Bounds(-REACH, REACH),
-        constraints=LinearConstraint(matrix, 0, 0),
-    )
-    return {c: round(float(x)) for c, x in zip(columns, result.x, strict=True)}
-
-
-def rank(rows: list[dict[str, int]], columns: list[str]) -> int:
-    """Rank of a system of equations."""
-    if not rows:
-        return 0
-    return int(np.linalg.matrix_rank(np.array([[r.get(c, 0) for c in columns] for r in rows])))
+    return drawn(rows, names, reach=REACH, seed=seed)
 
 
 def _overload(name: str) -> Any:

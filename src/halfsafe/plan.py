@@ -7,16 +7,17 @@ bits unresolved. Within an attempt: precision first, then the fewest changes.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
 from halfsafe.errors import PlanError
-from halfsafe.graph import Graph, Kind, Node, Use
+from halfsafe.graph import Graph, Kind, Use
 from halfsafe.integer_program import SECONDS, Columns, IntegerProgram
-from halfsafe.rules import Unknown, equations, law_of, traits_of, unknown_ops
+from halfsafe.rules import Unknown, traits_of, unknown_ops
+from halfsafe.rules.solve import COMPUTED, ZERO, Classes, Row, nearest_pin, reads, stated
 from halfsafe.windows import Window, Windows, bits_lost
 
 REACH = 120
@@ -62,9 +63,6 @@ class Plan:
     def changed(self) -> int:
         """How many values are stored at an exponent other than 0."""
         return sum(1 for k in self.exponents.values() if k)
-
-
-_COMPUTED = (Kind.INPUT, Kind.ACTIVATION)
 
 
 def plan(graph: Graph, windows: Windows, *, eager: bool = False) -> Plan:
@@ -124,26 +122,21 @@ class _Program:
 
     def __init__(self, graph: Graph, windows: Windows) -> None:
         self.graph, self.windows = graph, windows
-        self.laws = [e.terms for node in graph.nodes for e in equations(graph, node, law_of(node))]
-        self.reads: list[tuple[Use, str]] = []
-        for node in graph.nodes:
-            for operand, value in node.inputs.items():
-                found = graph.values[value]
-                if found.floating and found.kind in _COMPUTED:
-                    self.reads.append((Use(node.name, operand), value))
+        self.laws = stated(graph)
+        self.reads = reads(graph)
         self.reading = {use for use, _ in self.reads}
 
     def solve(self, attempt: _Attempt) -> tuple[Mapping[Unknown, int] | None, bool]:
         """Exponents of all unknowns, or None when there are none that satisfy the attempt; and
         whether that is all that could be said in time."""
         cuts = self._cuts() if attempt.insert else {}
-        merged = _Classes()
+        merged = Classes()
         for use, value in self.reads:
             if use not in cuts:
                 merged.join(use, value)
         for name in self._rim():
             if name not in cuts:
-                merged.join(name, _ZERO)
+                merged.join(name, ZERO)
         rest = merged.absorb(self.laws)
         model = _Model(merged)
         for unknown, window in self.windows.items():
@@ -171,7 +164,7 @@ class _Program:
         """Where a Mul may go, far side to near side: at the graph's rim, and in front of operators
         through which an exponent does not simply pass (behind those, the next one's front does).
         """
-        cuts: dict[Unknown, Unknown] = dict.fromkeys(self._rim(), _ZERO)
+        cuts: dict[Unknown, Unknown] = dict.fromkeys(self._rim(), ZERO)
         for use, value in self.reads:
             if not traits_of(self.graph.by_name[use.node]).passes:
                 cuts[use] = value
@@ -194,56 +187,10 @@ class _Program:
                 model.change(name, 0.1)
 
 
-_ZERO: Unknown = "0"
-
-
-class _Classes:
-    """Unknowns that the equations make equal, found by union; the class of _ZERO is pinned."""
-
-    def __init__(self) -> None:
-        self.parent: dict[Unknown, Unknown] = {_ZERO: _ZERO}
-
-    def find(self, unknown: Unknown) -> Unknown:
-        root = unknown
-        while (above := self.parent.setdefault(root, root)) != root:
-            root = above
-        while self.parent[unknown] != root:
-            self.parent[unknown], unknown = root, self.parent[unknown]
-        return root
-
-    def join(self, first: Unknown, second: Unknown) -> None:
-        a, b = self.find(first), self.find(second)
-        if a != b:
-            a, b = (b, a) if a == _ZERO else (a, b)
-            self.parent[a] = b
-
-    def absorb(self, laws: Iterable[Mapping[Unknown, int]]) -> list[Mapping[Unknown, int]]:
-        """Joins by all laws that amount to k == 0 or a == b; returns the rest, over classes."""
-        pending = list(laws)
-        while True:
-            rest: list[Mapping[Unknown, int]] = []
-            for law in pending:
-                terms: dict[Unknown, int] = defaultdict(int)
-                for unknown, factor in law.items():
-                    root = self.find(unknown)
-                    if root != _ZERO:
-                        terms[root] += factor
-                left = {u: f for u, f in terms.items() if f}
-                if len(left) == 1:
-                    self.join(next(iter(left)), _ZERO)
-                elif len(left) == 2 and sum(left.values()) == 0:
-                    self.join(*left)
-                elif left:
-                    rest.append(left)
-            if len(rest) == len(pending):
-                return rest
-            pending = rest
-
-
 class _Model:
     """An integer program whose columns are the exponents of classes."""
 
-    def __init__(self, classes: _Classes) -> None:
+    def __init__(self, classes: Classes) -> None:
         self.classes = classes
         self.program = IntegerProgram(free=_FINISH)
         self.column: dict[Unknown, int] = {}
@@ -254,8 +201,8 @@ class _Model:
         root = self.classes.find(unknown)
         self.windows[root] = self.windows.get(root, Window()) & window
 
-    def equation(self, terms: Mapping[Unknown, int]) -> None:
-        self.program.row(self._columns(terms), 0, 0)
+    def equation(self, row: Row) -> None:
+        self.program.row(self._columns(row), 0, 0)
 
     def cut(self, far: Unknown, near: Unknown, size: int) -> None:
         """far == near, unless a Mul over `size` elements is paid for."""
@@ -278,18 +225,18 @@ class _Model:
     def solve(self, attempt: _Attempt) -> Mapping[Unknown, int] | None:
         """Exponents of all unknowns, or None."""
         for root, window in self.windows.items():
-            if root != _ZERO:
+            if root != ZERO:
                 self._bound(root, window, attempt)
             elif not attempt.slack and not self._lowest(window, attempt) <= 0 <= window.high:
                 return None
         for root, weight in self.changes.items():
-            if root != _ZERO:
+            if root != ZERO:
                 self.program.magnitude({self._exponent(root): 1.0}, weight * _CHANGE)
         solution = self.program.solve()
         if solution is None:
             return None
         found = {root: round(float(solution[i])) for root, i in self.column.items()}
-        return {u: found.get(self.classes.find(u), 0) for u in list(self.classes.parent)}
+        return {u: found.get(self.classes.find(u), 0) for u in self.classes.unknowns}
 
     def _lowest(self, window: Window, attempt: _Attempt) -> int:
         return window.low if attempt.headroom else window.least
@@ -309,12 +256,9 @@ class _Model:
         if window.comfort < program.high[k]:
             program.penalty({k: 1.0}, window.comfort, _COMFORT)
 
-    def _columns(self, terms: Mapping[Unknown, int]) -> Columns:
-        """Terms over unknowns as terms over columns; pinned unknowns fall out."""
-        found: dict[Unknown, int] = defaultdict(int)
-        for unknown, factor in terms.items():
-            found[self.classes.find(unknown)] += factor
-        return {self._exponent(root): float(f) for root, f in found.items() if f and root != _ZERO}
+    def _columns(self, row: Row) -> Columns:
+        """A row over unknowns as one over columns; pinned unknowns fall out."""
+        return {self._exponent(root): float(f) for root, f in self.classes.terms(row).items()}
 
     def _exponent(self, root: Unknown) -> int:
         if root not in self.column:
@@ -364,38 +308,4 @@ def _repeats(
     if not isinstance(unknown, Use):
         return False
     value = graph.by_name[unknown.node].inputs[unknown.operand]
-    return graph.values[value].kind in _COMPUTED and uses[unknown] == exponents[value]
-
-
-def nearest_pin(graph: Graph, start: Unknown) -> str:
-    """What pins an unknown, the fewest equations away: a node's operand, or the graph's rim."""
-    touching: dict[Unknown, list[tuple[Node, Mapping[Unknown, int]]]] = defaultdict(list)
-    for node in graph.nodes:
-        for equation in equations(graph, node, law_of(node)):
-            for unknown in equation.terms:
-                touching[unknown].append((node, equation.terms))
-    rim = {*graph.inputs, *graph.outputs}
-    seen, pending = {start}, deque([start])
-    while pending:
-        unknown = pending.popleft()
-        if unknown in rim:
-            return f"the graph's own input or output {unknown}"
-        found: list[Unknown] = [*_same_value(graph, unknown)]
-        for node, terms in touching[unknown]:
-            if len(terms) == 1:
-                return str(node)
-            found += terms
-        new = [u for u in dict.fromkeys(found) if u not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return "the range of FP32"
-
-
-def _same_value(graph: Graph, unknown: Unknown) -> list[Unknown]:
-    """A value where it is read, and an operand where its value is made."""
-    if isinstance(unknown, str):
-        return [*graph.consumers.get(unknown, ())]
-    if isinstance(unknown, Use):
-        value = graph.by_name[unknown.node].inputs[unknown.operand]
-        return [value] if graph.values[value].kind in _COMPUTED else []
-    return []
+    return graph.values[value].kind in COMPUTED and uses[unknown] == exponents[value]

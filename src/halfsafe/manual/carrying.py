@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeGuard, TypeVar
 
-import numpy as np
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,7 +18,11 @@ from halfsafe.errors import BadInput
 from halfsafe.frontends.torch.lines import caller
 from halfsafe.frontends.torch.schema import is_number, items, schema_arguments
 from halfsafe.graph import Graph, Kind, Node, Use, Value
-from halfsafe.rules import LAWS, Unknown, equations
+from halfsafe.rules import Unknown
+from halfsafe.rules.solve import least, stated
+
+REACH = 120
+"""No constant is divided by more than 2 to this: FP32 has 127 binades on either side of 1."""
 
 
 @dataclass
@@ -109,9 +112,10 @@ class Carrying(TorchDispatchMode):
         node = replace(node, outputs=tuple(outputs))
         values |= {name: Value(name, Kind.ACTIVATION, True) for name in outputs}
         graph = Graph((node,), values, (), ())
-        found = _exponents(graph, {**known, outputs[0]: self._exponent})
+        rows = stated(graph)
+        found = least(rows, {**known, outputs[0]: self._exponent}, reach=REACH)
         if found is None:
-            found = _exponents(graph, {**known, outputs[0]: 0})
+            found = least(rows, {**known, outputs[0]: 0}, reach=REACH)
         if found is None:
             raise BadInput(_refusal(call.op, self._reason(known)))
         changes: dict[str, Any] = {}
@@ -305,18 +309,3 @@ class _Call:
 def is_floating(x: Any) -> TypeGuard[Tensor]:
     """Whether something is a tensor of floating numbers."""
     return isinstance(x, Tensor) and x.is_floating_point()
-
-
-def _exponents(graph: Graph, known: Mapping[Unknown, int]) -> dict[Unknown, int] | None:
-    """The smallest integer exponents that satisfy a node's law, some of them being known."""
-    (node,) = graph.nodes
-    rows = [e.terms for e in equations(graph, node, LAWS.get(node.op))]
-    columns = list(dict.fromkeys(u for row in rows for u in row if u not in known))
-    right = np.array([-sum(f * known[u] for u, f in row.items() if u in known) for row in rows])
-    matrix = np.array([[row.get(u, 0) for u in columns] for row in rows], float)
-    solution = np.zeros(len(columns))
-    if matrix.size:
-        solution = np.round(np.linalg.lstsq(matrix, right, rcond=None)[0])
-    if not np.array_equal(matrix @ solution if matrix.size else 0 * right, right):
-        return None
-    return {u: int(k) for u, k in zip(columns, solution, strict=True)} | dict(known)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from halfsafe.errors import BadInput, FoldError
-from halfsafe.graph import Kind, Use
-from halfsafe.integer_program import IntegerProgram
+from halfsafe.graph import Kind
 from halfsafe.manual.carrying import Carrying, Trace, is_floating
-from halfsafe.rules import LAWS, Unknown, equations, traits_of
+from halfsafe.rules import traits_of
+from halfsafe.rules.solve import COMPUTED, Row, least, reads, stated
 
 
 class _Thread(threading.local):
@@ -151,25 +151,17 @@ def _solve(trace: Trace, exponent: int) -> dict[str, int]:
 
     Raises FoldError where there are none.
     """
-    graph, system = trace.graph, _System(abs(exponent))
-    for node in graph.nodes:
-        for equation in equations(graph, node, LAWS.get(node.op)):
-            system.equation(equation.terms)
-        for operand, value in node.inputs.items():
-            if graph.values[value].kind == Kind.LITERAL:
-                system.fix(Use(node.name, operand), 0)
-            elif graph.values[value].floating:
-                system.equation({Use(node.name, operand): 1, value: -1})
-    for name in {*trace.entries, *trace.exits, *trace.plain, *trace.read_outside} & {*graph.values}:
-        system.fix(name, 0)
-    rim = _rim(trace)
-    inside = [n for n in _divided(trace) if n not in rim]
-    for name in inside:
-        system.fix(name, exponent)
-    for name, value in graph.values.items():
-        if value.floating and name not in inside:
-            system.prefer_none(name)
-    solution = system.solve()
+    graph, rim = trace.graph, _rim(trace)
+    inside = [name for name in _divided(trace) if name not in rim]
+    outside = {*trace.entries, *trace.exits, *trace.plain, *trace.read_outside} & {*graph.values}
+    literals = [use for use, _ in reads(graph, (Kind.LITERAL,))]
+    as_made: list[Row] = [{use: 1, name: -1} for use, name in reads(graph, _WITH_CONSTANTS)]
+    solution = least(
+        [*stated(graph), *as_made],
+        {**dict.fromkeys(inside, exponent), **dict.fromkeys([*outside, *literals], 0)},
+        reach=abs(exponent),
+        small=[name for name, v in graph.values.items() if v.floating and name not in inside],
+    )
     if solution is None:
         raise FoldError(
             "the constants do not suffice: begin and end the region at operators with weights, and "
@@ -179,32 +171,8 @@ def _solve(trace: Trace, exponent: int) -> dict[str, int]:
     return {name: k for name in constants if (k := solution.get(name, 0))}
 
 
-class _System:
-    """Equations over integer unknowns, the smallest solution of which is wanted."""
-
-    def __init__(self, reach: int) -> None:
-        self._reach, self._program = reach, IntegerProgram(free=0)
-        self._columns: dict[Unknown, int] = {}
-
-    def equation(self, terms: Mapping[Unknown, int]) -> None:
-        self._program.row({self._at(u): float(f) for u, f in terms.items()}, 0, 0)
-
-    def fix(self, unknown: Unknown, k: int) -> None:
-        self._program.row({self._at(unknown): 1.0}, k, k)
-
-    def prefer_none(self, unknown: Unknown) -> None:
-        self._program.magnitude({self._at(unknown): 1.0}, 1.0)
-
-    def solve(self) -> dict[Unknown, int] | None:
-        solution = self._program.solve()
-        if solution is None:
-            return None
-        return {u: round(float(solution[i])) for u, i in self._columns.items()}
-
-    def _at(self, unknown: Unknown) -> int:
-        if unknown not in self._columns:
-            self._columns[unknown] = self._program.integer(-self._reach, self._reach)
-        return self._columns[unknown]
+_WITH_CONSTANTS = (*COMPUTED, Kind.CONSTANT)
+"""A constant has one exponent here: folding changes the model's own, and clones none."""
 
 
 def _divided(trace: Trace) -> list[str]:
