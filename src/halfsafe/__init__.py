@@ -6,6 +6,7 @@ from halfsafe.inspection import inspect
 from halfsafe.manual.rewrites import rewrites, rewriting
 from halfsafe.manual.scaled import scaled
 from halfsafe.report.model import Report
+from halfsafe.rules import register
 from halfsafe.verdict import Verification
 from halfsafe.watching.transitions import Transition
 from halfsafe.watching.watch import watch
@@ -21,6 +22,7 @@ __all__ = [
     "Verification",
     "fix",
     "inspect",
+    "register",
     "rewrites",
     "rewriting",
     "scaled",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
+from halfsafe.errors import BadInput
 from halfsafe.graph import Graph, Node, Use
 
 Unknown = str | Use | tuple[str, str]
@@ -30,6 +32,8 @@ class Linear:
         return Linear({u: f for u, f in terms.items() if f}, self.absent or other.absent)
 
     def __rmul__(self, factor: int) -> Linear:
+        if int(factor) != factor:
+            raise BadInput(f"{factor} times an exponent: multiply the other side, by an integer")
         return Linear({u: factor * f for u, f in self.terms.items() if factor}, self.absent)
 
     def __neg__(self) -> Linear:
@@ -40,7 +44,10 @@ class Linear:
 
     def __eq__(self, other: Linear | int) -> Equation:  # pyright: ignore[reportIncompatibleMethodOverride]
         """States an equation; the only number that a homogeneous law needs is 0."""
-        other = Linear() if isinstance(other, int) else other
+        if isinstance(other, int):
+            if other:
+                raise BadInput(f"an exponent that is {other}: the only number in a law is 0")
+            other = Linear()
         difference = self - other
         seen = frozenset(self.terms) | frozenset(other.terms)
         return Equation({} if difference.absent else difference.terms, seen)
@@ -68,15 +75,25 @@ class Equation:
 
 
 class Exponents:
-    """The exponents of one node's operands and outputs, for a rule to relate."""
+    """The exponents of one node's operands and outputs, for a rule to relate.
 
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self._graph, self._node = graph, node
+    A `strict` one asks a rule to name no operand that the node does not have: in a law that nobody
+    has tested, a misspelt one would void an equation, and leave free what it should tie.
+    """
+
+    def __init__(self, graph: Graph, node: Node, *, strict: bool = False) -> None:
+        self._graph, self._node, self._strict = graph, node, strict
         self.attributes = node.attributes
 
     def __getitem__(self, operand: str) -> Linear:
         """The exponent of an operand. Without the operand, equations that mention it are void."""
         if operand not in self._node.inputs:
+            if self._strict:
+                known = ", ".join(f"'{name}'" for name in self._node.inputs)
+                raise BadInput(
+                    f"the law of {self._node.op} names '{operand}', and {self._node} has {known}: "
+                    f"ask for what may be absent by k.all('{operand}') or k.gain('{operand}')"
+                )
             return Linear(absent=True)
         return self._operand(operand)
 
@@ -168,10 +185,11 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A rule, with what else an operator is like."""
+    """A rule, with what else an operator is like; `strict` if the rule is not one of our own."""
 
     rule: Rule
     traits: Traits = Traits()
+    strict: bool = False
 
     @property
     def family(self) -> str:
@@ -180,12 +198,22 @@ class Law:
 
 def equations(graph: Graph, node: Node, law: Law | None) -> list[Equation]:
     """A node's equations. Floating operands and outputs that its rule leaves out are pinned."""
-    k = Exponents(graph, node)
+    k = Exponents(graph, node, strict=law is not None and law.strict)
     if not any(graph.values[v].floating for v in (*node.inputs.values(), *node.outputs)):
         return []
-    found = list(law.rule(k)) if law else []
+    found = _stated(node, law, k) if law else []
     mentioned = {u for equation in found for u in equation.mentions}
     everything = [k[operand] for operand in node.inputs] + k.outs
     unmentioned = {u for exponent in everything for u in exponent.terms} - mentioned
     pins = [Equation({u: 1}, frozenset([u])) for u in sorted(unmentioned, key=str)]
     return [e for e in found if e.terms] + pins
+
+
+def _stated(node: Node, law: Law, k: Exponents) -> list[Equation]:
+    """What a rule gives. Raises BadInput for anything but equations."""
+    found = cast("object", law.rule(k))
+    listed = [*cast("Iterable[object]", found)] if isinstance(found, Iterable) else [found]
+    stated = [x for x in listed if isinstance(x, Equation)]
+    if len(stated) < len(listed):
+        raise BadInput(f"the law of {node.op} gives {found!r}: return a list of equations")
+    return stated
