@@ -10,10 +10,14 @@ import pytest
 
 from halfsafe.deviation import Comparison, Deviation
 from halfsafe.faults import Fault, FaultKind
-from halfsafe.graph import Graph, Kind, Node, Value
+from halfsafe.graph import Graph, Kind, Node, Use, Value
+from halfsafe.plan import Plan
 from halfsafe.ranges import Range
+from halfsafe.report.data import ValueReport
+from halfsafe.report.gather import observed
 from halfsafe.report.html import render
-from halfsafe.report.model import Report, ValueReport, faults_of
+from halfsafe.report.reasons import equations_of, faults_of, reasons_of
+from halfsafe.report.report import Report
 from halfsafe.verdict import Finding, Row, Verification
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"q\" 'a' <!--"
@@ -45,29 +49,40 @@ def chain(layers):
     return Graph(tuple(nodes), {v.name: v for v in values}, ("x",), (last,))
 
 
-def chain_report(layers=4, loud=2, **changes):
+def chain_report(layers=4, loud=2, tool="inspect", **changes):
     """An inspected chain in which one layer overflows."""
-    return replace(measured_chain(layers, loud), **changes)
+    return replace(measured_chain(layers, loud, tool), **changes)
 
 
 @cache
-def measured_chain(layers, loud):
+def measured_chain(layers, loud, tool, by_name=()):
     graph = chain(layers)
     tops = {"x": 2, f"linear_{loud}": 18, f"relu_{loud}": 18}
-    values = {
-        name: ValueReport(measured(tops.get(name, 1 + i % 9), more=i))
-        for i, name in enumerate(graph.values)
-    }
-    faults = tuple(faults_of(graph, values, headroom=1))
-    command = "halfsafe.inspect(model, samples)"
-    return Report("inspect", "chain", command, 2, 1, graph, values, faults)
+    return observed(
+        tool=tool,
+        model="chain",
+        command=f"halfsafe.{tool}(model, samples)",
+        samples=2,
+        headroom=1,
+        graph=graph,
+        ranges={v: measured(tops.get(v, 1 + i % 9), more=i) for i, v in enumerate(graph.values)},
+        compared={name: dict(by_name).get(name, GOOD) for name in graph.values if by_name},
+    )
 
 
 def fixed_report(layers=4):
-    """The same chain, with the loud layer stored at exponent 4."""
+    """The same chain, with the loud layer stored at exponent 4, and a Mul behind it."""
     report = chain_report(layers)
-    moved = {"linear_2": 4, "relu_2": 4, "blocks.2.mlp.weight": 4}
-    values = {n: replace(v, exponent=moved.get(n, 0)) for n, v in report.values.items()}
+    moved = {"linear_2": 4, "relu_2": 4}
+    uses = {Use("linear_2", "weight"): 4, Use("relu_2", "self"): 4}
+    ranges = {name: value.range for name, value in report.values.items()}
+    plan = Plan(moved, uses, (), ())
+    reasons = reasons_of(report.graph, ranges, 1, equations_of(report.graph), plan)
+    exponents = {**moved, "blocks.2.mlp.weight": 4}
+    values = {
+        n: replace(v, exponent=exponents.get(n, 0), reason=reasons[n])
+        for n, v in report.values.items()
+    }
     return replace(
         report,
         tool="fix",
@@ -79,15 +94,14 @@ def fixed_report(layers=4):
     )
 
 
+GOOD = Comparison(Deviation(1e-6, 1.0, 0, 9), Deviation(1e-6, 1.0, 0, 9))
+
+
 def compared_report():
     """With FP16 run beside FP32: one value is nonfinite, one finite and wrong."""
-    good = Comparison(Deviation(1e-6, 1.0, 0, 9), Deviation(1e-6, 1.0, 0, 9))
     bad = Comparison(Deviation(0.0, 1.0, 5, 9), Deviation(1e-6, 1.0, 0, 9))
     wrong = Comparison(Deviation(1.0, 0.0, 0, 9), Deviation())
-    by_name = {"linear_2": bad, "relu_3": wrong}
-    report = chain_report()
-    values = {n: replace(v, comparison=by_name.get(n, good)) for n, v in report.values.items()}
-    return replace(report, values=values, faults=tuple(faults_of(report.graph, values, 1)))
+    return measured_chain(4, 2, "inspect", (("linear_2", bad), ("relu_3", wrong)))
 
 
 def block(html):

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from inspect import ismodule
 from pathlib import Path
 
@@ -19,20 +21,26 @@ LOWER = (
 """Modules below the front ends; none of them knows a framework."""
 
 
-def imports(path: Path, *, everywhere: bool = True) -> set[str]:
-    """Modules that a file imports when it runs; `everywhere` includes those within functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    found: set[str] = set()
-    for node in ast.walk(tree) if everywhere else tree.body:
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """Modules that a file imports, and names of them: within functions, for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path.name} imports relative to itself"
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, and names of them that may be modules as well."""
+    found = [*imported(path)]
+    return {module for module, _ in found} | {f"{module}.{name}" for module, name in found if name}
+
+
+def dotted(path: Path) -> str:
+    """The name under which a file is imported."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def files(module: str) -> list[Path]:
@@ -89,6 +97,31 @@ def test_nobody_below_the_command_line_knows_it():
 @pytest.mark.parametrize("path", sorted((SOURCE / "report").glob("*.py")), ids=lambda p: p.name)
 def test_a_report_is_plain_data(path):
     assert not {name for name in imports(path) if name.startswith(("torch", "halfsafe.frontends"))}
+
+
+ALLOWED = {("halfsafe.frontends.torch.lines", "halfsafe")}
+"""Who asks the package for nothing but its folder."""
+
+
+def test_there_is_no_circle_of_imports():
+    """`from package import name` is of the submodule, where there is one of that name."""
+    paths = {dotted(path): path for path in SOURCE.rglob("*.py")}
+    known = {
+        name: {full if (full := f"{m}.{n}") in paths else m for m, n in imported(path)}
+        for name, path in paths.items()
+    }
+    edges = {
+        n: {m for m in found & paths.keys() if (n, m) not in ALLOWED} for n, found in known.items()
+    }
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_the_explorer_derives_nothing():
+    known = imports(SOURCE / "report" / "explorer.py")
+    assert not known & {"halfsafe.rules", "halfsafe.windows", "halfsafe.plan"}
 
 
 def test_every_module_has_its_layer():

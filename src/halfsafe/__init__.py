@@ -5,7 +5,7 @@ from halfsafe.fix import Fixed, fix, verify
 from halfsafe.inspection import inspect
 from halfsafe.manual.rewrites import rewrites, rewriting
 from halfsafe.manual.scaled import scaled
-from halfsafe.report.model import Report
+from halfsafe.report.report import Report
 from halfsafe.rules import register
 from halfsafe.verdict import Verification
 from halfsafe.watching.transitions import Transition

@@ -22,7 +22,7 @@ from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.faults import FaultKind
 from halfsafe.fix import fix, verify
 from halfsafe.inspection import inspect
-from halfsafe.report.model import Report
+from halfsafe.report.report import Report
 from halfsafe.verdict import TOLERANCE
 
 app = typer.Typer(
@@ -238,10 +238,7 @@ def report_command(
     check_output(model_explorer, (".json",))
     if not path.is_file():
         raise BadInput(f"there is no report '{path}'")
-    try:
-        report = Report.load(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"'{path}' is not a report: {error}") from error
+    report = Report.load(path)
     if output:
         write(report, output)
     if model_explorer:

@@ -12,7 +12,8 @@ from halfsafe.frontends import open_model
 from halfsafe.mending import mended
 from halfsafe.prepare import Preparation
 from halfsafe.proof import Proof, Standard, delivered, prove
-from halfsafe.report.model import Report, write_report
+from halfsafe.report.gather import write_report
+from halfsafe.report.report import Report
 from halfsafe.samples import Samples
 from halfsafe.source import Forms, Kernels, Progress
 from halfsafe.verdict import TOLERANCE, Metric, Verification

@@ -11,7 +11,8 @@ from halfsafe.deviation import Comparison, merge_comparisons
 from halfsafe.errors import BadInput, HalfsafeError
 from halfsafe.frontends import open_model, process_group
 from halfsafe.ranges import Range, merge
-from halfsafe.report.model import Report, observed
+from halfsafe.report.gather import observed
+from halfsafe.report.report import Report
 from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import SOME, Call, calls
 from halfsafe.source import Arrays, Group, Progress, Source

@@ -6,27 +6,25 @@ and named by their index: 5,000 values stay small.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
 from halfsafe.formats import FLOAT16
-from halfsafe.graph import Graph, Kind, Node, Use
-from halfsafe.report.model import Report, ValueReport
-from halfsafe.rules import Equation, Unknown, equations, law_of
-from halfsafe.windows import ANY, Limits, Window, windows
+from halfsafe.graph import Graph, Node
+from halfsafe.report.data import Record, ValueReport
+from halfsafe.report.words import pinned_by
 
 
-def explorer(report: Report) -> dict[str, Any]:
+def explorer(report: Record) -> dict[str, Any]:
     """All that the map, the table and the details show, as columns by value and by node."""
     graph = report.graph
     order = _by_depth(graph, report.values)
     place = {name: i for i, name in enumerate(order)}
     shared = _Shared(place, {node.name: i for i, node in enumerate(graph.nodes)})
-    ties = _ties(report)
+    values = [report.values[name] for name in order]
+    laws = report.laws
     return {
         "tool": report.tool,
         "headroom": report.headroom,
@@ -36,10 +34,10 @@ def explorer(report: Report) -> dict[str, Any]:
         "names": order,
         "values": {
             **_columns([_identity(graph, name, shared) for name in order]),
-            **_columns([_figures(report.values[name], shared) for name in order]),
-            **_columns(_reasons(report, order, ties, shared)),
+            **_columns([_figures(value, shared) for value in values]),
+            **_columns([_reason(value, graph, laws, shared) for value in values]),
         },
-        "nodes": _columns([_node(graph, n, ties.laws[n.name], shared) for n in graph.nodes]),
+        "nodes": _columns([_node(graph, n, laws.get(n.name, ()), shared) for n in graph.nodes]),
         "faults": [[place[f.value], str(f.kind)] for f in report.faults if f.value in place],
         "texts": list(shared.texts),
         "histograms": [list(h) for h in shared.histograms],
@@ -63,6 +61,7 @@ class _Shared:
 
 
 Row = Mapping[str, Any]
+Laws = Mapping[str, Sequence[str]]
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -148,114 +147,13 @@ def _node(graph: Graph, node: Node, laws: Sequence[str], shared: _Shared) -> Row
     }
 
 
-def _reasons(report: Report, order: Sequence[str], ties: _Ties, shared: _Shared) -> list[Row]:
-    """Why each value has its exponent: its window, the value that drives it, and what pins it."""
-    bounds = _windows(report)
-    exponents = {name: value.exponent for name, value in report.values.items()}
-    drivers = [n for n in order if exponents[n] and not bounds[n].low <= 0 <= bounds[n].high]
-    driven = _nearest(drivers, ties.links, lambda name: bool(exponents.get(name)))
-    pinned = _nearest(list(ties.pins), ties.links, lambda _: True)
-    rows: list[Row] = []
-    for name in order:
-        driver, law = driven.get(name, ("", ""))
-        pin = pinned.get(name, ("", ""))[0]
-        rows.append(
-            {
-                "low": bounds[name].low if bounds[name].low > -ANY else None,
-                "high": bounds[name].high if bounds[name].high < ANY else None,
-                "driver": shared.values[driver] if driver else -1,
-                "tie": shared.text(law),
-                "pin": shared.text(ties.pins.get(pin, "")),
-            }
-        )
-    return rows
-
-
-def _windows(report: Report) -> Mapping[str, Window]:
-    """The window of each value, of a constant that of all its uses together."""
-    ranges = {name: value.range for name, value in report.values.items()}
-    found: dict[str, Window] = defaultdict(Window)
-    for unknown, window in windows(report.graph, ranges, Limits(headroom=report.headroom)).items():
-        if isinstance(unknown, str):
-            found[unknown] &= window
-        elif isinstance(unknown, Use):
-            name = report.graph.by_name[unknown.node].inputs[unknown.operand]
-            if report.graph.values[name].kind == Kind.CONSTANT:
-                found[name] &= window
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Ties:
-    """How values hang together: the laws by node, their links by value, and what is pinned by whom.
-
-    A link is an equation as text and the values whose exponents it ties.
-    """
-
-    laws: Mapping[str, Sequence[str]]
-    links: Mapping[str, Sequence[tuple[str, Sequence[str]]]]
-    pins: Mapping[str, str]
-
-
-def _ties(report: Report) -> _Ties:
-    """Equations of all operators. Modules that were watched have none."""
-    graph = report.graph
-    laws: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
-    links: dict[str, list[tuple[str, Sequence[str]]]] = defaultdict(list)
-    pins: dict[str, str] = {}
-    if report.tool == "watch":
-        return _Ties(laws, links, pins)
-    for name in (*graph.inputs, *graph.outputs):
-        if graph.values[name].floating:
-            pins.setdefault(name, f"the graph's own input or output {name}")
-    for node in graph.nodes:
-        for equation in equations(graph, node, law_of(node)):
-            text = _law(equation, node)
-            tied = list(filter(None, (_value_of(graph, u) for u in equation.terms)))
-            laws[node.name].append(text)
-            if len(equation.terms) == 1:
-                pins.update((name, str(node)) for name in tied if name not in pins)
-            elif _holds(report, equation):
-                for name in tied:
-                    links[name].append((f"{text} of {node.name}", tied))
-    return _Ties(laws, links, pins)
-
-
-def _law(equation: Equation, node: Node) -> str:
-    """An equation as seen from its operator: k[weight], not k[conv1.weight]."""
-    short = str(equation).replace(f"k[{node.name}.", "k[")
-    return re.sub(r"\('.*?', '(.*?)'\)", r"\1", short)
-
-
-def _value_of(graph: Graph, unknown: Unknown) -> str:
-    """The value behind an unknown; empty for a rule's own integer."""
-    if isinstance(unknown, Use):
-        return graph.by_name[unknown.node].inputs[unknown.operand]
-    return unknown if isinstance(unknown, str) else ""
-
-
-def _holds(report: Report, equation: Equation) -> bool:
-    """Whether the exponents that are known satisfy an equation: an inserted Mul breaks it."""
-    names = [_value_of(report.graph, unknown) for unknown in equation.terms]
-    if any(name not in report.values for name in names):
-        return True
-    known = (report.values[name].exponent for name in names)
-    return sum(k * factor for k, factor in zip(known, equation.terms.values(), strict=True)) == 0
-
-
-def _nearest(
-    sources: Sequence[str],
-    links: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
-    passes: Callable[[str], bool],
-) -> dict[str, tuple[str, str]]:
-    """For each value the source that is the fewest links away, and the last link on the way."""
-    found = {source: (source, "") for source in sources}
-    pending = deque(sources)
-    while pending:
-        name = pending.popleft()
-        for text, tied in links.get(name, ()):
-            for other in tied:
-                if other not in found and passes(other):
-                    found[other] = found[name][0], text
-                    pending.append(other)
-    return found
+def _reason(value: ValueReport, graph: Graph, laws: Laws, shared: _Shared) -> Row:
+    """Why a value has its exponent: its window, the value that drives it, and what pins it."""
+    reason, tie = value.reason, value.reason.tie
+    return {
+        "low": reason.low,
+        "high": reason.high,
+        "driver": shared.values[reason.driver] if reason.driver else -1,
+        "tie": shared.text(f"{laws[tie.node][tie.law]} of {tie.node}" if tie else ""),
+        "pin": shared.text(pinned_by(graph, reason.pin)),
+    }

@@ -17,10 +17,9 @@ from typing import Any
 
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
+from halfsafe.report.data import Record, ValueReport
 from halfsafe.report.explorer import explorer
-from halfsafe.report.model import Report, ValueReport
-from halfsafe.report.text import error, proved_on
-from halfsafe.report.words import places, short, verdict, worst_first
+from halfsafe.report.words import error, places, proved_on, short, verdict, worst_first
 from halfsafe.verdict import Verification
 
 SCRIPTS = ("words.js", "map.js", "table.js", "details.js", "page.js")
@@ -30,7 +29,7 @@ SHOWN = 6
 """Lines of a long list that are seen without unfolding it."""
 
 
-def render(report: Report) -> str:
+def render(report: Record) -> str:
     """The whole page."""
     return Template(_asset("template.html")).substitute(
         title=escape(f"{report.model}: halfsafe {report.tool}"),
@@ -90,7 +89,7 @@ def _counted(number: int, singular: str, plural: str = "") -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
-def _header(report: Report) -> Markup:
+def _header(report: Record) -> Markup:
     about = (
         f"halfsafe {report.tool}",
         _counted(report.samples, "sample"),
@@ -110,7 +109,7 @@ def _spaced(texts: Iterable[str]) -> Markup:
     return Markup(" ".join(_tag("span", text) for text in texts))
 
 
-def _numbers(report: Report) -> Markup:
+def _numbers(report: Record) -> Markup:
     """The four figures that say most."""
     kinds = Counter(fault.kind for fault in report.faults)
     worst_first = sorted(kinds, key=lambda kind: kind.severity)
@@ -133,7 +132,7 @@ def _number(figure: str, label: str, detail: str) -> Markup:
     )
 
 
-def _numbers_of_fix(report: Report, proof: Verification) -> list[tuple[str, str, str]]:
+def _numbers_of_fix(report: Record, proof: Verification) -> list[tuple[str, str, str]]:
     moved = [v.exponent for _, v in _computed(report) if v.exponent]
     exponents = dict.fromkeys((min(moved), max(moved))) if moved else {}
     span = " to ".join(map(str, exponents)) or "none"
@@ -154,13 +153,13 @@ def _numbers_of_fix(report: Report, proof: Verification) -> list[tuple[str, str,
     ]
 
 
-def _numbers_of_measuring(report: Report) -> list[tuple[str, str, str]]:
+def _numbers_of_measuring(report: Record) -> list[tuple[str, str, str]]:
     constants = len(report.values) - len(list(_computed(report)))
     measured = f"{len(report.values):,}", "values measured", f"{constants:,} of them constants"
     return [measured, _farthest(report), _broken(report)]
 
 
-def _farthest(report: Report) -> tuple[str, str, str]:
+def _farthest(report: Record) -> tuple[str, str, str]:
     """How far the worst value is outside, or how close to the limit the closest comes."""
     outside = (fault for fault in report.faults if fault.kind != FaultKind.LATENT)
     worst = max(outside, key=lambda f: f.excess, default=None)
@@ -175,7 +174,7 @@ def _farthest(report: Report) -> tuple[str, str, str]:
     return f"{rooms[closest]:.1f}", "bits of headroom, at least", f"in {closest}"
 
 
-def _broken(report: Report) -> tuple[str, str, str]:
+def _broken(report: Record) -> tuple[str, str, str]:
     """What FP16 makes of the outputs and the values, or else what its range does."""
     compared = {n: v.comparison for n, v in report.values.items() if v.comparison}
     if not compared:
@@ -192,13 +191,13 @@ def _broken(report: Report) -> tuple[str, str, str]:
     )
 
 
-def _computed(report: Report) -> Iterable[tuple[str, ValueReport]]:
+def _computed(report: Record) -> Iterable[tuple[str, ValueReport]]:
     """The values that are no constants."""
     known = report.graph.values
     return ((n, v) for n, v in report.values.items() if known[n].kind != Kind.CONSTANT)
 
 
-def _faults(report: Report) -> Markup:
+def _faults(report: Record) -> Markup:
     """By kind, the worst first, and within a kind by the bits outside the range."""
     if not report.faults:
         return _tag("p", "No value leaves the range of FP16 on these samples.")
@@ -208,14 +207,14 @@ def _faults(report: Report) -> Markup:
     return _join(_faults_of(report, kind, faults) for kind, faults in kinds.items())
 
 
-def _faults_of(report: Report, kind: FaultKind, faults: Sequence[Fault]) -> Markup:
+def _faults_of(report: Record, kind: FaultKind, faults: Sequence[Fault]) -> Markup:
     meaning = _tag("span", _sentence(kind.meaning), class_="quiet")
     title = _tag("h3", _tag("span", str(kind), class_=f"kind {kind}"), Markup(" "), meaning)
     items = [_fault(report, fault) for fault in faults]
     return _tag("section", title, _folded(items, "faults", f"{kind} fault", "ol"), class_="kinds")
 
 
-def _fault(report: Report, fault: Fault) -> Markup:
+def _fault(report: Record, fault: Fault) -> Markup:
     line = [_tag("p", short(fault.line), title=fault.line, class_="line")] if fault.line else []
     said = " ".join(
         _sentence(text) for text in (fault.detail, _region(report.graph, fault)) if text
@@ -230,7 +229,7 @@ def _fault(report: Report, fault: Fault) -> Markup:
     )
 
 
-def _fault_figures(report: Report, fault: Fault) -> Iterable[str]:
+def _fault_figures(report: Record, fault: Fault) -> Iterable[str]:
     value = report.graph.values.get(fault.value)
     sides = {FaultKind.UNDERFLOW: "below", FaultKind.LATENT: "into the headroom"}
     yield f"amax {fault.amax:.3g}"
@@ -277,7 +276,7 @@ def _folded(items: Sequence[Markup], class_: str, noun: str, tag: str = "ul") ->
     return _join([head, _tag("details", more, _tag(tag, *rest, class_=class_, **numbered))])
 
 
-def _plan(report: Report) -> Markup:
+def _plan(report: Record) -> Markup:
     if report.tool != "fix":
         said = f"halfsafe {report.tool} measures and changes nothing. For a plan and its proof run "
         return _tag("p", said, _tag("code", "halfsafe fix"), ".")
@@ -304,7 +303,7 @@ def _remedy(heading: str, meaning: str, lines: tuple[str, ...]) -> Markup:
     )
 
 
-def _proof(report: Report) -> Markup:
+def _proof(report: Record) -> Markup:
     proof = report.verification
     if proof is None:
         said = "Nothing was changed, so there is nothing to prove."
@@ -328,7 +327,7 @@ def _cells(texts: Iterable[str]) -> list[Markup]:
     return [_tag("td", text) for text in texts]
 
 
-def _notes(report: Report) -> Markup:
+def _notes(report: Record) -> Markup:
     notes = [*report.notes]
     if report.unknown_ops:
         unknown = ", ".join(report.unknown_ops)

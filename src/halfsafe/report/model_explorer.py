@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfsafe.report.model import Report
+from halfsafe.report.data import Record
 
 GRAPH = "graph"
 """The name that Model Explorer gives to the graph of a .pt2 file."""
@@ -19,7 +19,7 @@ _THRESHOLDS = [
 _FAULT = {"bgColor": "#a50f15", "textColor": "#ffffff"}
 
 
-def node_data(report: Report) -> dict[str, Any]:
+def node_data(report: Record) -> dict[str, Any]:
     """The least headroom of each operator's outputs in bits, by node; producers stand out.
 
     The format is that of model_explorer.node_data_builder.ModelNodeData.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import StringIO
-from math import inf
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -13,15 +12,15 @@ from rich.text import Text
 from halfsafe.deviation import Comparison
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Kind
-from halfsafe.report.model import Report
-from halfsafe.report.words import places, short, tally, verdict, worst_first
+from halfsafe.report.data import Record
+from halfsafe.report.words import error, places, proved_on, short, tally, verdict, worst_first
 from halfsafe.verdict import Answer, Verification
 
 SHOWN = 8
 """Rows of a long list; the JSON holds them all."""
 
 
-def render(report: Report, width: int = 80) -> str:
+def render(report: Record, width: int = 80) -> str:
     """Plain text, without colours."""
     console = Console(file=StringIO(), width=width, color_system=None, highlight=False)
     console.print(renderable(report))
@@ -29,7 +28,7 @@ def render(report: Report, width: int = 80) -> str:
     return console.file.getvalue()
 
 
-def renderable(report: Report) -> RenderableType:
+def renderable(report: Record) -> RenderableType:
     """The report as something that rich can print."""
     plural = "" if report.samples == 1 else "s"
     unit = "module calls" if report.tool == "watch" else "operators"
@@ -48,7 +47,7 @@ def renderable(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _notes(report: Report) -> list[RenderableType]:
+def _notes(report: Record) -> list[RenderableType]:
     notes = [Text(f"note: {note}", style="yellow") for note in report.notes]
     if report.unknown_ops:
         known = f"operators without a law, pinned: {', '.join(report.unknown_ops)}"
@@ -56,7 +55,7 @@ def _notes(report: Report) -> list[RenderableType]:
     return [*notes]
 
 
-def _faults(report: Report) -> list[RenderableType]:
+def _faults(report: Record) -> list[RenderableType]:
     if not report.faults:
         return [Text("No value leaves the range of FP16 on these samples."), Text()]
     worst = worst_first(report.faults)
@@ -72,7 +71,7 @@ _BEYOND = {FaultKind.LATENT: "within the headroom", FaultKind.UNDERFLOW: "too sm
 _STYLE = {FaultKind.OVERFLOW: "red", FaultKind.ABSORBED: "red", FaultKind.UNDERFLOW: "red"}
 
 
-def _fault(report: Report, fault: Fault) -> list[RenderableType]:
+def _fault(report: Record, fault: Fault) -> list[RenderableType]:
     """What and by how much, who makes it and where that is written, and what becomes of it."""
     bits = f"{fault.excess} bit{'s' * (fault.excess > 1)}"
     outside = f", {bits} {_BEYOND.get(fault.kind, 'outside')}" if fault.excess else ""
@@ -112,7 +111,7 @@ def _ending(name: str, width: int = 30) -> str:
     return name if len(name) <= width else f"...{name[3 - width :]}"
 
 
-def _ranges(report: Report) -> list[RenderableType]:
+def _ranges(report: Record) -> list[RenderableType]:
     """The values that come closest to the end of the range, or lie the furthest beyond."""
     values = report.graph.values
     known = {n: v for n, v in report.values.items() if values[n].bounded and v.range.amax}
@@ -147,7 +146,7 @@ def _in_half(comparison: Comparison | None) -> str:
     return f"{comparison.times_floor:.1f} x floor"
 
 
-def _plan(report: Report) -> list[RenderableType]:
+def _plan(report: Record) -> list[RenderableType]:
     moved = [
         v
         for name, v in report.values.items()
@@ -199,22 +198,8 @@ def proof_table(proof: Verification) -> Table:
     return table
 
 
-def proved_on(proof: Verification) -> str:
-    """The samples of a proof, and how FP16 was run."""
-    count = f"{proof.samples} sample{'s' * (proof.samples > 1)}"
-    kept = f", {proof.unmeasured} of them not measured" if proof.unmeasured else ""
-    return f"{count}{kept}, {proof.kernels} FP16"
-
-
-def error(error: float, nonfinite: int) -> str:
-    """An error, or how many outputs have none because they are not finite."""
-    if error < inf:
-        return f"error {error:.2e}"
-    return f"{nonfinite:,} nonfinite outputs" if nonfinite else "nonfinite"
-
-
 _COLOURS = {Answer.SAFE: "bold green", Answer.LIMITED: "bold yellow", Answer.NOT_SAFE: "bold red"}
 
 
-def _verdict(report: Report) -> Text:
+def _verdict(report: Record) -> Text:
     return Text(verdict(report), style=_COLOURS[report.answer])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from math import inf
 
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph
-from halfsafe.report.model import Report
+from halfsafe.report.data import Record, Tie
 from halfsafe.verdict import Answer, Verification
 
 
-def verdict(report: Report) -> str:
+def verdict(report: Record) -> str:
     """The conclusion, in one sentence."""
     if report.verification is not None:
         return conclusion(report.verification)
@@ -66,3 +67,24 @@ def places(graph: Graph, nodes: Iterable[str]) -> str:
     names = list(dict.fromkeys(node.module or node.name for node in found))
     rest = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + rest
+
+
+def pinned_by(graph: Graph, pin: Tie | str) -> str:
+    """What holds an exponent at 0: an operator, or the graph's rim."""
+    if isinstance(pin, Tie):
+        return str(graph.by_name[pin.node])
+    return f"the graph's own input or output {pin}" if pin else ""
+
+
+def proved_on(proof: Verification) -> str:
+    """The samples of a proof, and how FP16 was run."""
+    count = f"{proof.samples} sample{'s' * (proof.samples > 1)}"
+    kept = f", {proof.unmeasured} of them not measured" if proof.unmeasured else ""
+    return f"{count}{kept}, {proof.kernels} FP16"
+
+
+def error(error: float, nonfinite: int) -> str:
+    """An error, or how many outputs have none because they are not finite."""
+    if error < inf:
+        return f"error {error:.2e}"
+    return f"{nonfinite:,} nonfinite outputs" if nonfinite else "nonfinite"

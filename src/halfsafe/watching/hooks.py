@@ -23,7 +23,8 @@ from halfsafe.formats import FLOAT16
 from halfsafe.frontends.torch.arithmetic import range_of
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.ranges import Range, merge
-from halfsafe.report.model import Report, observed
+from halfsafe.report.gather import observed
+from halfsafe.report.report import Report
 from halfsafe.watching.calls import OperatorMode, Run, measuring
 from halfsafe.watching.sketch import is_measurable
 from halfsafe.watching.transitions import Transition

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from halfsafe.errors import BadInput
-from halfsafe.report.model import Report
+from halfsafe.report.report import Report
 from halfsafe.watching.transitions import Listener, listening
 
 
