@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
-from halfsafe import remedies
 from halfsafe.amplifiers import culprits, explain
 from halfsafe.deviation import Comparison, Comparisons
 from halfsafe.formats import FLOAT16
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.ranges import Ranges
+from halfsafe.replacements import floors, sentinels
 from halfsafe.rules.traits import COUNTS
 from halfsafe.verdict import TOLERANCE, Answer, Finding, judge
 from halfsafe.windows import Limits, Window, Windows, windows
@@ -185,7 +185,7 @@ def _masks(graph: Graph, ranges: Ranges) -> dict[str, _Finding]:
         if value.kind == Kind.CONSTANT and name in ranges and ranges[name].nonfinite:
             detail = f"{ranges[name].nonfinite} entries are inf or NaN"
             found[name] = _Finding(FaultKind.NONFINITE, detail=detail)
-    for mask in remedies.sentinels(graph, ranges):
+    for mask in sentinels(graph, ranges):
         excess = FLOAT16.bits_above(abs(mask.old))
         detail = f"the mask {mask.old:.4g} becomes {'-' * (mask.old < 0)}inf"
         found[_blamed(graph, mask.use)] = _Finding(FaultKind.SENTINEL, excess, detail)
@@ -198,7 +198,7 @@ def _numbers(graph: Graph, ranges: Ranges, compared: Comparisons) -> dict[str, _
     They say something of that operator alone, whatever its inputs are.
     """
     found: dict[str, _Finding] = {}
-    for floor in remedies.floors(graph, {}, ranges):
+    for floor in floors(graph, {}, ranges):
         name = graph.by_name[floor.use.node].outputs[0]
         detail = f"{floor.old:.4g} becomes 0, and something is divided by the result"
         found[name] = _Finding(FaultKind.EPSILON, detail=detail, by_itself=True)

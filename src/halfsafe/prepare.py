@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from halfsafe import remedies
+from halfsafe import remedies, replacements
 from halfsafe.edits import Edit, Island, Lower, Replace
 from halfsafe.errors import EditError
 from halfsafe.faults import Fault, find_faults
@@ -84,12 +84,12 @@ class Preparation:
         self.progress = progress
         self._all = False
         ranges = original.measure(supply.measured(), progress) | original.constants()
-        self.masks = remedies.sentinels(original.graph, ranges)
+        self.masks = replacements.sentinels(original.graph, ranges)
         self.faults = tuple(find_faults(original.graph, ranges, limits))
         self._lowered = original
         if self.masks:
             self._lowered = original.apply(self.masks)
-            ranges |= remedies.masked(self._lowered.graph, self.masks, ranges)
+            ranges |= replacements.masked(self._lowered.graph, self.masks, ranges)
         self._batches: list[tuple[Lower, ...]] = []
         self._refused: list[Lower] = []
         self._ranges = ranges
@@ -133,11 +133,11 @@ class Preparation:
             batches=tuple(self._batches),
             islands=tuple(islands),
             edits=tuple(
-                remedies.unmasked(rewrite(source.graph, found, ranges, self.limits), self.masks)
+                replacements.unmasked(rewrite(source.graph, found, ranges, self.limits), self.masks)
             ),
             replacements=(
-                *remedies.stored_masks(self.masks, found),
-                *remedies.floors(source.graph, found.exponents, ranges),
+                *replacements.stored_masks(self.masks, found.uses),
+                *replacements.floors(source.graph, found.exponents, ranges),
             ),
             notes=(*found.notes, *notes),
         )
@@ -151,7 +151,7 @@ class Preparation:
         """Takes the ranges of the samples that were kept out of measuring, too."""
         kept_out = self.supply.kept_out() if self.unmeasured else ()
         found = merge(self._ranges, self._lowered.measure(kept_out, self.progress))
-        self._ranges = found | remedies.masked(self._lowered.graph, self.masks, found)
+        self._ranges = found | replacements.masked(self._lowered.graph, self.masks, found)
         self._all = True
 
     @property
