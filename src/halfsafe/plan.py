@@ -17,11 +17,17 @@ from halfsafe.errors import PlanError
 from halfsafe.graph import Graph, Kind, Use
 from halfsafe.integer_program import SECONDS, Columns, IntegerProgram
 from halfsafe.rules import Unknown, traits_of, unknown_ops
-from halfsafe.rules.solve import COMPUTED, ZERO, Classes, Row, nearest_pin, reads, stated
+from halfsafe.rules.solve import (
+    COMPUTED,
+    REACH,
+    ZERO,
+    Classes,
+    Row,
+    nearest_pin,
+    reads,
+    stated,
+)
 from halfsafe.windows import Window, Windows, bits_lost
-
-REACH = 120
-"""No exponent beyond this is ever considered: FP32 has 127 binades on either side of 1."""
 
 CUT = 80.0
 """The most bits that one inserted Mul may shift: twice the binades of FP16."""

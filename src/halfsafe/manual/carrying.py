@@ -21,9 +21,6 @@ from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.rules import Unknown
 from halfsafe.rules.solve import least, stated
 
-REACH = 120
-"""No constant is divided by more than 2 to this: FP32 has 127 binades on either side of 1."""
-
 
 @dataclass
 class Trace:
@@ -113,9 +110,9 @@ class Carrying(TorchDispatchMode):
         values |= {name: Value(name, Kind.ACTIVATION, True) for name in outputs}
         graph = Graph((node,), values, (), ())
         rows = stated(graph)
-        found = least(rows, {**known, outputs[0]: self._exponent}, reach=REACH)
+        found = least(rows, {**known, outputs[0]: self._exponent})
         if found is None:
-            found = least(rows, {**known, outputs[0]: 0}, reach=REACH)
+            found = least(rows, {**known, outputs[0]: 0})
         if found is None:
             raise BadInput(_refusal(call.op, self._reason(known)))
         changes: dict[str, Any] = {}

@@ -17,6 +17,9 @@ from halfsafe.rules import Unknown, equations, law_of
 
 Row = Mapping[Unknown, int]
 
+REACH = 120
+"""No exponent beyond this is ever considered: FP32 has 127 binades on either side of 1."""
+
 ZERO: Unknown = "0"
 """Stands for the exponent 0 among unknowns."""
 
@@ -176,7 +179,7 @@ def least(
     rows: Iterable[Row],
     known: Mapping[Unknown, int],
     *,
-    reach: int,
+    reach: int = REACH,
     small: Collection[Unknown] | None = None,
 ) -> dict[Unknown, int] | None:
     """Integer exponents, some of them known, whose magnitudes have the smallest sum.
