@@ -110,7 +110,7 @@ def ways(model: nn.Module, samples: list[Any]) -> tuple[dict[str, Way], Any]:
     with halfsafe.scaled(folded, **REGION) as region:
         folded(image)
         region.fold()
-    fixed = halfsafe.fix(model, samples, kernels="half")
+    fixed = halfsafe.fix(model, samples, engine="torch")
     alone = lambda _: nullcontext()  # noqa: E731
     found: dict[str, Way] = {
         "as it is": (model, alone),

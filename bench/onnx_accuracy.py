@@ -23,7 +23,7 @@ from torch import nn
 import halfsafe
 from bench.architectures import ARCHITECTURES
 from bench.record import record
-from halfsafe.frontends.onnx.sessions import session
+from halfsafe.frontends.onnx.runtime import session
 
 COMMAND = "python -m bench.onnx_accuracy"
 

@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bench.onnx_accuracy import left_in_float32
-from halfsafe.frontends.onnx.program import Evaluator, flatten
+from halfsafe.frontends.onnx.flatten import flatten
+from halfsafe.frontends.onnx.run import Evaluator
 from halfsafe.samples import Call
 
 Shape = tuple[int, ...]

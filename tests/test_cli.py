@@ -182,10 +182,10 @@ def test_a_crash_of_our_own_is_one_line_and_status_3(run, monkeypatch):
 
 
 def test_headroom_and_real_half_kernels(run):
-    options = ("--headroom", "2", "--kernels", "half")
+    options = ("--headroom", "2", "--engine", "torch")
     status, output, _ = run("fix", "zoo_of_cli:both", *options, "--report", "r.json")
     assert status == 0
-    assert "half FP16" in output
+    assert "torch FP16" in output
     assert Report.load("r.json").headroom == 2
 
 

@@ -338,8 +338,8 @@ def test_integer_outputs_are_equal_too():
 def test_real_half_kernels_prove_it_as_well():
     """The original does not even run in FP16: its mask cannot be cast."""
     model, samples = build("masked_fill_of_minus_1e9")
-    proof = halfsafe.fix(model, samples, kernels="half").report.verification
-    assert proof.kernels == "half"
+    proof = halfsafe.fix(model, samples, engine="torch").report.verification
+    assert proof.engine == "torch"
     assert proof.before_nonfinite
     assert proof.safe
 

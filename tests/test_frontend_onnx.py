@@ -14,11 +14,13 @@ import halfsafe
 from bench.architectures import ARCHITECTURES
 from halfsafe import BadInput, FoldError
 from halfsafe.edits import Replace
-from halfsafe.frontends.onnx import sessions
+from halfsafe.frontends.onnx import runtime
 from halfsafe.frontends.onnx.edit import apply
+from halfsafe.frontends.onnx.feeds import feeds_of
+from halfsafe.frontends.onnx.flatten import flatten
 from halfsafe.frontends.onnx.half import to_float16 as convert
-from halfsafe.frontends.onnx.program import flatten, open_program
-from halfsafe.frontends.onnx.run import Evaluator, as_it_is, feeds_of
+from halfsafe.frontends.onnx.program import open_program
+from halfsafe.frontends.onnx.run import Evaluator, as_it_is
 from halfsafe.graph import Use
 from halfsafe.samples import Call
 
@@ -167,7 +169,7 @@ def test_a_broken_file_is_found_though_onnxruntime_hides_it():
 
 
 def test_a_model_too_large_for_one_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(sessions, "PROTOBUF_LIMIT", 16)
+    monkeypatch.setattr(runtime, "PROTOBUF_LIMIT", 16)
     fixed = halfsafe.fix(text_model(GROWN), samples())
     fixed.save(tmp_path / "big.onnx", dtype="float32")
     assert [p.name for p in tmp_path.iterdir()] == ["big.onnx"]  # all constants are small

@@ -13,8 +13,8 @@ import halfsafe
 from halfsafe.edits import Insert, ScaleOutput
 from halfsafe.errors import BadInput, EditError
 from halfsafe.formats import FLOAT32
+from halfsafe.frontends.onnx.flatten import flatten
 from halfsafe.frontends.onnx.half import to_float16
-from halfsafe.frontends.onnx.program import flatten
 from halfsafe.frontends.onnx.run import Evaluator, as_it_is
 from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.graph import Use

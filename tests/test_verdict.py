@@ -44,7 +44,7 @@ def proof(*pairs, floor=None, tolerance=TOLERANCE, scale=0.0, **rest):
         x, y = np.asarray(x), np.asarray(y)
         z = floor if floor is not None else rounded(x) if x.dtype.kind == "f" else x
         found.append(find(0, "y", i, x, y, np.asarray(z), scale))
-    fields = {"bit_equal": True, "worst_difference": 0.0, "kernels": "strict", **rest}
+    fields = {"bit_equal": True, "worst_difference": 0.0, "engine": "strict", **rest}
     return Verification(
         samples=len(pairs), unmeasured=0, findings=tuple(found), tolerance=tolerance, **fields
     )

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from halfsafe.engines import OWN
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.faults import FaultKind
 from halfsafe.fix import fix, verify
@@ -92,9 +93,8 @@ def fix_command(
         typer.Option(help="Type of floating inputs and outputs of an .onnx file in FP16."),
     ] = "float32",
     headroom: Headroom = 1,
-    kernels: Annotated[
-        Literal["strict", "half"],
-        typer.Option(help="How FP16 runs for the proof: strict evaluation, or real half kernels."),
+    engine: Annotated[
+        str, typer.Option(help=f"Where FP16 runs for the proof: {', '.join(OWN)}.")
     ] = "strict",
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
@@ -114,7 +114,7 @@ def fix_command(
             headroom=headroom,
             tolerance=tolerance,
             metric=load_metric(metric),
-            kernels=kernels,
+            engine=engine,
             progress=progress,
         )
         found = replace(fixed.report, command=command())
@@ -183,6 +183,9 @@ def verify_command(
     samples: Samples = None,
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
+    engine: Annotated[
+        str | None, typer.Option(help=f"Where CANDIDATE runs instead: {', '.join(OWN)}.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the proof as JSON, and nothing else.")
     ] = False,
@@ -208,6 +211,7 @@ def verify_command(
             inputs,
             tolerance=tolerance,
             metric=load_metric(metric),
+            engine=engine,
             progress=progress,
         )
     if as_json:

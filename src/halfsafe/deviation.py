@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,11 @@ class Comparison:
     def times_floor(self) -> float:
         """Error of the finite entries over that of the floor, or over one rounding if larger."""
         return self.half.relative_of_finite / max(self.floor.relative_of_finite, ROUNDING)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two arrays are the same, NaN and the sign of zeros aside."""
+    return np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
 
 
 Comparisons = Mapping[str, Comparison]

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from halfsafe.engines import Engine, engine_of
 from halfsafe.errors import BadInput
 from halfsafe.frontends import open_model
 from halfsafe.mending import mended
@@ -15,7 +16,7 @@ from halfsafe.proof import Proof, Standard, delivered, prove
 from halfsafe.report.gather import write_report
 from halfsafe.report.report import Report
 from halfsafe.samples import Samples
-from halfsafe.source import Forms, Kernels, Progress
+from halfsafe.source import Forms, Progress
 from halfsafe.verdict import TOLERANCE, Metric, Verification
 from halfsafe.windows import Limits
 
@@ -76,7 +77,7 @@ def fix(
     tolerance: float = TOLERANCE,
     metric: str | Metric | None = None,
     dynamic_shapes: Any = None,
-    kernels: Kernels = "strict",
+    engine: str | Engine = "strict",
     progress: Progress = lambda _: None,
 ) -> Fixed:
     """The same function, safe in half precision. The argument is never changed.
@@ -87,21 +88,22 @@ def fix(
     proof is on all of them. `headroom` bits are left free above the largest magnitudes seen.
     `tolerance` is the relative error of an output that is still of use, or, with a `metric`
     ("top-1", "cosine" or a callable of two lists of arrays), the largest value of that.
-    `dynamic_shapes` goes to torch.export. `kernels` chooses how FP16 is run for the proof: by
-    strict evaluation, or by the framework's own half kernels. Raises BadInput and CaptureError.
+    `dynamic_shapes` goes to torch.export. `engine` chooses where FP16 is run for the proof:
+    in strict evaluation, or in a framework's own kernels (`halfsafe.engines.names()`). Raises
+    BadInput and CaptureError.
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
-    standard = Standard(tolerance, metric)
+    standard, runs_in = Standard(tolerance, metric), engine_of(engine)
     supply = Samples(samples)
     progress("capturing")
     original = open_model(model, supply.first, dynamic_shapes, supply.some)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     preparation = Preparation(original, supply, Limits(headroom=headroom), progress)
-    prepared, proof = mended(original, preparation, supply, standard, kernels, progress)
+    prepared, proof = mended(original, preparation, supply, standard, runs_in, progress)
     exact, deployed = prepared.exact(original), prepared.deployed(original)
     forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
     progress("running what is delivered")
@@ -116,14 +118,15 @@ def verify(
     *,
     tolerance: float = TOLERANCE,
     metric: str | Metric | None = None,
+    engine: str | Engine | None = None,
     progress: Progress = lambda _: None,
 ) -> Verification:
     """How far a candidate is from the FP32 model, on all samples, and over the floor of FP16.
 
     An FP32 candidate must be bit-equal, unless its constants have been rounded to FP16, and is
-    judged in FP16 by strict evaluation; one that is in FP16 already runs as it is, an ONNX one both
-    strictly and in ONNX Runtime. `tolerance` and `metric` are those of `fix`. Raises BadInput and
-    CaptureError.
+    judged in FP16 by strict evaluation; one that is in FP16 already runs as it is, a module in
+    PyTorch's kernels, a file both strictly and in ONNX Runtime; or each in the `engine` that is
+    named. `tolerance` and `metric` are those of `fix`. Raises BadInput and CaptureError.
     """
     standard = Standard(tolerance, metric)
     supply = Samples(samples)
@@ -131,10 +134,11 @@ def verify(
     original = open_model(model, supply.first, others=supply.some)
     if original.is_half(candidate):
         running = original.running(candidate)
-        own = running.kernels == "strict"
-        proof = Proof(original, None, running, running.kernels, standard, own=own)
+        runs_in = engine_of(engine or running.engine)
+        also = None if engine or runs_in.name == "torch" else engine_of("onnxruntime")
+        proof = Proof(original, None, running, runs_in, standard, also=also)
     else:
         rewritten = open_model(candidate, supply.first, others=supply.some)
-        rounded = rewritten.holds_half and not original.holds_half
-        proof = Proof(original, None if rounded else rewritten, rewritten, "strict", standard)
+        exact = None if rewritten.holds_half and not original.holds_half else rewritten
+        proof = Proof(original, exact, rewritten, engine_of(engine or "strict"), standard)
     return prove(proof, supply, last=0, unmeasured=0, progress=progress)

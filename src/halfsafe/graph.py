@@ -144,6 +144,20 @@ class Graph:
         return str(node) if len(node.outputs) == 1 else f"{value} of {node}"
 
 
+def innermost(trace: str) -> str:
+    """File and line of the innermost frame of a traceback in text; of PyTorch's own if all are.
+
+    >>> innermost('File "a.py", line 3, in f\\n  x\\nFile "/torch/nn.py", line 9, in g')
+    'a.py:3'
+    """
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    frames = [frame for frame in frames if "/torch/" not in frame] or frames
+    if not frames:
+        return ""
+    path, _, rest = frames[-1].removeprefix('File "').partition('"')
+    return f"{path}:{rest.removeprefix(', line ').partition(',')[0]}"
+
+
 def _node(data: Mapping[str, Any]) -> Node:
     rest: dict[str, Any] = {**data, "outputs": tuple(data["outputs"])}
     return Node(**rest)

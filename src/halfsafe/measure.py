@@ -208,7 +208,7 @@ class _Comparing:
         self._arithmetic, self._stored = run.arithmetic, run.stored
         self._inherits = run.graph.inherits
         values = run.graph.values.items()
-        self._literals = {name for name, value in values if value.kind == Kind.LITERAL}
+        self._compared = {name for name, value in values if value.kind != Kind.LITERAL}
 
     def store(self, name: str, lanes: Lanes) -> Lanes:
         """The lanes as they are stored, once they have been measured and compared."""
@@ -218,7 +218,7 @@ class _Comparing:
         if name in self._stored:
             rounded = map(self._arithmetic.rounded, lanes[1:], LANES[1:])
             lanes = (lanes[0], *rounded)
-        if name in self._literals:
+        if name not in self._compared:  # a number that the graph has as a literal
             return lanes
         self.observer.look(name, lanes)
         source = self._inherits.get(name)

@@ -20,12 +20,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 from halfsafe.amplifiers import ahead_of, culprits, explain
 from halfsafe.deviation import ROUNDING, Comparison, Comparisons
+from halfsafe.engines import Engine
 from halfsafe.errors import EditError
 from halfsafe.graph import Graph
 from halfsafe.prepare import Preparation, Prepared, touches_half
 from halfsafe.proof import Proof, Standard, prove
 from halfsafe.samples import Call, Samples
-from halfsafe.source import Kernels, Progress, Source
+from halfsafe.source import Progress, Source
 from halfsafe.verdict import VISIBLE, Answer, Finding, Verification
 
 ROUNDS = 24
@@ -221,7 +222,7 @@ def mended(
     preparation: Preparation,
     supply: Samples,
     standard: Standard,
-    kernels: Kernels,
+    engine: Engine,
     progress: Progress,
 ) -> Found:
     """The best plan found, with its proof on all samples.
@@ -232,7 +233,7 @@ def mended(
 
     def proved(prepared: Prepared, calls: Iterable[Call] = supply) -> Found:
         exact, deployed = prepared.exact(original), prepared.deployed(original)
-        proof = Proof(original, exact, deployed, kernels, standard, forms=bool(prepared.forms))
+        proof = Proof(original, exact, deployed, engine, standard, forms=bool(prepared.forms))
         last = supply.count - 1
         return prepared, prove(proof, calls, last, preparation.unmeasured, progress)
 

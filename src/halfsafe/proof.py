@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from math import inf, isnan
 
 import numpy as np
 
-from halfsafe.deviation import WRONG, Array, deviation
+from halfsafe.deviation import WRONG, Array, deviation, same
+from halfsafe.engines import Engine, Running
 from halfsafe.errors import BadInput, first_line
-from halfsafe.formats import FLOAT16, FLOAT32, FLOOR
+from halfsafe.formats import FLOAT32, FLOOR
 from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Forms, Kernels, Progress, Runnable, Source
+from halfsafe.source import Arrays, Forms, Progress, Runnable, Source
 from halfsafe.verdict import (
     TOLERANCE,
     Answer,
@@ -45,16 +47,16 @@ class Proof:
     """A proof in the making, one sample after the other; nothing of a sample is kept but findings.
 
     `exact` is proved against `original` in FP32 and `deployed` in FP16; without `exact` nothing is
-    said of FP32. With `own`, FP16 runs in the framework's own kernels as well.
+    said of FP32. FP16 runs in `engine`, and, where there is one, in a second.
     """
 
     original: Source
     exact: Source | None
     deployed: Runnable
-    kernels: Kernels
+    engine: Engine
     standard: Standard = field(default_factory=Standard)
     forms: bool = False
-    own: bool = False
+    also: Engine | None = None
     _samples: int = 0
     _equal: bool = True
     _worst: float = 0.0
@@ -64,6 +66,14 @@ class Proof:
     _own: list[Finding] = field(default_factory=list[Finding])
     _metric: float = 0.0
 
+    @cached_property
+    def _running(self) -> Running:
+        return self.engine.build(self.deployed)
+
+    @cached_property
+    def _second(self) -> Running | None:
+        return None if self.also is None else self.also.build(self.deployed)
+
     def add(self, call: Call, *, before: bool = False) -> None:
         """Proves one sample. Raises BadInput if its reference is not finite."""
         original = self.original
@@ -72,17 +82,17 @@ class Proof:
         floor = original.evaluate(call, FLOOR)
         self._in_float32(call, reference)
         if before:
-            as_it_is = _as_is(original, call, self.kernels, reference)
+            as_it_is = _as_is(original, call, self.engine, reference)
             self._before += self._findings(call, reference, as_it_is, floor)
-        after = _half(self.deployed, call, self.kernels)
+        after = self._running.run(call)
         self._after += self._findings(call, reference, after, floor)
         _, metric = metric_of(self.standard.metric)
         if metric is not None:
             alike = [np.shape(a) for a in after] == [np.shape(r) for r in reference]
             error = float(metric(after, reference)) if alike else inf
             self._metric = max(self._metric, inf if isnan(error) else error)
-        if self.own:
-            own = self.deployed.half_outputs(call)
+        if self._second is not None:
+            own = self._second.run(call)
             self._own += self._findings(call, reference, own, floor)
         self._samples += 1
 
@@ -94,7 +104,7 @@ class Proof:
             bit_equal=self._equal and self.exact is not None,
             worst_difference=self._worst,
             captured=self._captured,
-            kernels=self.kernels,
+            engine=self.engine.name,
             findings_before=tuple(self._before),
             findings=tuple(self._after),
             findings_own=tuple(self._own),
@@ -182,10 +192,7 @@ def _is_unusable(found: Finding, tolerance: float) -> bool:
 
 def bit_equal(found: Arrays, known: Arrays) -> bool:
     """Whether all outputs are the same, NaN and the sign of zeros aside."""
-    return len(found) == len(known) and all(
-        np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
-        for a, b in zip(found, known, strict=True)
-    )
+    return len(found) == len(known) and all(map(same, found, known))
 
 
 def worst_difference(found: Arrays, known: Arrays) -> float:
@@ -202,14 +209,10 @@ def _difference(found: Array, known: Array) -> float:
     return inf if odd.any() else deviation(found, known).relative
 
 
-def _half(source: Runnable, call: Call, kernels: Kernels) -> Arrays:
-    return source.half_outputs(call) if kernels == "half" else source.evaluate(call, FLOAT16)
-
-
-def _as_is(original: Source, call: Call, kernels: Kernels, reference: Arrays) -> Arrays:
+def _as_is(original: Source, call: Call, engine: Engine, reference: Arrays) -> Arrays:
     """The original in FP16; NaN where it does not even run, for a number that cannot be cast."""
     try:
-        return _half(original, call, kernels)
+        return engine.build(original).run(call)
     except BadInput:
         return [np.full(r.shape, np.nan) if r.dtype.kind == "f" else r for r in reference]
 

@@ -14,7 +14,6 @@ from halfsafe.formats import FloatFormat
 from halfsafe.graph import Graph
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
-from halfsafe.verdict import Kernels
 
 Arrays = Sequence[NDArray[Any]]
 """Outputs: floating ones in FP64, the others as they are."""
@@ -46,23 +45,27 @@ class Group(Protocol):
 
 
 class Runnable(Protocol):
-    """Something that gives outputs in half precision."""
+    """Something that gives outputs in half precision: what an engine is given to build."""
 
     def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
         """Outputs of the graph, in FP32 arithmetic, every value stored in a format."""
         ...
 
-    def half_outputs(self, call: Call) -> Arrays:
-        """Outputs as the framework's own FP16 kernels give them."""
+    def half(self) -> Half:
+        """The model in FP16, in its framework's own terms."""
         ...
 
 
-class Candidate(Runnable, Protocol):
-    """A model in half precision that somebody else has made, run as it is."""
+class Half(Runnable, Protocol):
+    """A model in half precision, run as it is."""
 
     @property
-    def kernels(self) -> Kernels:
-        """How it runs: what judges it must run the original alike."""
+    def engine(self) -> str:
+        """Which engine judges it: what judges it must run the original alike."""
+        ...
+
+    def census(self, call: Call) -> Mapping[str, int]:
+        """How many values of each type it stores, operator by operator."""
         ...
 
 
@@ -121,7 +124,7 @@ class Source(Runnable, Protocol):
         """Whether a candidate, a model of the same kind, is in half precision already."""
         ...
 
-    def running(self, candidate: Any) -> Candidate:
+    def running(self, candidate: Any) -> Half:
         """A candidate in half precision, to be run as it is."""
         ...
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from math import inf, isfinite, sqrt
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +59,6 @@ LOST = 1e-3
 
 USUAL = 2.0**-3
 """The share of the root mean square above which an entry does not merely cross 0: it is lost."""
-
-Kernels = Literal["strict", "half"]
-"""How FP16 is run: strict evaluation, or the framework's own half kernels."""
 
 Metric = Callable[[Sequence[Array], Sequence[Array]], float]
 """A user's own error of outputs (candidate, reference), 0.0 where one is as good as the other."""
@@ -394,7 +391,7 @@ class Verification:
     unmeasured: int
     bit_equal: bool
     worst_difference: float
-    kernels: Kernels
+    engine: str
     findings: tuple[Finding, ...] = ()
     findings_before: tuple[Finding, ...] = ()
     findings_own: tuple[Finding, ...] = ()

@@ -80,7 +80,7 @@ def proved_on(proof: Verification) -> str:
     """The samples of a proof, and how FP16 was run."""
     count = f"{proof.samples} sample{'s' * (proof.samples > 1)}"
     kept = f", {proof.unmeasured} of them not measured" if proof.unmeasured else ""
-    return f"{count}{kept}, {proof.kernels} FP16"
+    return f"{count}{kept}, {proof.engine} FP16"
 
 
 def error(error: float, nonfinite: int) -> str:

@@ -22,12 +22,7 @@ from halfsafe.frontends.onnx.half_groups import (
     groups_of,
     schema_of,
 )
-from halfsafe.frontends.onnx.opset import (
-    complete_types,
-    raise_opset,
-    refuse,
-    settle_inputs,
-)
+from halfsafe.frontends.onnx.opset import complete_types, raise_opset, refuse, settle_inputs
 from halfsafe.frontends.onnx.values import (
     FLOAT,
     HALF,

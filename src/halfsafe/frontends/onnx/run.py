@@ -16,9 +16,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line
+from halfsafe.frontends.onnx.feeds import feeds_of
+from halfsafe.frontends.onnx.one_node import OneNode, Opsets, captured
 from halfsafe.frontends.onnx.parts import branches, is_open, states
-from halfsafe.frontends.onnx.sessions import Elements, OneNode, Opsets, captured
-from halfsafe.frontends.onnx.values import bodies_of, graph_values
+from halfsafe.frontends.onnx.values import Elements, bodies_of, graph_values
 from halfsafe.measure import Lanes, Store
 from halfsafe.samples import Call
 
@@ -277,51 +278,3 @@ def constant(model: ir.Model, name: str) -> Array:
     if held is None or held.const_value is None:
         raise BadInput(f"nothing computes '{name}', and the file holds no tensor of that name")
     return held.const_value.numpy()
-
-
-def feeds_of(model: ir.Model, call: Call) -> dict[str, Array]:
-    """A sample as arrays by input name. Raises BadInput for missing, unknown or misfit ones."""
-    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    names = [str(value.name) for value in inputs]
-    if len(call.args) > len(names):
-        raise BadInput(f"sample {call.number} has {len(call.args)} arrays for inputs {names}")
-    given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-    if set(given) != set(names):
-        raise BadInput(f"sample {call.number} has {sorted(given)}, the model takes {names}")
-    return {str(v.name): _given(v, given[str(v.name)], call.number) for v in inputs}
-
-
-def _given(value: ir.Value, x: Any, sample: int) -> Any:
-    """What a sample has for an input: an array, several for a sequence, None for what is missing.
-
-    Raises BadInput for a misfit.
-    """
-    kind = value.type
-    if isinstance(kind, ir.OptionalType):
-        if x is None:
-            return None
-        kind = kind.elem_type
-    if not isinstance(kind, ir.SequenceType):
-        return _fitting(value, np.asarray(x), sample)
-    if not isinstance(x, (list, tuple)):
-        raise BadInput(
-            f"sample {sample}: input '{value.name}' is a sequence: pass a list of arrays"
-        )
-    return Elements((_fitting(value, np.asarray(e), sample) for e in x), kind.dtype.numpy())
-
-
-def _fitting(value: ir.Value, x: Array, sample: int) -> Array:
-    """An array of the input's own type; NumPy's default FP64 becomes FP32."""
-    expected = value.dtype.numpy() if value.dtype else x.dtype
-    wider = {np.dtype(np.float32): (np.float64,), np.dtype(np.float16): (np.float64, np.float32)}
-    if x.dtype in wider.get(np.dtype(expected), ()):
-        with np.errstate(over="ignore"):
-            x = x.astype(expected)
-    if x.dtype != expected:
-        raise BadInput(
-            f"sample {sample}: input '{value.name}' is {x.dtype}, the model takes {expected}"
-        )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).sum())
-        raise BadInput(f"sample {sample}: '{value.name}' holds {bad} NaN or inf: pass finite ones")
-    return np.asarray(x, order="C")

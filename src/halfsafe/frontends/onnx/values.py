@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput
 
@@ -191,3 +193,16 @@ def in_half(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     found.doc_string = tensor.doc_string
     found.metadata_props.update(tensor.metadata_props)
     return found
+
+
+class Elements(list[Any]):
+    """A sequence: arrays that share a type, which it has even if there are none."""
+
+    def __init__(self, found: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> None:
+        super().__init__(found)
+        self.dtype = dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of all entries in one row."""
+        return (sum(x.size for x in self),)

@@ -174,7 +174,7 @@ def load_exported(path: Path) -> tuple[nn.Module, Any]:
     return module, None if bool(args) == bool(kwargs) else args or kwargs
 
 
-def run_model(model: nn.Module, call: Call) -> Any:
+def run_model(model: Callable[..., Any], call: Call) -> Any:
     """The user's own model on one sample, in FP32. Raises BadInput when the sample does not fit."""
     try:
         with torch.no_grad(), same_draws():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
+from halfsafe.formats import FloatFormat
 from halfsafe.frontends.torch.arithmetic import arrays
-from halfsafe.frontends.torch.capture import difference
+from halfsafe.frontends.torch.capture import difference, run_model
 from halfsafe.frontends.torch.program import Program, same_draws
 from halfsafe.frontends.torch.schema import argument
 from halfsafe.graph import Kind, Node
@@ -251,6 +254,64 @@ class _Recipe:
         for name, number in self.attributes.items():
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, number)
+
+
+@dataclass(frozen=True)
+class HalfModule:
+    """A module in FP16. It `casts` what it is given to FP16, if it does not do so by itself.
+
+    `places` are those of the original's outputs: the keys of a dict may be in another order.
+    """
+
+    module: nn.Module
+    places: tuple[str, ...] = ()
+    casts: bool = True
+    engine: str = "torch"
+
+    def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
+        raise NotImplementedError(f"a module in FP16 cannot be evaluated in {fmt.name}")
+
+    def half(self) -> HalfModule:
+        return self
+
+    def outputs(self, call: Call, compute: Callable[..., Any] | None = None) -> Arrays:
+        """What the module gives, or what stands in for it. Raises BadInput for a misfit sample."""
+        args, kwargs = call.args, call.kwargs
+        if self.casts:
+            args, kwargs = pytree.tree_map(_caster(torch.float16), (args, kwargs))
+        found = run_model(
+            self.module if compute is None else compute, Call(args, kwargs, call.number)
+        )
+        leaves, own = pytree.tree_leaves(found), places_of(found)
+        if sorted(own) == sorted(self.places):
+            leaves = [leaves[own.index(place)] for place in self.places]
+        return arrays(leaves)
+
+    def census(self, call: Call) -> Counter[str]:
+        """Of the floating tensors that operators compute."""
+        with _Types() as seen:
+            self.outputs(call)
+        return seen.found
+
+
+class _Types(TorchDispatchMode):
+    """Counts what operators compute, by type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for x in pytree.tree_leaves(made):
+            if isinstance(x, Tensor) and x.is_floating_point():
+                self.found[str(x.dtype).removeprefix("torch.")] += 1
+        return made
+
+
+def places_of(outputs: Any) -> tuple[str, ...]:
+    """Where each flat output lies in the structure that a model returns."""
+    return tuple(pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(outputs))
 
 
 def _caster(dtype: torch.dtype) -> Callable[[Any], Any]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-import halfsafe
+from halfsafe.graph import innermost
 
-_OWN = tuple(str(Path(package.__file__ or "").parent) for package in (torch, halfsafe))
+_OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
 
 
 @cache
@@ -31,13 +31,7 @@ def caller() -> str:
 
 def source_line(node: fx.Node) -> str:
     """File and line of the innermost frame that tracing has left with a node."""
-    lines = map(str.strip, (node.meta.get("stack_trace") or "").splitlines())
-    frames = [line for line in lines if line.startswith("File ")]
-    if not frames:
-        return ""
-    path, _, rest = frames[-1].removeprefix('File "').partition('"')
-    number = rest.removeprefix(", line ").partition(",")[0]
-    return f"{path}:{number}"
+    return innermost(node.meta.get("stack_trace") or "")
 
 
 def module_path(node: fx.Node) -> str:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from halfsafe.edits import Edit
 from halfsafe.errors import CaptureError
-from halfsafe.formats import FLOAT16, FloatFormat
+from halfsafe.formats import FLOAT16
 from halfsafe.frontends.torch.arithmetic import arrays, range_of, rounded
 from halfsafe.frontends.torch.capture import capture, run_model
-from halfsafe.frontends.torch.deliver import TorchModel
+from halfsafe.frontends.torch.deliver import HalfModule, TorchModel, places_of
 from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.edit import apply
 from halfsafe.frontends.torch.program import Program
@@ -23,7 +23,7 @@ from halfsafe.graph import Kind
 from halfsafe.measure import Measuring
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Kernels
+from halfsafe.source import Arrays
 from halfsafe.verdict import CAPTURED
 
 
@@ -80,8 +80,8 @@ class TorchSource(Measuring[Program]):
         check_call(call)
         return arrays(pytree.tree_leaves(run_model(self.model, call)))
 
-    def half_outputs(self, call: Call) -> Arrays:
-        return arrays(pytree.tree_leaves(run_model(self.program.module(torch.float16), call)))
+    def half(self) -> HalfModule:
+        return HalfModule(self.program.module(torch.float16), casts=False)
 
     def is_half(self, candidate: Any) -> bool:
         return isinstance(candidate, nn.Module) and any(
@@ -89,7 +89,7 @@ class TorchSource(Measuring[Program]):
         )
 
     def running(self, candidate: Any) -> HalfModule:
-        return HalfModule(candidate, _places(self.program.unflatten(self.program.graph.outputs)))
+        return HalfModule(candidate, places_of(self.program.unflatten(self.program.graph.outputs)))
 
     def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> TorchModel:
         return TorchModel(
@@ -100,31 +100,3 @@ class TorchSource(Measuring[Program]):
             call,
             dynamic_shapes,
         )
-
-
-@dataclass(frozen=True)
-class HalfModule:
-    """A module in FP16, run by PyTorch's own kernels on inputs cast to FP16."""
-
-    module: nn.Module
-    places: tuple[str, ...] = ()
-    kernels: Kernels = "half"
-
-    def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
-        raise NotImplementedError(f"a module in FP16 cannot be evaluated in {fmt.name}")
-
-    def half_outputs(self, call: Call) -> Arrays:
-        def cast(x: Any) -> Any:
-            return x.half() if isinstance(x, Tensor) and x.is_floating_point() else x
-
-        args, kwargs = pytree.tree_map(cast, (call.args, call.kwargs))
-        found = run_model(self.module, Call(args, kwargs))
-        leaves, own = pytree.tree_leaves(found), _places(found)
-        if sorted(own) == sorted(self.places):  # the keys of a dict may be in another order
-            leaves = [leaves[own.index(place)] for place in self.places]
-        return arrays(leaves)
-
-
-def _places(outputs: Any) -> tuple[str, ...]:
-    """Where each flat output lies in the structure that a model returns."""
-    return tuple(pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(outputs))

@@ -1,0 +1,109 @@
+"""Where FP16 really runs.
+
+An *engine* builds what can be delivered, runs it, and tells of which types it really computed. A
+third-party engine is one class, found by an entry point:
+
+    [project.entry-points."halfsafe.engines"]
+    mine = "my_package.my_module:MyEngine"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol
+
+from halfsafe.errors import BadInput
+from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
+from halfsafe.samples import Call
+from halfsafe.source import Arrays, Runnable
+
+GROUP = "halfsafe.engines"
+
+OWN = {
+    "strict": "halfsafe.engines.strict:Strict",
+    "torch": "halfsafe.engines.torch:Eager",
+    "torch-cuda": "halfsafe.engines.torch:OnCuda",
+    "torch-compiled": "halfsafe.engines.torch:Compiled",
+    "onnxruntime": "halfsafe.engines.onnxruntime:OnCpu",
+    "onnxruntime-cuda": "halfsafe.engines.onnxruntime:OnCuda",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What an engine does that no graph shows: how it stores values, and sums of products."""
+
+    stores: FloatFormat = FLOAT16
+    accumulates: FloatFormat = FLOAT32
+
+
+HALF = Profile()
+"""FP16 with sums in FP32, as most have it."""
+
+
+class Running(Protocol):
+    """Something that an engine has built."""
+
+    def run(self, call: Call) -> Arrays:
+        """Outputs on a sample that is given in FP32; floating ones in FP64.
+
+        Raises BadInput for a misfit sample.
+        """
+        ...
+
+    def census(self, call: Call) -> Mapping[str, int]:
+        """How many values of each type the engine computes: ``{"float16": 41, "float32": 2}``."""
+        ...
+
+
+class Engine(Protocol):
+    """A place where a model in half precision runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def profile(self) -> Profile: ...
+
+    @property
+    def needs(self) -> str:
+        """What has to be installed or at hand, as one says it: "a GPU"."""
+        ...
+
+    def available(self) -> bool:
+        """Whether it can run here."""
+        ...
+
+    def build(self, deliverable: Runnable) -> Running:
+        """Makes a deliverable ready to run. Raises BadInput for a kind that it does not take."""
+        ...
+
+
+def names() -> list[str]:
+    """The engines that are known, installed or not."""
+    return sorted({*OWN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def engine_of(given: str | Engine) -> Engine:
+    """An engine by name, or as it is. Raises BadInput for one that is unknown or cannot run here.
+
+    >>> engine_of("strict").profile.stores.name
+    'float16'
+    """
+    engine = _named(given) if isinstance(given, str) else given
+    if not engine.available():
+        raise BadInput(f"the engine '{engine.name}' cannot run here: it needs {engine.needs}")
+    return engine
+
+
+def _named(name: str) -> Engine:
+    own = [EntryPoint(name, OWN[name], GROUP)] if name in OWN else []
+    points = [*own, *(point for point in entry_points(group=GROUP) if point.name == name)]
+    if not points:
+        raise BadInput(f"there is no engine '{name}': it is one of {', '.join(names())}")
+    try:
+        return points[0].load()()
+    except ModuleNotFoundError as error:
+        raise BadInput(f"the engine '{name}' needs the package {error.name}") from error

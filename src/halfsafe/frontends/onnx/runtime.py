@@ -1,0 +1,189 @@
+"""A whole model in ONNX Runtime."""
+
+# onnx_ir and onnxruntime are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.onnx.draws import model_draws, seed
+from halfsafe.frontends.onnx.feeds import feeds_of
+from halfsafe.samples import Call
+
+Array = NDArray[Any]
+
+CPU = "CPUExecutionProvider"
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes that one message can hold, with some room for the nodes."""
+
+
+def session(model: ir.Model, *, optimised: bool = False, provider: str = CPU) -> Any:
+    """A session, by default on the CPU and without any rewriting of the graph; all of a model draw
+    the same numbers.
+
+    Raises BadInput where ONNX Runtime does not take the model.
+    """
+    options, model = options_of(optimised=optimised), embedded(model)
+    try:
+        if fits_session(model):
+            proto = ir.to_proto(model)
+            seed(chain(proto.graph.node, *(function.node for function in proto.functions)))
+            return opened(proto.SerializeToString(), options, provider)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            ir.save(model, path, external_data="model.onnx.data")
+            return opened(path, options, provider)
+    except Exception as error:
+        raise BadInput(f"ONNX Runtime does not take the model: {first_line(error)}") from error
+
+
+def opened(model: bytes | Path, options: Any, provider: str = CPU) -> Any:
+    """A session on one provider, and on the CPU what that does not take."""
+    providers = dict.fromkeys([provider, CPU])
+    return ort.InferenceSession(model, options, providers=list(providers))
+
+
+def fits_session(model: ir.Model) -> bool:
+    """Whether a model's constants fit into one message, and several copies of them into memory."""
+    held = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in held if tensor is not None) < PROTOBUF_LIMIT
+
+
+def data_files(model: ir.Model) -> frozenset[Path]:
+    """The files beside the model's own in which constants lie."""
+    held = (value.const_value for value in model.graph.initializers.values())
+    return frozenset(Path(t.path).resolve() for t in held if isinstance(t, ir.ExternalTensor))
+
+
+OLDEST = 7
+"""The first opset of which ONNX Runtime has all operators."""
+
+
+def check_versions(model: ir.Model) -> None:
+    """Raises BadInput for an opset or an IR version that ONNX Runtime does not read."""
+    opset, name = model.opset_imports.get("", OLDEST), f"ONNX Runtime {ort.__version__}"
+    newest = _newest(onnx.defs.onnx_opset_version(), lambda version: _reads(version, 8))
+    if not OLDEST <= opset <= newest:
+        raise BadInput(
+            f"the model is at opset {opset}, and {name} reads {OLDEST} to {newest}: "
+            "export it at one of these, or try onnx.version_converter"
+        )
+    newest = _newest(onnx.IR_VERSION, lambda version: _reads(OLDEST, version))
+    if (model.ir_version or newest) > newest:
+        raise BadInput(
+            f"the model has IR version {model.ir_version}, and {name} reads up to {newest}: "
+            f"set model.ir_version = {newest} if it uses nothing newer"
+        )
+
+
+def _newest(known: int, reads: Callable[[int], bool]) -> int:
+    return next(version for version in range(known, 0, -1) if reads(version))
+
+
+@lru_cache
+def _reads(opset: int, ir_version: int) -> bool:
+    """Whether ONNX Runtime takes a model of these versions."""
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [x], [y])
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+    try:
+        opened(model.SerializeToString(), options_of(optimised=False))
+    except Exception:
+        return False
+    return True
+
+
+def embedded(model: ir.Model) -> ir.Model:
+    """The model without references to other files; their tensors are in memory while read."""
+    if not data_files(model):
+        return model
+    copy = model.clone()
+    for value in copy.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _read_each_time(value.const_value)
+    return copy
+
+
+def _read_each_time(tensor: ir.ExternalTensor) -> ir.LazyTensor:
+    """Maps the file anew for each reader: pages that were read go when their reader does."""
+
+    def mapped() -> ir.ExternalTensor:
+        return ir.ExternalTensor(
+            tensor.location,
+            tensor.offset,
+            tensor.length,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=tensor.name or "",
+            base_dir=tensor.base_dir,
+        )
+
+    return ir.LazyTensor(mapped, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+
+
+def options_of(*, optimised: bool) -> Any:
+    """Threads sleep while they wait: there is a session for each kind of operator."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    )
+    return options
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """A whole model in ONNX Runtime: in one session, or one for each run of a model that draws."""
+
+    model: ir.Model
+    optimised: bool = False
+    provider: str = CPU
+
+    @cached_property
+    def _kept(self) -> Any:
+        return None if model_draws(self.model) else self._made()
+
+    def _made(self) -> Any:
+        return session(self.model, optimised=self.optimised, provider=self.provider)
+
+    def run(self, call: Call) -> list[Array]:
+        """Outputs of the model. Raises BadInput for a misfit sample."""
+        feeds = feeds_of(self.model, call)
+        running = self._kept or self._made()
+        try:
+            return running.run(None, feeds)
+        except Exception as error:
+            raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
+
+
+def computed_types(model: ir.Model, call: Call, provider: str = CPU) -> Counter[str]:
+    """How many values of each type ONNX Runtime's own graph computes: it profiles one run."""
+    options = options_of(optimised=True)
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "run")
+        running = opened(ir.to_proto(embedded(model)).SerializeToString(), options, provider)
+        running.run(None, feeds_of(model, call))
+        events = json.loads(Path(running.end_profiling()).read_text(encoding="utf-8"))
+    outputs = (event["args"].get("output_type_shape", ()) for event in events if "args" in event)
+    return Counter(kind for made in outputs for one in made for kind in one)
