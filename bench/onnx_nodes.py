@@ -29,7 +29,7 @@ import halfsafe
 from bench.onnx_accuracy import is_bit_equal, left_in_float32
 from bench.record import record
 from halfsafe.errors import HalfsafeError, first_line
-from halfsafe.frontends.onnx.sessions import session
+from halfsafe.frontends.onnx.runtime import session
 from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.graph import Graph, Use
 from halfsafe.plan import Plan
