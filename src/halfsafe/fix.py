@@ -16,7 +16,7 @@ from halfsafe.proof import Proof, Standard, delivered, prove
 from halfsafe.report.gather import write_report
 from halfsafe.report.report import Report
 from halfsafe.samples import Samples
-from halfsafe.source import Forms, Progress
+from halfsafe.source import Delivery, Progress
 from halfsafe.verdict import TOLERANCE, Metric, Verification
 from halfsafe.windows import Limits
 
@@ -25,10 +25,10 @@ Target = Literal["torch"]
 
 @dataclass(frozen=True)
 class Fixed:
-    """The fixed model in its forms, and the report on it."""
+    """The fixed model, ready to be delivered, and the report on it."""
 
     report: Report
-    forms: Forms
+    delivery: Delivery
 
     @cached_property
     def model(self) -> Any:
@@ -36,22 +36,22 @@ class Fixed:
 
         It is bit-identical unless the report lists other forms of operators.
         """
-        return self.forms.float32()
+        return self.delivery.float32()
 
     def half(self) -> Any:
         """The FP16 deployable. It takes FP16 inputs; FP32 ones are cast.
 
         An input that an island needs in FP32 has to be given so: then FP16 raises BadInput.
         """
-        return self.forms.half()
+        return self.delivery.half()
 
     def state_dict(self) -> dict[str, Any]:
         """The original's keys with folded constants; FoldError if constants do not suffice."""
-        return self.forms.state_dict()
+        return self.delivery.state_dict()
 
     def apply_to(self, model: Any) -> Any:
         """Loads constants and epsilons into a model of the original class, in place."""
-        return self.forms.apply_to(model)
+        return self.delivery.apply_to(model)
 
     def save(
         self,
@@ -65,7 +65,7 @@ class Fixed:
         `io` is the type of floating inputs and outputs of an .onnx file in FP16, whose nodes have
         range and exponent of what they compute among their metadata, where viewers show them.
         """
-        self.forms.save(Path(path), dtype, io, self.report.labels)
+        self.delivery.save(Path(path), dtype, io, self.report.labels)
 
 
 def fix(
@@ -102,13 +102,14 @@ def fix(
     original = open_model(model, supply.first, dynamic_shapes, supply.some)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    preparation = Preparation(original, supply, Limits(headroom=headroom), progress)
+    limits = Limits(headroom=headroom, format=runs_in.profile.stores)
+    preparation = Preparation(original, supply, limits, progress)
     prepared, proof = mended(original, preparation, supply, standard, runs_in, progress)
     exact, deployed = prepared.exact(original), prepared.deployed(original)
-    forms = exact.forms(original, deployed, supply.first, dynamic_shapes)
+    delivery = exact.deliver(original, deployed, supply.first, dynamic_shapes)
     progress("running what is delivered")
-    proof, notes = delivered(forms, original, supply, proof)
-    return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), forms)
+    proof, notes = delivered(delivery, original, supply, proof)
+    return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), delivery)
 
 
 def verify(

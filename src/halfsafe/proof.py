@@ -16,7 +16,7 @@ from halfsafe.errors import BadInput, first_line
 from halfsafe.formats import FLOAT32, FLOOR
 from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Forms, Progress, Runnable, Source
+from halfsafe.source import Arrays, Delivery, Progress, Runnable, Source
 from halfsafe.verdict import (
     TOLERANCE,
     Answer,
@@ -152,7 +152,7 @@ HEAVY = 2**22
 
 
 def delivered(
-    forms: Forms, original: Source, calls: Iterable[Call], proof: Verification
+    delivery: Delivery, original: Source, calls: Iterable[Call], proof: Verification
 ) -> tuple[Verification, list[str]]:
     """The proof with what is wrong with the deployable where it runs, and notes.
 
@@ -166,7 +166,7 @@ def delivered(
     heavy = sum(value.size for value in graph.values.values()) > HEAVY
     for call in islice(calls, 1 if heavy else RUN):
         try:
-            found = forms.half_outputs(call)
+            found = delivery.half_outputs(call)
         except Exception as error:
             why = f"the FP16 deployable does not run: {first_line(error)}"
             return replace(proof, delivered=why), []

@@ -128,12 +128,12 @@ class Source(Runnable, Protocol):
         """A candidate in half precision, to be run as it is."""
         ...
 
-    def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> Forms:
+    def deliver(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> Delivery:
         """What the user gets of this source, an edited `original`, and its FP16 variant."""
         ...
 
 
-class Forms(Protocol):
+class Delivery(Protocol):
     """A fixed model in the forms in which people deploy it."""
 
     def float32(self) -> Any: ...

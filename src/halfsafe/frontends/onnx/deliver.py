@@ -86,7 +86,7 @@ class HalfFile:
 
 
 @dataclass(frozen=True)
-class OnnxForms:
+class OnnxDelivery:
     """The fixed model as FP32 and as FP16, each of the kind that was given.
 
     `read` are the files beside the given one that constants are read from; if there are any,

@@ -31,8 +31,7 @@ from halfsafe.frontends.onnx.forms import lower
 from halfsafe.frontends.onnx.one_node import captured
 from halfsafe.frontends.onnx.parts import Part, numbers_of, parts
 from halfsafe.frontends.onnx.program import OnnxProgram
-from halfsafe.frontends.onnx.values import FLOAT, graph_of, rewire, value_at
-from halfsafe.frontends.onnx.values import Use as Place
+from halfsafe.frontends.onnx.values import FLOAT, Place, graph_of, rewire, value_at
 from halfsafe.graph import Use
 
 Array = NDArray[Any]

@@ -27,7 +27,7 @@ from halfsafe.frontends.onnx.values import (
     FLOAT,
     HALF,
     Names,
-    Use,
+    Place,
     bodies_of,
     copied,
     graph_of,
@@ -82,7 +82,7 @@ class _Conversion:
         }
         self.readers = readers_of(model)
         self.makes: dict[ir.Value, Group] = {}
-        self.reads: dict[Use, Group] = {}
+        self.reads: dict[Place, Group] = {}
         for group in self._all_groups(rim, float32):
             if any(value.name in float32 for value in group.values):
                 group.precision = FLOAT
@@ -168,7 +168,7 @@ class _Conversion:
             value in sizes or value.is_initializer() or is_constant(value) for value in inputs
         )
 
-    def _wants_half(self, use: Use, sizes: set[ir.Value]) -> bool:
+    def _wants_half(self, use: Place, sizes: set[ir.Value]) -> bool:
         """A reader that follows has no wish of its own, unless its other operand is no size."""
         group = self.reads[use]
         if group.precision is FLOAT:
@@ -221,7 +221,7 @@ class _Conversion:
             graph_of(value).insert_after(producer, node)
         return clone
 
-    def _connect(self, value: ir.Value, uses: list[Use]) -> None:
+    def _connect(self, value: ir.Value, uses: list[Place]) -> None:
         """One Cast of a value for all readers that want the other type; outputs keep their name."""
         others = [use for use in uses if self.reads[use].precision is not value.dtype]
         if not others:

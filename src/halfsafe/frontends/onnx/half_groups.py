@@ -13,7 +13,7 @@ import onnx_ir as ir
 from halfsafe.frontends.onnx.values import (
     FLOAT,
     HALF,
-    Use,
+    Place,
     bodies_of,
     is_float,
     type_text,
@@ -26,7 +26,7 @@ NEWEST_OPSET = 23
 DTYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
 """Attributes that state the element type of an output."""
 
-Port = Use | ir.Value
+Port = Place | ir.Value
 
 KEPT = re.compile("QLinear|QuantizeLinear|DequantizeLinear|^BitCast$|^MeanVarianceNormalization$")
 """Operators that stay in FP32: quantised ones with their scales, one that reads bits, and one that
@@ -40,7 +40,7 @@ GENERATED = re.compile("^Random|^EyeLike$|^MelWeightMatrix$")
 class Group:
     """Ports that have one type in common; its precision is theirs."""
 
-    uses: list[Use] = field(default_factory=list[Use])
+    uses: list[Place] = field(default_factory=list[Place])
     values: list[ir.Value] = field(default_factory=list[ir.Value])
     precision: ir.DataType = HALF
     opset: int | None = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from halfsafe.frontends.onnx.values import Use, bodies_of, graph_values
+from halfsafe.frontends.onnx.values import Place, bodies_of, graph_values
 from halfsafe.rules.onnx import SIGNATURES, operands
 
 
@@ -31,7 +31,7 @@ class Part:
     name: str
     op: str
     node: ir.Node
-    operands: Mapping[str, Use]
+    operands: Mapping[str, Place]
     outputs: tuple[ir.Value, ...]
     entries: tuple[str, ...] | None = None
 
@@ -76,7 +76,7 @@ def branches(node: ir.Node) -> tuple[ir.Graph, ir.Graph]:
 
 
 def _branches(node: ir.Node) -> Iterator[Part]:
-    places: dict[str, Use] = {"condition": (node, 0)}
+    places: dict[str, Place] = {"condition": (node, 0)}
     for name, body in zip(("then", "else"), branches(node), strict=True):
         yield from parts(body)
         places |= {f"{name}.{i}": (body, i) for i in range(len(body.outputs))}

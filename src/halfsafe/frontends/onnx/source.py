@@ -20,7 +20,7 @@ from halfsafe.edits import Edit
 from halfsafe.errors import BadInput
 from halfsafe.formats import FLOAT16
 from halfsafe.frontends.onnx.arithmetic import arrays, chunks, range_of, rounded
-from halfsafe.frontends.onnx.deliver import HalfFile, OnnxForms
+from halfsafe.frontends.onnx.deliver import HalfFile, OnnxDelivery
 from halfsafe.frontends.onnx.draws import unseeded
 from halfsafe.frontends.onnx.edit import apply
 from halfsafe.frontends.onnx.file import Given, check_text, model_of
@@ -126,9 +126,11 @@ class OnnxSource(Measuring[OnnxProgram]):
     def running(self, candidate: Any) -> HalfFile:
         return HalfFile(model_of(candidate), tuple(str(v.name) for v in self.model.graph.outputs))
 
-    def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> OnnxForms:
+    def deliver(
+        self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any
+    ) -> OnnxDelivery:
         read = data_files(self.model)
-        return OnnxForms(original.given, self.program, deployed.program, call, read)
+        return OnnxDelivery(original.given, self.program, deployed.program, call, read)
 
 
 def _drawn(model: ir.Model) -> list[str]:

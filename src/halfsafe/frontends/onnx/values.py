@@ -14,7 +14,7 @@ from halfsafe.errors import BadInput
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
-Use = tuple[ir.Node | ir.Graph, int]
+Place = tuple[ir.Node | ir.Graph, int]
 """An input of a node, or an output of a graph."""
 
 
@@ -47,9 +47,9 @@ def values_of(model: ir.Model) -> Iterator[ir.Value]:
         yield from graph_values(graph)
 
 
-def readers_of(model: ir.Model, every: bool = False) -> dict[ir.Value, list[Use]]:
+def readers_of(model: ir.Model, every: bool = False) -> dict[ir.Value, list[Place]]:
     """Who reads each FP32 value, or every value."""
-    readers: dict[ir.Value, list[Use]] = defaultdict(list)
+    readers: dict[ir.Value, list[Place]] = defaultdict(list)
     for owner in (*model.graph.all_nodes(), *model.graphs()):
         values = owner.inputs if isinstance(owner, ir.Node) else owner.outputs
         for index, value in enumerate(values):
@@ -58,7 +58,7 @@ def readers_of(model: ir.Model, every: bool = False) -> dict[ir.Value, list[Use]
     return readers
 
 
-def value_at(use: Use) -> ir.Value:
+def value_at(use: Place) -> ir.Value:
     """The value that a use reads."""
     owner, index = use
     value = owner.inputs[index] if isinstance(owner, ir.Node) else owner.outputs[index]
@@ -66,7 +66,7 @@ def value_at(use: Use) -> ir.Value:
     return value
 
 
-def rewire(use: Use, value: ir.Value) -> None:
+def rewire(use: Place, value: ir.Value) -> None:
     """Lets a use read another value."""
     owner, index = use
     if isinstance(owner, ir.Node):

@@ -38,7 +38,7 @@ LARGE = 20_000_000
 
 
 @dataclass(frozen=True)
-class TorchModel:
+class TorchDelivery:
     """`original` is the user's module, `before` its capture and `after` the edited capture.
 
     `deployed` is `after` with what FP16 cannot hold replaced.

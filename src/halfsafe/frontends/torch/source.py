@@ -15,7 +15,7 @@ from halfsafe.errors import CaptureError
 from halfsafe.formats import FLOAT16
 from halfsafe.frontends.torch.arithmetic import arrays, range_of, rounded
 from halfsafe.frontends.torch.capture import capture, run_model
-from halfsafe.frontends.torch.deliver import HalfModule, TorchModel, places_of
+from halfsafe.frontends.torch.deliver import HalfModule, TorchDelivery, places_of
 from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.edit import apply
 from halfsafe.frontends.torch.program import Program
@@ -91,8 +91,10 @@ class TorchSource(Measuring[Program]):
     def running(self, candidate: Any) -> HalfModule:
         return HalfModule(candidate, places_of(self.program.unflatten(self.program.graph.outputs)))
 
-    def forms(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> TorchModel:
-        return TorchModel(
+    def deliver(
+        self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any
+    ) -> TorchDelivery:
+        return TorchDelivery(
             original.model,
             original.program,
             self.program,
