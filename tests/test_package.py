@@ -14,7 +14,7 @@ import halfsafe
 
 SOURCE = Path(halfsafe.__file__).parent
 LOWER = (
-    "errors", "samples", "formats", "graph", "ranges", "deviation", "rules", "edits", "windows",
+    "errors", "samples", "formats", "graph", "ranges", "deviation", "rules", "edits", "forms", "windows",
     "integer_program", "measure", "plan", "rewrite", "remedies", "faults", "source", "verdict",
     "amplifiers", "prepare", "mending", "proof", "replacements",
 )  # fmt: skip

@@ -7,45 +7,35 @@ exponent, and a gate that saturates.
 from __future__ import annotations
 
 from halfsafe.edits import Lower
-from halfsafe.graph import Graph
+from halfsafe.forms import FORM_OF
+from halfsafe.graph import Graph, Node
 from halfsafe.plan import Conflict
+from halfsafe.rules import law_of
+from halfsafe.rules.algebra import Exponents
 from halfsafe.windows import Windows
 
-GATED = {
-    "aten.silu": "silu",
-    "aten.gelu": "gelu",
-    "aten.hardswish": "hardswish",
-    "aten.softmax": "softmax",
-    "aten._softmax": "softmax",
-    "HardSwish": "hardswish",
-}
-"""Forms for inputs and outputs that are too large or too small."""
-
-CLIPPED = {
-    "Elu": "elu",
-    "Gelu": "gelu",
-    "LogSoftmax": "log_softmax",
-    "Mish": "mish",
-    "Selu": "selu",
-    "Softmax": "softmax",
-    "Softplus": "softplus",
-    "com.microsoft.BiasGelu": "gelu",
-    "com.microsoft.FastGelu": "gelu",
-    "com.microsoft.Gelu": "gelu",
-}
-"""Forms that clip what is too large, and so are not made of their own operators again."""
+SMALL = frozenset("aten.silu aten.gelu aten.hardswish aten.softmax aten._softmax HardSwish".split())
+"""Operators whose forms serve values that are too small as well."""
 
 
 def gate_forms(graph: Graph, windows: Windows) -> list[Lower]:
     """Pinned operators that have a gate form, and an input or output that cannot stay at 0."""
     found: list[Lower] = []
     for node in graph.nodes:
+        form = FORM_OF.get(node.op)
+        if form is None or not _is_pinned(graph, node):
+            continue
         near = [windows[v] for v in (*node.inputs.values(), *node.outputs) if v in windows]
         large, small = any(w.least > 0 for w in near), any(w.high < 0 for w in near)
-        forms = (GATED if large or small else {}) | (CLIPPED if large else {})
-        if node.op in forms:
-            found.append(Lower(node.name, forms[node.op]))
+        if large or (small and node.op in SMALL):
+            found.append(Lower(node.name, form))
     return found
+
+
+def _is_pinned(graph: Graph, node: Node) -> bool:
+    """Whether no law takes a power of two through a node, as one does through ATen's ELU."""
+    law = law_of(node)
+    return law is None or not list(law.rule(Exponents(graph, node)))
 
 
 def describe(graph: Graph, conflict: Conflict) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from halfsafe.edits import (
     steps,
 )
 from halfsafe.errors import EditError, first_line
+from halfsafe.frontends.torch.forms import lower
 from halfsafe.frontends.torch.half import NEEDS_FLOAT32
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.schema import argument, aten, is_deployed
@@ -75,7 +76,7 @@ class _Editor:
                 case Island():
                     self._island(edit.nodes)
                 case Lower():
-                    LOWERINGS[edit.form](self, self.nodes[edit.node])
+                    lower(self, self.nodes[edit.node], edit.form)
                 case Fold():
                     pass
 
@@ -248,69 +249,3 @@ def _computed(node: fx.Node) -> Any:
 
 def _fake(node: fx.Node) -> Any:
     return node.meta["val"]
-
-
-def _lower_silu(editor: _Editor, node: fx.Node) -> None:
-    """silu(x) = x sigmoid(x)."""
-    x: Any = node.args[0]
-    with editor.graph.inserting_before(node):
-        gate = editor.call(aten.sigmoid.default, x, like=node)
-        _become(editor, node, editor.call(aten.mul.Tensor, x, gate, like=node))
-
-
-def _lower_gelu(editor: _Editor, node: fx.Node) -> None:
-    """gelu(x) = x (1 + erf(x / sqrt(2))) / 2; its tanh form has tanh in place of erf."""
-    x, _ = argument(node, "self")
-    approximate, _ = argument(node, "approximate")
-    with editor.graph.inserting_before(node):
-        if approximate == "tanh":
-            bent = _tanh_argument(editor, x, node)
-            gate = editor.call(aten.tanh.default, bent, like=node)
-        else:
-            bent = editor.call(aten.mul.Tensor, x, 0.5**0.5, like=node)
-            gate = editor.call(aten.erf.default, bent, like=node)
-        shifted = editor.call(aten.add.Tensor, gate, 1.0, like=node)
-        half = editor.call(aten.mul.Tensor, shifted, 0.5, like=node)
-        _become(editor, node, editor.call(aten.mul.Tensor, x, half, like=node))
-
-
-def _tanh_argument(editor: _Editor, x: fx.Node, node: fx.Node) -> fx.Node:
-    """sqrt(2/pi) (x + 0.044715 x^3), x clipped to 16 where tanh of it is 1: x^3 stays in range."""
-    x = editor.call(aten.clamp.default, x, -16.0, 16.0, like=node)
-    square = editor.call(aten.mul.Tensor, x, x, like=node)
-    bend = editor.call(
-        aten.add.Tensor, editor.call(aten.mul.Tensor, square, 0.044715, like=node), 1.0, like=node
-    )
-    line = editor.call(aten.mul.Tensor, x, (2 / torch.pi) ** 0.5, like=node)
-    return editor.call(aten.mul.Tensor, line, bend, like=node)
-
-
-def _lower_softmax(editor: _Editor, node: fx.Node) -> None:
-    """softmax(x) = softmax(max(x - max(x), -2^14)): differences that large are 0 after exp."""
-    x, write = argument(node, "self")
-    dim, _ = argument(node, "dim")
-    with editor.graph.inserting_before(node):
-        top = editor.call(aten.amax.default, x, [dim], True, like=node)
-        below = editor.call(aten.sub.Tensor, x, top, like=node)
-        write(editor.call(aten.clamp.default, below, -CLIP, like=node))
-
-
-def _lower_hardswish(editor: _Editor, node: fx.Node) -> None:
-    """hardswish(x) = x hardsigmoid(x)."""
-    x: Any = node.args[0]
-    with editor.graph.inserting_before(node):
-        gate = editor.call(aten.hardsigmoid.default, x, like=node)
-        _become(editor, node, editor.call(aten.mul.Tensor, x, gate, like=node))
-
-
-def _become(editor: _Editor, node: fx.Node, other: fx.Node) -> None:
-    node.replace_all_uses_with(other)
-    editor.graph.erase_node(node)
-
-
-LOWERINGS: dict[str, Callable[[_Editor, fx.Node], None]] = {
-    "silu": _lower_silu,
-    "gelu": _lower_gelu,
-    "hardswish": _lower_hardswish,
-    "softmax": _lower_softmax,
-}
