@@ -10,7 +10,7 @@ from torch import nn
 
 import halfsafe
 from halfsafe import BadInput, engines
-from halfsafe.engines import HALF, OWN, engine_of
+from halfsafe.engines import HALF, engine_of
 from halfsafe.engines.strict import Evaluated, Strict
 from halfsafe.frontends import open_model
 from halfsafe.samples import Samples
@@ -116,7 +116,7 @@ def test_an_unknown_engine_is_refused_with_the_known_ones():
         halfsafe.fix(net(), samples(), engine="tensorflow")
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", engines.names())
 def test_an_engine_that_cannot_run_here_says_what_it_needs(name):
     found = engines._named(name)
     if found.available():

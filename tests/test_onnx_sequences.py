@@ -157,9 +157,7 @@ def test_a_multiplication_goes_to_each_element(body: str):
     use = Use(reader.name, "self")
     halved = source.apply([Insert(reader.inputs["self"], use, -1), ScaleOutput("y", 0, 1, False)])
     assert same(halved.program.run(call(x)), run(model, x))
-    assert same(
-        list(halved.evaluate(call(x), FLOAT32)), list(source.evaluate(call(x), FLOAT32))
-    )
+    assert same(list(halved.evaluate(call(x), FLOAT32)), list(source.evaluate(call(x), FLOAT32)))
     half = to_float16(halved.program.model, float32=halved.program.float32)
     onnx.checker.check_model(ir.to_proto(half), full_check=True)
     assert run(half, x)[0].shape == run(model, x)[0].shape

@@ -18,13 +18,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from halfsafe.engines import OWN
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.faults import FaultKind
 from halfsafe.fix import fix, verify
 from halfsafe.inspection import inspect
 from halfsafe.report.report import Report
 from halfsafe.verdict import TOLERANCE
+
+ENGINES = "strict, torch[-cuda, -compiled], onnxruntime[-cuda]"
 
 app = typer.Typer(
     add_completion=False,
@@ -94,7 +95,7 @@ def fix_command(
     ] = "float32",
     headroom: Headroom = 1,
     engine: Annotated[
-        str, typer.Option(help=f"Where FP16 runs for the proof: {', '.join(OWN)}.")
+        str, typer.Option(help=f"Where FP16 runs for the proof: {ENGINES}.")
     ] = "strict",
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
@@ -183,9 +184,7 @@ def verify_command(
     samples: Samples = None,
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
-    engine: Annotated[
-        str | None, typer.Option(help=f"Where CANDIDATE runs instead: {', '.join(OWN)}.")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help=f"Where CANDIDATE runs: {ENGINES}.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the proof as JSON, and nothing else.")
     ] = False,

@@ -1,7 +1,8 @@
 """Where FP16 really runs.
 
-An *engine* builds what can be delivered, runs it, and tells of which types it really computed. A
-third-party engine is one class, found by an entry point:
+An *engine* builds what can be delivered, runs it, and tells of which types it really computed. The
+modules of this package hold ENGINES by name. A third-party engine is one class, found by an entry
+point:
 
     [project.entry-points."halfsafe.engines"]
     mine = "my_package.my_module:MyEngine"
@@ -9,9 +10,11 @@ third-party engine is one class, found by an entry point:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
 from typing import Protocol
 
 from halfsafe.errors import BadInput
@@ -20,15 +23,6 @@ from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
 GROUP = "halfsafe.engines"
-
-OWN = {
-    "strict": "halfsafe.engines.strict:Strict",
-    "torch": "halfsafe.engines.torch:Eager",
-    "torch-cuda": "halfsafe.engines.torch:OnCuda",
-    "torch-compiled": "halfsafe.engines.torch:Compiled",
-    "onnxruntime": "halfsafe.engines.onnxruntime:OnCpu",
-    "onnxruntime-cuda": "halfsafe.engines.onnxruntime:OnCuda",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +76,9 @@ class Engine(Protocol):
 
 
 def names() -> list[str]:
-    """The engines that are known, installed or not."""
-    return sorted({*OWN, *(point.name for point in entry_points(group=GROUP))})
+    """The engines of all packages that are installed, whether or not they can run here."""
+    found = {name for module in _modules() for name in _held(module)}
+    return sorted(found | {point.name for point in entry_points(group=GROUP)})
 
 
 def engine_of(given: str | Engine) -> Engine:
@@ -99,11 +94,28 @@ def engine_of(given: str | Engine) -> Engine:
 
 
 def _named(name: str) -> Engine:
-    own = [EntryPoint(name, OWN[name], GROUP)] if name in OWN else []
-    points = [*own, *(point for point in entry_points(group=GROUP) if point.name == name)]
-    if not points:
-        raise BadInput(f"there is no engine '{name}': it is one of {', '.join(names())}")
+    """The engine "torch-cuda" is in the module torch of this package, or an entry point."""
+    module = name.partition("-")[0]
+    if module in _modules():
+        try:
+            held = import_module(f"{__name__}.{module}").ENGINES
+        except ModuleNotFoundError as error:
+            raise BadInput(f"the engine '{name}' needs the package {error.name}") from error
+        if name in held:
+            return held[name]()
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return point.load()()
+    raise BadInput(f"there is no engine '{name}': it is one of {', '.join(names())}")
+
+
+def _modules() -> list[str]:
+    return [module.name for module in iter_modules(__path__)]
+
+
+def _held(module: str) -> Iterable[str]:
+    """The engines of a module; none where what they run is not installed."""
     try:
-        return points[0].load()()
-    except ModuleNotFoundError as error:
-        raise BadInput(f"the engine '{name}' needs the package {error.name}") from error
+        return import_module(f"{__name__}.{module}").ENGINES
+    except ModuleNotFoundError:
+        return ()

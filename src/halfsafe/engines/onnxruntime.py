@@ -67,3 +67,6 @@ class File:
     def census(self, call: Call) -> Mapping[str, int]:
         """Of the nodes that the optimised graph really runs, casts of its own included."""
         return computed_types(self.half.model, call, self.provider)
+
+
+ENGINES = {"onnxruntime": OnCpu, "onnxruntime-cuda": OnCuda}

@@ -37,3 +37,6 @@ class Evaluated:
 
     def census(self, call: Call) -> Mapping[str, int]:
         return self.deliverable.half().census(call)
+
+
+ENGINES = {"strict": Strict}

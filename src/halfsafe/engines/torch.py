@@ -92,3 +92,6 @@ class Module:
             Tensor, lambda x: x.to(self.device), (call.args, call.kwargs)
         )
         return Call(args, kwargs, call.number)
+
+
+ENGINES = {"torch": Eager, "torch-cuda": OnCuda, "torch-compiled": Compiled}
