@@ -14,9 +14,9 @@ import halfsafe
 
 SOURCE = Path(halfsafe.__file__).parent
 LOWER = (
-    "errors", "samples", "formats", "graph", "ranges", "deviation", "rules", "edits", "forms", "windows",
-    "integer_program", "measure", "plan", "rewrite", "remedies", "faults", "source", "verdict",
-    "amplifiers", "prepare", "mending", "proof", "replacements",
+    "errors", "samples", "formats", "graph", "ranges", "deviation", "rules", "edits", "forms",
+    "windows", "integer_program", "measure", "plan", "rewrite", "remedies", "faults", "source",
+    "verdict", "amplifiers", "prepare", "mending", "proof", "replacements",
 )  # fmt: skip
 """Modules below the front ends; none of them knows a framework."""
 
