@@ -99,7 +99,7 @@ class OnnxCase:
         return {name: a for name, a in self.attributes.items() if name not in numbers}
 
     def _model(self, feeds: Mapping[str, Any], attributes: Mapping[str, Any]) -> ModelProto:
-        domain, _, op = self.op.rpartition(".")
+        domain, _, op = self.op.removeprefix("onnx.").rpartition(".")
         present = dict(zip(operands(self.op, len(self.inputs)), self.inputs, strict=True))
         inputs = [name if found is not None else "" for name, found in present.items()]
         outputs = ["" if letter == "-" else f"y{i}" for i, letter in enumerate(self.outputs)]
@@ -147,7 +147,10 @@ def nodes(
 ) -> list[OnnxCase]:
     """A node of each named operator, of one law ("self = out, other = out")."""
     expected = tuple(equation.strip() for equation in law.split(",") if equation.strip())
-    names = ops.replace("ms:", "com.microsoft.").split()
+    names = [
+        f"com.microsoft.{op.removeprefix('ms:')}" if op.startswith("ms:") else f"onnx.{op}"
+        for op in ops.split()
+    ]
     return [OnnxCase(op, inputs, expected, attributes, outputs, engine, opset) for op in names]
 
 

@@ -185,14 +185,14 @@ def test_a_loop_that_never_runs_gives_empty_stacks():
 def test_a_branch_that_no_sample_takes_is_noted():
     report = halfsafe.inspect(MODELS["branches"], samples())
     (note,) = report.notes
-    assert note.startswith("2 values, the first of them node_6_1 (Mul)")
+    assert note.startswith("2 values, the first of them node_6_1 (onnx.Mul)")
     assert halfsafe.inspect(MODELS["branches"], [*samples(), *samples(-1.0)]).notes == ()
 
 
 def test_faults_in_a_body_are_named():
     report = halfsafe.inspect(MODELS["loop"], samples())
     (fault, *_) = report.faults
-    assert (fault.kind, fault.op) == ("overflow", "MatMul")
+    assert (fault.kind, fault.op) == ("overflow", "onnx.MatMul")
 
 
 def test_a_body_without_types_is_pinned_and_run_whole():
@@ -200,7 +200,7 @@ def test_a_body_without_types_is_pinned_and_run_whole():
     model = text_model(LOOP.replace("grown = MatMul (state, weight)", own), TWO)
     report = halfsafe.fix(model, samples()).report
     assert report.verification.bit_equal
-    loop = next(node for node in report.graph.nodes if node.op == "Loop")
+    loop = next(node for node in report.graph.nodes if node.op == "onnx.Loop")
     assert "captured.0" in loop.inputs
     assert report.notes[0].startswith("1 operators with bodies of unknown types are pinned, Loop")
     assert not any(node.op.endswith("QuickGelu") for node in report.graph.nodes)
@@ -211,7 +211,7 @@ def test_an_island_around_a_loop_reads_and_gives_float32():
     model = text_model(LOOP.replace("{1e3, -1e2, 1e3, 1e2}", "{1, 2, 3, 4}"), TWO)
     feeds = {"x": samples()[0]["x"] * np.float32(1e-2)}
     source = OnnxSource.open(model, Call((), feeds))
-    (loop,) = (node for node in source.graph.nodes if node.op == "Loop")
+    (loop,) = (node for node in source.graph.nodes if node.op == "onnx.Loop")
     edits: list[Edit] = [Island((loop.name,), "test")]
     edited = source.apply(edits)
     assert {"state", "last", "each"} <= set(edited.program.float32)

@@ -121,7 +121,7 @@ def test_an_exponent_passes_through_a_sequence(body: str):
 @pytest.mark.parametrize("body", [CHUNKS, BUILT, GROWN, MAYBE], ids="CBGM")
 def test_what_is_in_a_sequence_is_measured(body: str):
     report = halfsafe.inspect(network(body), samples())
-    assert ("overflow", "MatMul") in [(fault.kind, fault.op) for fault in report.faults]
+    assert ("overflow", "onnx.MatMul") in [(fault.kind, fault.op) for fault in report.faults]
     sequence = "o" if body == MAYBE else "s"
     assert report.values[sequence].range.amax == report.values["h"].range.amax
 
@@ -153,7 +153,7 @@ def test_a_sequence_is_an_input(amplitude: float):
 def test_a_multiplication_goes_to_each_element(body: str):
     model, x = network(body), samples()[0]
     source = OnnxSource.open(model, call(x))
-    reader = next(node for node in source.graph.nodes if node.op == "ConcatFromSequence")
+    reader = next(node for node in source.graph.nodes if node.op == "onnx.ConcatFromSequence")
     use = Use(reader.name, "self")
     halved = source.apply([Insert(reader.inputs["self"], use, -1), ScaleOutput("y", 0, 1, False)])
     assert same(halved.program.run(call(x)), run(model, x))
@@ -165,7 +165,7 @@ def test_a_multiplication_goes_to_each_element(body: str):
 
 def test_a_sequence_of_an_old_opset_is_not_scaled():
     source = OnnxSource.open(network(CHUNKS, opset=13), call(samples()[0]))
-    reader = next(node for node in source.graph.nodes if node.op == "ConcatFromSequence")
+    reader = next(node for node in source.graph.nodes if node.op == "onnx.ConcatFromSequence")
     with pytest.raises(EditError, match="export the model at opset 17 or later"):
         source.apply([Insert(reader.inputs["self"], Use(reader.name, "self"), -1)])
 

@@ -80,10 +80,15 @@ def test_a_family_is_a_rule_with_its_traits(steep):
     assert not report.unknown_ops
 
 
-@pytest.mark.parametrize("op", ["aten::relu", "aten.relu", "Relu", "com.microsoft.FastGelu"])
+@pytest.mark.parametrize("op", ["aten::relu", "aten.relu", "onnx.Relu", "com.microsoft.FastGelu"])
 def test_an_operator_has_one_law(op):
     with pytest.raises(halfsafe.BadInput, match="has a law already"):
         halfsafe.register(op)
+
+
+def test_a_name_says_whose_operator_it_is():
+    with pytest.raises(halfsafe.BadInput, match="'Steep' has no namespace: write 'mylib::Steep'"):
+        halfsafe.register("Steep")
 
 
 def test_ones_own_law_is_not_replaced_either():

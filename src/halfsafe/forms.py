@@ -167,15 +167,15 @@ FORMS: Mapping[str, Callable[[Operator], Term]] = {
 }
 
 _OPERATORS: Mapping[str, str] = {
-    "elu": "aten.elu aten.celu Elu",
-    "gelu": "aten.gelu Gelu com.microsoft.Gelu com.microsoft.BiasGelu com.microsoft.FastGelu",
-    "hardswish": "aten.hardswish HardSwish",
-    "log_softmax": "aten.log_softmax aten._log_softmax LogSoftmax",
-    "mish": "aten.mish Mish",
-    "selu": "aten.selu Selu",
-    "silu": "aten.silu Swish com.microsoft.QuickGelu",
-    "softmax": "aten.softmax aten._softmax Softmax",
-    "softplus": "aten.softplus Softplus",
+    "elu": "aten.elu aten.celu onnx.Elu",
+    "gelu": "aten.gelu onnx.Gelu com.microsoft.Gelu com.microsoft.BiasGelu com.microsoft.FastGelu",
+    "hardswish": "aten.hardswish onnx.HardSwish",
+    "log_softmax": "aten.log_softmax aten._log_softmax onnx.LogSoftmax",
+    "mish": "aten.mish onnx.Mish",
+    "selu": "aten.selu onnx.Selu",
+    "silu": "aten.silu onnx.Swish com.microsoft.QuickGelu",
+    "softmax": "aten.softmax aten._softmax onnx.Softmax",
+    "softplus": "aten.softplus onnx.Softplus",
 }
 
 FORM_OF: Mapping[str, str] = {op: form for form, ops in _OPERATORS.items() for op in ops.split()}

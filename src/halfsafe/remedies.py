@@ -14,7 +14,9 @@ from halfsafe.rules import law_of
 from halfsafe.rules.algebra import Exponents
 from halfsafe.windows import Windows
 
-SMALL = frozenset("aten.silu aten.gelu aten.hardswish aten.softmax aten._softmax HardSwish".split())
+SMALL = frozenset(
+    "aten.silu aten.gelu aten.hardswish aten.softmax aten._softmax onnx.HardSwish".split()
+)
 """Operators whose forms serve values that are too small as well."""
 
 

@@ -36,7 +36,7 @@ def table() -> str:
     """The page: for ATen and ONNX a family a row, with its law and its operators."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in PINNED_BECAUSE.items():
-        reasons[reason].append(name)
+        reasons[reason].append(name.removeprefix("onnx."))
     pinned = (f"| {reason} | {', '.join(sorted(names))} |\n" for reason, names in reasons.items())
     return PAGE.format(
         aten_count=len(ATEN),
@@ -50,7 +50,7 @@ def table() -> str:
 def _rows(laws: Mapping[str, Law]) -> str:
     families: dict[Rule, list[str]] = defaultdict(list)
     for name, law in laws.items():
-        families[law.rule].append(name.removeprefix("aten."))
+        families[law.rule].append(name.removeprefix("aten.").removeprefix("onnx."))
     rows: list[str] = []
     for rule, names in families.items():
         law = " ".join((rule.__doc__ or "").split()).replace("|", "\\|")

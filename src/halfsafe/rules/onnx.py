@@ -32,7 +32,7 @@ class Signature:
 def operands(op: str, count: int) -> list[str]:
     """Names of an operator's inputs; those of an operator without a signature are numbered.
 
-    >>> operands("Conv", 3), operands("Concat", 2), operands("my.Op", 2)
+    >>> operands("onnx.Conv", 3), operands("onnx.Concat", 2), operands("my.Op", 2)
     (['input', 'weight', 'bias'], ['tensors.0', 'tensors.1'], ['0', '1'])
     """
     signature = SIGNATURES.get(op)
@@ -44,7 +44,11 @@ def operands(op: str, count: int) -> list[str]:
 
 
 def _names(text: str) -> list[str]:
-    return text.replace("ms:", "com.microsoft.").split()
+    """``Gelu ms:Gelu`` as they are in a graph: ``onnx.Gelu com.microsoft.Gelu``."""
+    return [
+        f"com.microsoft.{name.removeprefix('ms:')}" if name.startswith("ms:") else f"onnx.{name}"
+        for name in text.split()
+    ]
 
 
 _OPERANDS: Mapping[str, str] = {

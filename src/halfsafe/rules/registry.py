@@ -42,9 +42,14 @@ def register(op: str, traits: Traits | None = None) -> Callable[[Rule], Rule]:
     `op` is ``"mylib::op"`` for an operator of torch.library, ``"my.domain.Op"`` for one of ONNX.
     The rule is a function of the exponents of one node, as those of `halfsafe.rules.families` are,
     any of which will do as well. `traits` say what else the planner should know; those of a family
-    are known. Raises BadInput for an operator that has a law, and for what is no rule.
+    are known. Raises BadInput for a name without a namespace, an operator that has a law, and for
+    what is no rule.
     """
     name = op.replace("::", ".")
+    if "." not in name:
+        raise BadInput(
+            f"'{op}' has no namespace: write 'mylib::{op}', or 'my.domain.{op}' for ONNX"
+        )
     if name in LAWS:
         raise BadInput(
             f"{name} has a law already, '{LAWS[name].family}': give your operator another name"

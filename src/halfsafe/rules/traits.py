@@ -1,7 +1,7 @@
 """What operators are like beside their equations, each said once for both dialects.
 
 What a whole family has is said in TRAITS, a family a line; what some operators of a family have,
-by name below. Names of ATen begin with "aten.", all others are ONNX's.
+by name below, with that of its dialect in front.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ BOUNDED = {
     **dict.fromkeys(
         """
         aten.sigmoid aten.softmax aten._softmax aten.hardsigmoid
-        Sigmoid Softmax HardSigmoid Hardmax com.microsoft.BiasSoftmax
+        onnx.Sigmoid onnx.Softmax onnx.HardSigmoid onnx.Hardmax com.microsoft.BiasSoftmax
         """.split(),
         1,
     ),
-    **dict.fromkeys("aten.lstm aten.gru LSTM GRU".split(), 2),
+    **dict.fromkeys("aten.lstm aten.gru onnx.LSTM onnx.GRU".split(), 2),
 }
 """Operators whose first outputs, so many of them, are weights between 0 and 1 or weighted by such:
 an entry near 0 is small beside 1. A sine or a tanh near 0 is as large as what it is of."""
@@ -71,14 +71,22 @@ A law of the result says nothing of them."""
 COUNTS = frozenset(["aten.arange"])
 """Operators that make whole numbers of numbers written into the code."""
 
-COMPARES = frozenset("Min Max Clip Where Pad Equal Less LessOrEqual Greater GreaterOrEqual".split())
+COMPARES = frozenset(
+    """
+    onnx.Min onnx.Max onnx.Clip onnx.Where onnx.Pad onnx.Equal onnx.Less onnx.LessOrEqual
+    onnx.Greater onnx.GreaterOrEqual
+    """.split()
+)
 """Operators that compare or choose: an inf that they read need not be what they give."""
 
-CASTS = frozenset("Cast CastLike".split())
+CASTS = frozenset(["onnx.Cast", "onnx.CastLike"])
 """Operators of the family `movement` that may change the type of what they move."""
 
 DRAWS = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()
+    """
+    onnx.RandomNormal onnx.RandomNormalLike onnx.RandomUniform onnx.RandomUniformLike
+    onnx.Bernoulli onnx.Multinomial
+    """.split()
 )
 """Operators that draw random numbers. Those of ATen say so themselves, by a tag."""
 

@@ -66,7 +66,7 @@ def _projected(node: ir.Node, shapes: Shapes) -> int:
 
 
 _SIZES = {
-    "Attention": _heads,
+    "onnx.Attention": _heads,
     "com.microsoft.MultiHeadAttention": _heads,
     "com.microsoft.GroupQueryAttention": _heads,
     "com.microsoft.Attention": _projected,

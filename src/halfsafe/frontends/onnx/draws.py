@@ -13,7 +13,7 @@ from zlib import crc32
 import onnx
 import onnx_ir as ir
 
-from halfsafe.frontends.onnx.values import bodies_of
+from halfsafe.frontends.onnx.values import bodies_of, qualified
 from halfsafe.rules.traits import DRAWS
 
 SEEDS = 2**20
@@ -22,7 +22,7 @@ SEEDS = 2**20
 
 def draws(node: ir.Node) -> bool:
     """Whether an operator draws numbers, itself or in its bodies."""
-    itself = node.domain == "" and (node.op_type in DRAWS or _trains(node))
+    itself = qualified(node.domain, node.op_type) in DRAWS or (node.domain == "" and _trains(node))
     return itself or any(draws(inner) for body in bodies_of(node) for inner in body)
 
 
@@ -40,7 +40,7 @@ def model_draws(model: ir.Model) -> bool:
 
 def unseeded(model: ir.Model) -> list[ir.Node]:
     """The operators that draw other numbers in each run of the file."""
-    drawing = (n for n in model.graph.all_nodes() if n.domain == "" and n.op_type in DRAWS)
+    drawing = (n for n in model.graph.all_nodes() if qualified(n.domain, n.op_type) in DRAWS)
     return [node for node in drawing if "seed" not in node.attributes]
 
 
@@ -48,7 +48,7 @@ def seed(nodes: Iterable[onnx.NodeProto]) -> None:
     """Gives operators without a seed one, in place."""
     for node in _every(nodes):
         known = any(attribute.name == "seed" for attribute in node.attribute)
-        if node.domain == "" and node.op_type in DRAWS and not known:
+        if qualified(node.domain, node.op_type) in DRAWS and not known:
             number = float(crc32(node.output[0].encode()) % SEEDS)
             node.attribute.append(onnx.helper.make_attribute("seed", number))
 

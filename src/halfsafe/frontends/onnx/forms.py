@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from halfsafe.errors import EditError
 from halfsafe.forms import FORM_OF, Operator, Term, Word, render
+from halfsafe.frontends.onnx.values import qualified
 
 OLDEST_OPSET = 9
 """Erf exists, and Max and Min take a number."""
@@ -41,7 +42,7 @@ def lower(editor: Editor, node: ir.Node, form: str) -> None:
     Raises EditError for a form that the operator does not have, and where it is not in FP32 or the
     opset is too old for the form.
     """
-    operator = node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"
+    operator = qualified(node.domain, node.op_type)
     if FORM_OF.get(operator) != form:
         raise EditError(f"{node.name}: {operator} has no form '{form}'")
     found = _Renderer(editor, node)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from halfsafe.frontends.onnx.values import Place, bodies_of, graph_values
+from halfsafe.frontends.onnx.values import Place, bodies_of, graph_values, qualified
 from halfsafe.rules.onnx import SIGNATURES, operands
 
 
@@ -80,14 +80,14 @@ def _branches(node: ir.Node) -> Iterator[Part]:
     for name, body in zip(("then", "else"), branches(node), strict=True):
         yield from parts(body)
         places |= {f"{name}.{i}": (body, i) for i in range(len(body.outputs))}
-    yield Part(str(node.name), node.op_type, node, places, tuple(node.outputs), ())
+    yield Part(str(node.name), operator_name(node), node, places, tuple(node.outputs), ())
 
 
 def _iterated(node: ir.Node) -> Iterator[Part]:
-    name, op, count = str(node.name), node.op_type, states(node)
+    name, op, count = str(node.name), operator_name(node), states(node)
     (body,) = bodies_of(node)
-    first = ["trips", "condition"] if op == "Loop" else []
-    last = ["again"] if op == "Loop" else []
+    first = ["trips", "condition"] if node.op_type == "Loop" else []
+    last = ["again"] if node.op_type == "Loop" else []
     named = [f"state.{i}" for i in range(count)]
     sequences = [f"sequence.{i}" for i in range(len(node.inputs) - len(first) - count)]
     scanned = [f"scanned.{i}" for i in range(len(body.outputs) - len(last) - count)]
@@ -104,8 +104,8 @@ def _iterated(node: ir.Node) -> Iterator[Part]:
 
 
 def operator_name(node: ir.Node) -> str:
-    """``Conv`` for the standard's own operators, ``com.microsoft.FastGelu`` for others."""
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    """``onnx.Conv`` for the standard's own operators, ``com.microsoft.FastGelu`` for others."""
+    return qualified(node.domain, node.op_type)
 
 
 def operand_places(node: ir.Node) -> dict[str, int]:

@@ -18,6 +18,15 @@ Place = tuple[ir.Node | ir.Graph, int]
 """An input of a node, or an output of a graph."""
 
 
+def qualified(domain: str, op_type: str) -> str:
+    """An operator's name with that of its dialect, ONNX's own or another.
+
+    >>> qualified("", "Conv"), qualified("com.microsoft", "FastGelu")
+    ('onnx.Conv', 'com.microsoft.FastGelu')
+    """
+    return f"{domain or 'onnx'}.{op_type}"
+
+
 class Names:
     """Names that no value and no node of the model has."""
 
