@@ -25,7 +25,7 @@ from halfsafe.frontends.torch.capture import capture
 from halfsafe.frontends.torch.edit import apply
 from halfsafe.frontends.torch.program import Program
 from halfsafe.graph import Graph, Kind, Node, Value
-from halfsafe.remedies import gate_forms
+from halfsafe.remedies import SMALL, gate_forms
 from halfsafe.samples import Call
 from halfsafe.windows import Window
 
@@ -303,6 +303,24 @@ def test_in_torch_an_overflow_is_fixed_without_an_island(case: Case):
     assert_no_island(report, forms=0 if has_law else 1)
 
 
+def fixed_when_small(op: Callable[[Any], Any]) -> halfsafe.Report:
+    torch.manual_seed(0)
+    return halfsafe.fix(Net(op, -30, 30).eval(), [torch.randn(16, 4) for _ in range(3)]).report
+
+
+@pytest.mark.parametrize("op", [F.silu, F.gelu, F.hardswish, F.mish])
+def test_in_torch_a_gate_serves_small_numbers_as_well(op: Callable[[Any], Any]):
+    report = fixed_when_small(op)
+    assert report.safe and not report.islands, report.text()
+    assert len(report.forms) == 1
+
+
+def test_a_softmax_of_small_scores_keeps_its_bits():
+    """Its form would have differences as small as the scores, and be an island all the same."""
+    report = fixed_when_small(lambda x: x.softmax(-1))
+    assert report.safe and report.islands and not report.forms, report.text()
+
+
 def test_a_net_of_what_was_an_island():
     """Mish, SELU and log_softmax in one network, each far beyond FP16."""
 
@@ -364,6 +382,10 @@ def test_every_operator_is_one_that_onnx_knows():
             assert hasattr(torch.ops.aten, op.removeprefix("aten."))
 
 
+def test_operators_whose_forms_serve_small_numbers_have_one():
+    assert set(FORM_OF) > SMALL
+
+
 def test_a_form_of_another_operator_is_refused():
     program = program_of(next(case for case in CASES if case.name == "gelu"))
     with pytest.raises(EditError, match=r"aten\.gelu has no form 'silu'"):
@@ -378,14 +400,10 @@ def test_a_form_is_proposed_where_no_law_helps(op: str):
         "a": Value("a", Kind.LITERAL, True, number=1.0),
         "y": Value("y", Kind.ACTIVATION, True, True),
     }
-    inputs = {"self": "x"} | {n: "a" for n in ("alpha", "beta", "slope") if not _is_plain(op)}
+    has_law = op in ("aten.elu", "aten.softplus", "onnx.Swish", "com.microsoft.QuickGelu")
+    inputs = {"self": "x"} | {n: "a" for n in ("alpha", "beta", "slope") if has_law}
     node = Node("n", op, inputs, ("y",))
     graph = Graph((node,), values, ("x",), ("y",))
     beyond = Window(low=3, least=2, high=30, comfort=30)
-    free = {"aten.elu", "aten.softplus", "onnx.Swish", "com.microsoft.QuickGelu"}
     found = gate_forms(graph, {"x": beyond})
-    assert found == ([] if op in free else [Lower("n", FORM_OF[op])])
-
-
-def _is_plain(op: str) -> bool:
-    return op not in ("aten.elu", "aten.softplus", "onnx.Swish", "com.microsoft.QuickGelu")
+    assert found == ([] if has_law else [Lower("n", FORM_OF[op])])

@@ -14,10 +14,9 @@ from halfsafe.rules import law_of
 from halfsafe.rules.algebra import Exponents
 from halfsafe.windows import Windows
 
-SMALL = frozenset(
-    "aten.silu aten.gelu aten.hardswish aten.softmax aten._softmax onnx.HardSwish".split()
-)
-"""Operators whose forms serve values that are too small as well."""
+SMALL = frozenset("aten.silu aten.gelu aten.hardswish aten.mish onnx.HardSwish".split())
+"""Operators whose forms serve values that are too small as well. In ONNX the bounds of a clip are
+numbers that FP16 stores, so that there a form that clips takes no exponent far below 0."""
 
 
 def gate_forms(graph: Graph, windows: Windows) -> list[Lower]:
