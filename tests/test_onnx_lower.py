@@ -247,6 +247,13 @@ def test_infinities_and_nan_come_out_as_they_did(case):
     assert np.array_equal(found, before, equal_nan=True)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_swish_which_came_with_opset_24(alpha):
+    program = program_of(alone(f"Swish <alpha = {alpha}> (h)", 24), GRID)
+    found, before = run(lowered(program, "silu"), GRID), run(program, GRID)
+    assert np.allclose(found, before, rtol=1e-6, atol=1e-6)
+
+
 SCORES = np.random.default_rng(1).standard_normal((4, 2, 3, 4)).astype(np.float32)
 SCORES *= np.float32([1, 100, 3e5, 1e9])[:, None, None, None]
 SCORES[1, 0, 0, :] = 0.0
