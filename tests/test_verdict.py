@@ -17,8 +17,8 @@ from halfsafe.verdict import (
     findings_of,
     judge,
     metric_of,
-    top1,
 )
+from halfsafe.verdict.metrics import top1
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 40))
