@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from halfsafe.formats import FLOAT32
 
 WRONG = 4.0
 """Times the floor, two bits, beyond which a finite value counts as wrong."""
@@ -108,6 +110,50 @@ class Comparison:
 def same(a: Any, b: Any) -> bool:
     """Whether two arrays are the same, NaN and the sign of zeros aside."""
     return np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
+
+
+def bit_equal(found: Sequence[Array], known: Sequence[Array]) -> bool:
+    """Whether all outputs are the same, NaN and the sign of zeros aside."""
+    return len(found) == len(known) and all(map(same, found, known))
+
+
+def worst_difference(found: Sequence[Array], known: Sequence[Array]) -> float:
+    """The largest relative difference of an output; inf where shapes, integers or NaN differ."""
+    return _worst(found, known, lambda a, b: deviation(a, b).relative)
+
+
+def largest_difference(found: Sequence[Array], known: Sequence[Array]) -> float:
+    """The same by single entries, relative to the largest entry of their output.
+
+    >>> largest_difference([np.array([1.0, 4.0, np.nan])], [np.array([1.5, 4.0, np.nan])])
+    0.125
+    """
+    return _worst(found, known, _by_entries)
+
+
+def _worst(
+    found: Sequence[Array], known: Sequence[Array], measure: Callable[[Array, Array], float]
+) -> float:
+    if len(found) != len(known):
+        return inf
+    return max((_difference(a, b, measure) for a, b in zip(found, known, strict=True)), default=0.0)
+
+
+def _difference(found: Array, known: Array, measure: Callable[[Array, Array], float]) -> float:
+    if found.shape != known.shape or known.dtype.kind != "f":
+        return 0.0 if np.array_equal(found, known) else inf
+    odd = ~np.isfinite(known) & ~((found == known) | (np.isnan(found) & np.isnan(known)))
+    return inf if odd.any() else measure(found, known)
+
+
+def _by_entries(found: Array, known: Array) -> float:
+    counted = np.isfinite(known)
+    if not np.isfinite(found[counted]).all():
+        return inf
+    apart = np.abs(found[counted] - known[counted])
+    if not apart.any():
+        return 0.0
+    return float(apart.max()) / max(float(np.abs(known[counted]).max()), FLOAT32.smallest_normal)
 
 
 Comparisons = Mapping[str, Comparison]

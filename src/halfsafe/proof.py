@@ -10,7 +10,7 @@ from math import inf, isnan
 
 import numpy as np
 
-from halfsafe.deviation import WRONG, Array, deviation, same
+from halfsafe.deviation import WRONG, bit_equal, worst_difference
 from halfsafe.engines import Engine, Running
 from halfsafe.errors import BadInput, first_line
 from halfsafe.formats import FLOAT32, FLOOR
@@ -188,25 +188,6 @@ def _is_unusable(found: Finding, tolerance: float) -> bool:
     rows = [row for row in (found.row, found.far) if row is not None and row.excess > WRONG]
     worst = max([found.error, *(row.relative for row in rows)])
     return bool(found.nonfinite or found.differing) or worst > tolerance
-
-
-def bit_equal(found: Arrays, known: Arrays) -> bool:
-    """Whether all outputs are the same, NaN and the sign of zeros aside."""
-    return len(found) == len(known) and all(map(same, found, known))
-
-
-def worst_difference(found: Arrays, known: Arrays) -> float:
-    """The largest relative difference of an output; inf where shapes, integers or NaN differ."""
-    if len(found) != len(known):
-        return inf
-    return max(map(_difference, found, known), default=0.0)
-
-
-def _difference(found: Array, known: Array) -> float:
-    if found.shape != known.shape or known.dtype.kind != "f":
-        return 0.0 if np.array_equal(found, known) else inf
-    odd = ~np.isfinite(known) & ~((found == known) | (np.isnan(found) & np.isnan(known)))
-    return inf if odd.any() else deviation(found, known).relative
 
 
 def _as_is(original: Source, call: Call, engine: Engine, reference: Arrays) -> Arrays:
