@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import onnx_ir as ir
 
 from halfsafe.frontends.onnx.one_node import captured
 from halfsafe.frontends.onnx.parts import Part, numbers_of, parts
+from halfsafe.frontends.onnx.private import module_path, stack_trace
 from halfsafe.frontends.onnx.run import constant
 from halfsafe.frontends.onnx.values import value_at
 from halfsafe.graph import Graph, Kind, Node, Value, innermost
@@ -86,8 +86,8 @@ class _Reader:
             inputs=found,
             outputs=outputs,
             attributes=attributes,
-            module=_module(node),
-            line=innermost(node.metadata_props.get("pkg.torch.onnx.stack_trace", "")),
+            module=module_path(node),
+            line=innermost(stack_trace(node)),
             moves=self._moves(part.op, found, outputs),
         )
 
@@ -136,12 +136,3 @@ class _Reader:
             return False
         source = self.values.get(next(iter(inputs.values()), ""))
         return source is not None and source.bounded == self.values[outputs[0]].bounded
-
-
-def _module(node: ir.Node) -> str:
-    """The exporter's module path, where it has left one."""
-    try:
-        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-    except (ValueError, SyntaxError):
-        return ""
-    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
