@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 import halfsafe
 from halfsafe.formats import FLOAT16
-from halfsafe.frontends.torch.capture import capture, run_model
+from halfsafe.frontends.torch.capture import capture
+from halfsafe.frontends.torch.model import run_model
 from halfsafe.frontends.torch.split import splitting
 from halfsafe.measure import evaluate
 from halfsafe.samples import Call

@@ -308,7 +308,7 @@ def load_model(spec: str) -> tuple[Any, Any]:
     if spec.endswith(".onnx"):
         return Path(spec), None
     if spec.endswith(".pt2"):
-        from halfsafe.frontends.torch.capture import load_exported
+        from halfsafe.frontends.torch.model import load_exported
 
         return load_exported(Path(spec))
     made = _call(spec)

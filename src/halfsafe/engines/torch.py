@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from halfsafe.engines import HALF, Profile
 from halfsafe.errors import BadInput
 from halfsafe.frontends.torch.deliver import HalfModule
+from halfsafe.frontends.torch.private import tree_map_only
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
@@ -88,9 +88,7 @@ class Module:
         return self.half.census(self._there(call))
 
     def _there(self, call: Call) -> Call:
-        args, kwargs = pytree.tree_map_only(
-            Tensor, lambda x: x.to(self.device), (call.args, call.kwargs)
-        )
+        args, kwargs = tree_map_only(Tensor, lambda x: x.to(self.device), (call.args, call.kwargs))
         return Call(args, kwargs, call.number)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeGuard, TypeVar
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfsafe.errors import BadInput
 from halfsafe.frontends.torch.lines import caller
+from halfsafe.frontends.torch.private import TorchDispatchMode, returns_of, writes
 from halfsafe.frontends.torch.schema import is_number, items, schema_arguments
 from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.rules import Unknown
@@ -105,7 +105,7 @@ class Carrying(TorchDispatchMode):
     def _carry(self, call: _Call) -> Any:
         """Runs an operator on a divided value, with its constants and numbers divided as well."""
         node, values, known = self._read(call)
-        outputs = [f"{node.name}.{i}" for i in range(len(call.func._schema.returns))]
+        outputs = [f"{node.name}.{i}" for i in range(len(returns_of(call.func)))]
         node = replace(node, outputs=tuple(outputs))
         values |= {name: Value(name, Kind.ACTIVATION, True) for name in outputs}
         graph = Graph((node,), values, (), ())
@@ -287,7 +287,7 @@ class _Call:
     @property
     def op(self) -> str:
         name = str(self.func.overloadpacket)
-        return name.rstrip("_") if self.func._schema.is_mutable else name
+        return name.rstrip("_") if writes(self.func) else name
 
     def run(self, changes: Mapping[str, Any]) -> Any:
         """The operator's result, with some of its operands changed."""

@@ -19,6 +19,14 @@ from halfsafe.errors import BadInput
 try:
     from torch import Tensor, nn
     from torch.nn import functional as F
+
+    from halfsafe.frontends.torch.private import (
+        PARTS_OF_FORWARD,
+        BatchNorm,
+        check_dimensions,
+        convolve,
+        output_padding,
+    )
 except ImportError as error:  # pragma: no cover
     raise BadInput("halfsafe.manual works on PyTorch modules: pip install torch") from error
 
@@ -98,7 +106,7 @@ def _one(module: nn.Module, factor: float, input: Side, output: Side) -> nn.Modu
             f"a {type(module).__name__} cannot be rescaled by hand, only {names}, or a Sequential "
             "of them; halfsafe.fix follows whole networks"
         )
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats:
+    if isinstance(module, BatchNorm) and not module.track_running_stats:
         raise BadInput("a BatchNorm without running statistics normalises what it is given")
     made: Any = copy.deepcopy(module)
     made.__class__ = _FORMS[base]
@@ -108,7 +116,7 @@ def _one(module: nn.Module, factor: float, input: Side, output: Side) -> nn.Modu
 
 def _computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
     """Whether a module is of a class, or of a subclass that computes nothing else."""
-    names = ("forward", "_conv_forward", "_output_padding")
+    names = ("forward", *PARTS_OF_FORWARD)
     return isinstance(module, base) and all(
         getattr(type(module), name, None) is getattr(base, name, None) for name in names
     )
@@ -164,7 +172,7 @@ class _Rescaled(nn.Module if TYPE_CHECKING else object):
 class _RescaledConv(_Rescaled):
     def forward(self, input: Tensor) -> Tensor:
         conv: Any = self
-        return self.up(conv._conv_forward(self.down(input), conv.weight, self.shift(conv.bias)))
+        return self.up(convolve(conv, self.down(input), conv.weight, self.shift(conv.bias)))
 
 
 class RescaledConv1d(_RescaledConv, nn.Conv1d):
@@ -183,15 +191,7 @@ class _RescaledConvTranspose(_Rescaled):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         conv: Any = self
         spatial = len(conv.kernel_size)
-        padding = conv._output_padding(
-            input,
-            output_size,
-            conv.stride,
-            conv.padding,
-            conv.kernel_size,
-            spatial,
-            conv.dilation,
-        )
+        padding = output_padding(conv, input, output_size)
         compute = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
         y = compute(
             self.down(input),
@@ -233,7 +233,7 @@ class _RescaledBatchNorm(_Rescaled):
         norm: Any = self
         if norm.training:
             raise BadInput("a rescaled BatchNorm is for inference: call .eval() first")
-        norm._check_input_dim(input)
+        check_dimensions(norm, input)
         mean, bias = self.shift(norm.running_mean), self.shift(norm.bias)
         x = self.down(input)
         return self.up(

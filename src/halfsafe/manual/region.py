@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from halfsafe.errors import BadInput, FoldError
+from halfsafe.frontends.torch.private import tree_leaves, tree_map
 from halfsafe.graph import Kind
 from halfsafe.manual.carrying import Carrying, Trace, is_floating
 from halfsafe.rules import traits_of

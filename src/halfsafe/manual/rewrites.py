@@ -107,10 +107,6 @@ def _innermost_at_export() -> int:
     return _innermost()
 
 
-# What torch.compiler.assume_constant_result does, which imports the compiler to do it.
-_innermost_at_export.__dict__["_dynamo_marked_constant"] = True
-
-
 @dataclass(frozen=True)
 class _Target:
     """One function that goes to one place."""
@@ -182,6 +178,10 @@ def _dispatcher(place: _Place) -> Function:
     calls, otherwise = place.calls, _otherwise(place)
     compiler = sys.modules.get("torch.compiler")
     exporting: Callable[[], bool] = getattr(compiler, "is_exporting", bool)
+    if compiler is not None:
+        from halfsafe.frontends.torch.private import seen_as_constant
+
+        seen_as_constant(_innermost_at_export)
 
     @functools.wraps(_function(place.meaning))
     def dispatch(*args: Any, **kwargs: Any) -> Any:

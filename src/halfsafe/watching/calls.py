@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfsafe.frontends.torch.lines import caller
+from halfsafe.frontends.torch.private import TorchDispatchMode, version_of, writes
 from halfsafe.frontends.torch.schema import is_number, items, moves, schema_arguments
 from halfsafe.graph import Kind, Node, Value
 from halfsafe.ranges import Range
@@ -144,7 +144,7 @@ class Run:
         if moved and (read[0] in self._constant_names or op in _SAME):
             self._remember(made[0], read[0])
             return
-        mutable = func._schema.is_mutable
+        mutable = writes(func)
         op = op.rstrip("_") if mutable else op
         node = self._numbered(f"{frame.module}:{op}")
         outputs: list[str] = []
@@ -319,4 +319,4 @@ def tensors_in(found: Any, path: str = "") -> list[tuple[str, Tensor]]:
 
 def _version(x: Tensor) -> int:
     """How often a tensor was written to; tensors of inference mode do not say."""
-    return -1 if x.is_inference() else x._version
+    return -1 if x.is_inference() else version_of(x)

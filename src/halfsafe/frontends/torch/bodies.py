@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
-from torch.utils import _pytree as pytree
 
 from halfsafe.errors import CaptureError
 from halfsafe.frontends.torch.lines import source_line
+from halfsafe.frontends.torch.private import TO_COPY, HigherOrderOperator, name_of, tree_map
 from halfsafe.frontends.torch.schema import aten, is_deployed
 
 _COND = torch.ops.higher_order.cond
@@ -35,7 +35,7 @@ def widen_bodies(
     """
     bodies: dict[str, nn.Module] = {}
     for node in list(graph.nodes):
-        if not isinstance(node.target, torch._ops.HigherOrderOperator):  # pyright: ignore
+        if not isinstance(node.target, HigherOrderOperator):
             continue
         if node.target is not _COND:
             raise CaptureError(
@@ -69,7 +69,7 @@ def _cast_operands(graph: fx.Graph, node: fx.Node, deployed: torch.dtype) -> Non
     for source in node.all_input_nodes:
         if is_deployed(source, deployed):
             with graph.inserting_before(node):
-                made[source] = _call(graph, aten._to_copy.default, source, dtype=torch.float32)
+                made[source] = _call(graph, TO_COPY, source, dtype=torch.float32)
                 made[source] = _call(graph, aten.mul.Tensor, made[source], 1.0)
     node.args = map_arg(node.args, lambda n: made.get(n, n))
 
@@ -78,7 +78,7 @@ def _cast_results(graph: fx.Graph, node: fx.Node, deployed: torch.dtype) -> None
     def wide(x: Any) -> Any:
         return x.float() if isinstance(x, Tensor) and x.dtype == deployed else x
 
-    node.meta["val"] = pytree.tree_map(wide, node.meta["val"])
+    node.meta["val"] = tree_map(wide, node.meta["val"])
     for part in list(node.users):
         if is_deployed(part, deployed):
             part.meta["val"] = wide(part.meta["val"])
@@ -86,14 +86,14 @@ def _cast_results(graph: fx.Graph, node: fx.Node, deployed: torch.dtype) -> None
             with graph.inserting_after(part):
                 scaled = _call(graph, aten.mul.Tensor, part, 1.0)
             with graph.inserting_after(scaled):
-                cast = _call(graph, aten._to_copy.default, scaled, dtype=deployed)
+                cast = _call(graph, TO_COPY, scaled, dtype=deployed)
             for reader in readers:
                 reader.replace_input_with(part, cast)
 
 
 def _call(graph: fx.Graph, target: Any, source: fx.Node, *args: Any, **kwargs: Any) -> fx.Node:
     """A call on one node, with the metadata that reading needs."""
-    node = graph.create_node("call_function", target, (source, *args), kwargs, name=target._opname)
+    node = graph.create_node("call_function", target, (source, *args), kwargs, name=name_of(target))
     kept = ("nn_module_stack", "stack_trace")
     node.meta = {name: found for name, found in source.meta.items() if name in kept}
     node.meta["val"] = target(source.meta["val"], *args, **kwargs)

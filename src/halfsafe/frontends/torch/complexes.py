@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+
+from halfsafe.frontends.torch.private import tree_leaves, tree_map
 
 _MAKERS = {
     *(
@@ -45,15 +46,15 @@ class ComplexInFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _MAKERS and not self._met:
             return func(*args, **kwargs)
-        given = pytree.tree_leaves((args, kwargs))
+        given = tree_leaves((args, kwargs))
         if func not in _MAKERS and not has_complex(given):
             return func(*args, **kwargs)
         narrow = any(getattr(x, _MARK, False) for x in given)
         if func in _MAKERS:
             narrow = narrow or any(self._is_deployed(x) for x in given)
-            args, kwargs = pytree.tree_map(self._entering, (args, kwargs))
+            args, kwargs = tree_map(self._entering, (args, kwargs))
         made = func(*args, **kwargs)
-        return pytree.tree_map(partial(self._leaving, narrow), made)
+        return tree_map(partial(self._leaving, narrow), made)
 
     def _is_deployed(self, x: Any) -> bool:
         return isinstance(x, Tensor) and x.dtype == self._deployed
@@ -78,4 +79,4 @@ class ComplexInFloat32(TorchFunctionMode):
 
 def has_complex(values: Any) -> bool:
     """Whether any of these is a complex tensor."""
-    return any(isinstance(x, Tensor) and x.is_complex() for x in pytree.tree_leaves(values))
+    return any(isinstance(x, Tensor) and x.is_complex() for x in tree_leaves(values))

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,19 +15,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
 
 from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
 from halfsafe.formats import FloatFormat
 from halfsafe.frontends.torch.arithmetic import arrays
-from halfsafe.frontends.torch.capture import difference, run_model
+from halfsafe.frontends.torch.model import run_model
+from halfsafe.frontends.torch.private import (
+    TorchDispatchMode,
+    tree_leaves,
+    tree_map_only,
+    types_only,
+)
 from halfsafe.frontends.torch.program import Program, same_draws
-from halfsafe.frontends.torch.schema import argument
-from halfsafe.graph import Kind, Node
+from halfsafe.frontends.torch.quiet import ALONE
+from halfsafe.frontends.torch.recipe import Recipe
+from halfsafe.frontends.torch.trees import cast, dataclasses_in, difference, flat, places_of
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
 from halfsafe.verdict import TOLERANCE
@@ -113,9 +116,9 @@ class TorchDelivery:
         large = sum(x.numel() for x in self.deployed.constants.values()) > LARGE
         with torch.no_grad(), same_draws(self.deployed.draws):
             if not large:
-                return arrays(pytree.tree_leaves(half(*call.args, **call.kwargs)))
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                given = pytree.tree_map_only(Tensor, fake.from_tensor, (call.args, call.kwargs))
+                return arrays(flat(half(*call.args, **call.kwargs)))
+            with types_only() as fake:
+                given = tree_map_only(Tensor, fake.from_tensor, (call.args, call.kwargs))
                 half(*given[0], **given[1])
         return None
 
@@ -157,16 +160,17 @@ class TorchDelivery:
             )
 
     def _outputs(self, module: nn.Module, dtype: torch.dtype) -> list[Any]:
-        args, kwargs = pytree.tree_map(_caster(dtype), (self.call.args, self.call.kwargs))
+        args, kwargs = cast((self.call.args, self.call.kwargs), dtype)
         with torch.no_grad():
-            return pytree.tree_leaves(module(*args, **kwargs))
+            return flat(module(*args, **kwargs))
 
     def _save_program(self, path: Path, dtype: torch.dtype) -> None:
         """What is written is read again, and must give the bits of what was proved."""
+        _check_exportable(self.after)
         module = self.half() if dtype == torch.float16 else self.float32()
-        cast = torch.float32 if self.deployed.needs_float32 else dtype
-        args, kwargs = pytree.tree_map(_caster(cast), (self.call.args, self.call.kwargs))
-        with torch.no_grad():
+        taken = torch.float32 if self.deployed.needs_float32 else dtype
+        args, kwargs = cast((self.call.args, self.call.kwargs), taken)
+        with ALONE, torch.no_grad():
             exported = torch.export.export(
                 module,
                 args,
@@ -179,7 +183,7 @@ class TorchDelivery:
             torch.export.save(exported, partial)
             loaded = torch.export.load(partial).module()
             with torch.no_grad():
-                found, meant = (pytree.tree_leaves(m(*args, **kwargs)) for m in (loaded, module))
+                found, meant = (flat(m(*args, **kwargs)) for m in (loaded, module))
             if difference(found, meant):
                 raise FoldError(f"'{path}' gives other outputs than what was written: torch.export "
                                 "loses a part of it; use fixed.model or fixed.half()")  # fmt: skip
@@ -187,15 +191,14 @@ class TorchDelivery:
         atomically(path, write)
 
     @cached_property
-    def _recipe(self) -> _Recipe:
+    def _recipe(self) -> Recipe:
         """Proved on one sample: the original with the folded constants must give the same bits."""
-        recipe = _Recipe.read(self.original, self.before, self.after)
+        recipe = Recipe.read(self.original, self.before, self.after)
         trial = copy.deepcopy(self.original)
         recipe.apply(trial)
         with torch.no_grad():
             found, expected = (
-                pytree.tree_leaves(m(*self.call.args, **self.call.kwargs))
-                for m in (trial, self.original)
+                flat(m(*self.call.args, **self.call.kwargs)) for m in (trial, self.original)
             )
         if difference(found, expected):
             raise FoldError(
@@ -203,57 +206,6 @@ class TorchDelivery:
                 "original: some number is written into its code; use fixed.model instead"
             )
         return recipe
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """A fix in the original's own terms: tensors of its state_dict, attributes of modules."""
-
-    tensors: dict[str, Tensor]
-    attributes: dict[str, float]
-
-    @classmethod
-    def read(cls, model: nn.Module, before: Program, after: Program) -> _Recipe:
-        """Compares the two captures. Raises FoldError where they differ in more than constants."""
-        names = _tied_names(model)
-        filed: dict[str, Tensor] = {}
-        attributes: dict[str, float] = {}
-        for old, new in _same_calls(before.fx, after.fx):
-            node = before.graph.by_name[old.name]
-            for operand, value in node.inputs.items():
-                found = before.graph.values[value]
-                stored, _ = argument(new, operand)
-                if found.kind == Kind.CONSTANT and found.floating:
-                    tensor = after.constants[str(stored.target)]
-                    changed = tensor is not before.constants[value]
-                    _file(filed, names, node, value, tensor, changed)
-                elif found.number is not None and stored != found.number:
-                    name = _attribute(model, node.module, operand, found.number)
-                    if name is None or attributes.get(name, stored) != stored:
-                        raise FoldError(
-                            f"{node} needs {operand}={stored} in place of {found.number}, which is "
-                            "written into the code of the model: use fixed.model instead"
-                        )
-                    attributes[name] = float(stored)
-        tensors: dict[str, Tensor] = model.state_dict()
-        return cls({name: filed.get(name, t) for name, t in tensors.items()}, attributes)
-
-    def apply(self, model: nn.Module) -> None:
-        """Changes a model in place."""
-        ours = model.state_dict(keep_vars=True)
-        if set(ours) != set(self.tensors):
-            odd = sorted(set(ours) ^ set(self.tensors))[0]
-            raise FoldError(f"'{odd}' is in one state_dict only: use a model of the same class")
-        for name, tensor in self.tensors.items():
-            parent, _, leaf = name.rpartition(".")
-            owner: Any = model.get_submodule(parent)
-            fresh = tensor.clone()
-            if isinstance(ours[name], nn.Parameter):
-                fresh = nn.Parameter(fresh, requires_grad=ours[name].requires_grad)
-            setattr(owner, leaf, fresh)
-        for name, number in self.attributes.items():
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, number)
 
 
 @dataclass(frozen=True)
@@ -278,11 +230,11 @@ class HalfModule:
         """What the module gives, or what stands in for it. Raises BadInput for a misfit sample."""
         args, kwargs = call.args, call.kwargs
         if self.casts:
-            args, kwargs = pytree.tree_map(_caster(torch.float16), (args, kwargs))
+            args, kwargs = cast((args, kwargs), torch.float16)
         found = run_model(
             self.module if compute is None else compute, Call(args, kwargs, call.number)
         )
-        leaves, own = pytree.tree_leaves(found), places_of(found)
+        leaves, own = flat(found), places_of(found)
         if sorted(own) == sorted(self.places):
             leaves = [leaves[own.index(place)] for place in self.places]
         return arrays(leaves)
@@ -303,83 +255,20 @@ class _Types(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        for x in pytree.tree_leaves(made):
+        for x in tree_leaves(made):
             if isinstance(x, Tensor) and x.is_floating_point():
                 self.found[str(x.dtype).removeprefix("torch.")] += 1
         return made
 
 
-def places_of(outputs: Any) -> tuple[str, ...]:
-    """Where each flat output lies in the structure that a model returns."""
-    return tuple(pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(outputs))
-
-
-def _caster(dtype: torch.dtype) -> Callable[[Any], Any]:
-    def cast(x: Any) -> Any:
-        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-    return cast
+def _check_exportable(program: Program) -> None:
+    """Raises BadInput for dataclasses that whoever loads the file has to make known as well."""
+    for kind in dataclasses_in(program.unflatten(program.graph.outputs)):
+        raise BadInput(
+            f"the model gives a {kind.__name__}, which torch.export does not know: call "
+            f"torch.export.register_dataclass({kind.__name__}, serialized_type_name=...) first"
+        )
 
 
 def _is_half(x: Any) -> bool:
     return isinstance(x, Tensor) and x.dtype == torch.float16
-
-
-def _same_calls(before: fx.Graph, after: fx.Graph) -> list[tuple[fx.Node, fx.Node]]:
-    """The calls of two graphs, pair by pair. Raises FoldError if one has calls of its own."""
-    calls = [
-        [n for n in g.nodes if n.op == "call_function" and n.target is not operator.getitem]
-        for g in (before, after)
-    ]
-    old_names = {n.name for n in calls[0]}
-    added = next((n for n in calls[1] if n.name not in old_names), None)
-    if added is not None:
-        raise FoldError(
-            f"the plan needs an operator that the model does not have ({added.name}): constants "
-            "alone do not suffice, use fixed.model instead"
-        )
-    by_name = {n.name: n for n in calls[1]}
-    return [(n, by_name[n.name]) for n in calls[0] if n.name in by_name]
-
-
-def _tied_names(model: nn.Module) -> dict[str, list[str]]:
-    """All qualified names of each parameter or buffer, by any one of them."""
-    groups: dict[int, list[str]] = {}
-    everything = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in everything:
-        groups.setdefault(id(tensor), []).append(name)
-    return {name: group for group in groups.values() for name in group}
-
-
-def _file(
-    filed: dict[str, Tensor],
-    tied: Mapping[str, list[str]],
-    node: Node,
-    constant: str,
-    tensor: Tensor,
-    changed: bool,
-) -> None:
-    """Files a constant under the names by which the reading module knows it."""
-    names = tied.get(constant, [])
-    own = [name for name in names if name.rpartition(".")[0] == node.module] or names
-    if changed and not own:
-        raise FoldError(f"'{constant}' is made inside forward(): use fixed.model instead")
-    for name in own:
-        if filed.setdefault(name, tensor) is not tensor:
-            raise FoldError(
-                f"'{name}' is needed at two exponents, one of them by {node}: use fixed.model "
-                "instead, which holds a clone"
-            )
-
-
-def _attribute(model: nn.Module, module: str, operand: str, number: float) -> str | None:
-    """The attribute of a module that holds a number, preferring one named like the operand."""
-    owner = model.get_submodule(module)
-    held = [
-        name for name, found in vars(owner).items() if isinstance(found, float) and found == number
-    ]
-    named = [name for name in held if operand.partition("_")[0] in name] or held
-    return f"{module}.{named[0]}".lstrip(".") if named else None

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput
+from halfsafe.frontends.torch.private import keystr, tree_leaves_with_path
 from halfsafe.samples import Call
 
 HELD = "halfsafe.held"
@@ -72,11 +72,11 @@ def check_doors(graph: fx.Graph, flat: Sequence[Any], number: int) -> None:
 
 def check_call(call: Call) -> None:
     """Raises BadInput for nonfinite samples."""
-    for path, leaf in pytree.tree_leaves_with_path((call.args, call.kwargs)):
+    for path, leaf in tree_leaves_with_path((call.args, call.kwargs)):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             bad = int((~torch.isfinite(leaf)).sum())
             if bad:
-                where = pytree.keystr(path[1:])
+                where = keystr(path[1:])
                 raise BadInput(
                     f"sample {call.number}{where} holds {bad} NaN or inf: pass finite samples"
                 )

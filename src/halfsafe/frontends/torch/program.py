@@ -8,21 +8,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import RLock
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.random import fork_rng
-from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.torch import arithmetic
 from halfsafe.frontends.torch.door import add_doors, check_call, check_doors
 from halfsafe.frontends.torch.half import NEEDS_FLOAT32, in_dtype
+from halfsafe.frontends.torch.private import TreeSpec, taking, tree_flatten, tree_unflatten
 from halfsafe.frontends.torch.reader import read_graph
 from halfsafe.frontends.torch.run import Evaluation
 from halfsafe.frontends.torch.schema import draws, is_deployed
@@ -46,8 +46,8 @@ class Program:
     fx: fx.Graph
     constants: Mapping[str, Tensor]
     deployed: torch.dtype
-    in_spec: pytree.TreeSpec
-    out_spec: pytree.TreeSpec
+    in_spec: TreeSpec
+    out_spec: TreeSpec
     argument_names: tuple[str, ...]
     roles: Mapping[str, Role]
     bodies: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
@@ -92,9 +92,7 @@ class Program:
             _assign(module, str(name), tensor if share else tensor.clone(), role)
         in_dtype(graph, self.deployed, dtype)
         finish(graph)
-        graph.set_codegen(
-            _PyTreeCodeGen(_PyTreeInfo(list(self.argument_names), self.in_spec, self.out_spec))
-        )
+        graph.set_codegen(taking(self.argument_names, self.in_spec, self.out_spec))
         module.graph = graph  # set last: a GraphModule copies buffers without their persistence
         return module.eval()
 
@@ -148,7 +146,7 @@ class Program:
         expected = self.in_spec.child(1).context
         if set(kwargs) == set(expected):
             kwargs = {name: kwargs[name] for name in expected}
-        flat, spec = pytree.tree_flatten((tuple(call.args), kwargs))
+        flat, spec = tree_flatten((tuple(call.args), kwargs))
         if spec != self.in_spec:
             raise BadInput(
                 f"sample {call.number} has {_structure(spec)}, sample 0 had "
@@ -158,18 +156,22 @@ class Program:
 
     def unflatten(self, outputs: Sequence[Any]) -> Any:
         """Flat outputs in the structure that the user's model returns."""
-        return pytree.tree_unflatten(list(outputs), self.out_spec)
+        return tree_unflatten(list(outputs), self.out_spec)
 
     def with_graph(self, graph: fx.Graph, constants: Mapping[str, Tensor]) -> Program:
         """The same interface around another graph."""
         return replace(self, fx=graph, constants=constants)
 
 
+_DRAWING = RLock()
+"""Held by the thread whose numbers are drawn: generators belong to the whole process."""
+
+
 @contextmanager
 def same_draws(enabled: bool = True) -> Generator[None]:
     """Within it, random numbers are the same each time; those of the user go on afterwards."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with fork_rng(devices, enabled=enabled):
+    with _DRAWING if enabled else nullcontext(), fork_rng(devices, enabled=enabled):
         if enabled:
             for generator in (
                 torch.default_generator,
@@ -207,7 +209,7 @@ class _Leaf:
         return "*"
 
 
-def _structure(spec: pytree.TreeSpec) -> str:
+def _structure(spec: TreeSpec) -> str:
     """``(*, *) and {'mask': *}``: arguments and keyword arguments, a star for each leaf."""
-    args, kwargs = pytree.tree_unflatten([_Leaf()] * spec.num_leaves, spec)
+    args, kwargs = tree_unflatten([_Leaf()] * spec.num_leaves, spec)
     return f"{args} and {kwargs}"

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from halfsafe.frontends.torch.lines import module_path, source_line
+from halfsafe.frontends.torch.private import tree_leaves
 from halfsafe.frontends.torch.schema import is_number, items, moves, operator_name, schema_arguments
 from halfsafe.graph import Graph, Kind, Node, Value
 
@@ -111,7 +111,7 @@ class _Reader:
 
 def _touches_floats(node: fx.Node) -> bool:
     found = [node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)]
-    tensors = (t for t in pytree.tree_leaves(found) if isinstance(t, Tensor))
+    tensors = (t for t in tree_leaves(found) if isinstance(t, Tensor))
     return any(t.dtype.is_floating_point for t in tensors)
 
 

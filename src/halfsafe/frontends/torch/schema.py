@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from halfsafe.frontends.torch.private import OpOverload, arguments_of, returns_of
+
 aten = torch.ops.aten
 
 
@@ -43,7 +45,7 @@ def schema_arguments(
     target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[tuple[str, str, Any]]:
     """(name, type, value) of every argument of an operator, defaults included."""
-    if not isinstance(target, torch._ops.OpOverload):  # pyright: ignore
+    if not isinstance(target, OpOverload):
         given = [*enumerate(args), *kwargs.items()]
         return [(str(name), "", found) for name, found in given]
     return [
@@ -52,7 +54,7 @@ def schema_arguments(
             str(a.type),
             args[i] if i < len(args) else kwargs.get(a.name, a.default_value),
         )
-        for i, a in enumerate(target._schema.arguments)
+        for i, a in enumerate(arguments_of(target))
     ]
 
 
@@ -71,7 +73,7 @@ def is_number(kind: str) -> bool:
 def operator_name(node: fx.Node) -> str:
     """``aten.relu``; a function of Python's is ``python.getitem``."""
     target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):  # pyright: ignore
+    if isinstance(target, OpOverload):
         return str(target.overloadpacket)
     return f"python.{getattr(target, '__name__', target)}"
 
@@ -81,9 +83,9 @@ _COPIES = {"aten.clone", "aten._unsafe_view", "aten.contiguous", "aten.lift_fres
 
 def moves(target: Any, made: Any, source: Any) -> bool:
     """Whether an operator's output holds only entries of its input, in the same format."""
-    if not isinstance(target, torch._ops.OpOverload) or not isinstance(source, Tensor):  # pyright: ignore
+    if not isinstance(target, OpOverload) or not isinstance(source, Tensor):
         return False
-    returns = target._schema.returns
+    returns = returns_of(target)
     view = (
         bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
     )

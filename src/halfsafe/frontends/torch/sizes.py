@@ -11,17 +11,15 @@ model gives. Axes of one place and one size, of all arguments, are taken to be t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.fx.experimental._config as config
 from torch import Tensor, fx, nn
 from torch.export import Dim, ShapesCollection
-from torch.utils import _pytree as pytree
 
 from halfsafe.errors import BadInput
 from halfsafe.frontends.torch.door import HELD
+from halfsafe.frontends.torch.private import tree_leaves, tree_map
 from halfsafe.samples import Call
 
 Axis = tuple[int, int]
@@ -46,7 +44,7 @@ def dynamic_where_they_differ(model: nn.Module, call: Call, others: Sequence[Cal
 
 
 def _leaves(call: Call) -> list[Any]:
-    return pytree.tree_leaves((call.args, call.kwargs))
+    return tree_leaves((call.args, call.kwargs))
 
 
 def _differing(call: Call, others: Sequence[Call]) -> list[set[int]]:
@@ -59,13 +57,6 @@ def _differing(call: Call, others: Sequence[Call]) -> list[set[int]]:
             if isinstance(one, Tensor) and isinstance(two, Tensor) and one.dim() == two.dim():
                 axes |= {i for i in range(one.dim()) if one.shape[i] != two.shape[i]}
     return found
-
-
-def any_size() -> AbstractContextManager[Any]:
-    """While exporting: a size of 0 or 1 in the sample is one like any other."""
-    options: Any = config
-    known = hasattr(options, "backed_size_oblivious")
-    return options.patch(backed_size_oblivious=True) if known else nullcontext()
 
 
 def mark_held(graph: fx.Graph, call: Call, others: Sequence[Call], holds: Holds) -> None:
@@ -117,5 +108,5 @@ def _resized(call: Call, axis: Axis, size: int) -> Call:
             return x
         return x.index_select(place, torch.arange(size, device=x.device) % old)
 
-    args, kwargs = pytree.tree_map(resized, (call.args, call.kwargs))
+    args, kwargs = tree_map(resized, (call.args, call.kwargs))
     return Call(args, kwargs, call.number)

@@ -8,17 +8,18 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from halfsafe.edits import Edit
 from halfsafe.errors import CaptureError
 from halfsafe.formats import FLOAT16
 from halfsafe.frontends.torch.arithmetic import arrays, range_of, rounded
-from halfsafe.frontends.torch.capture import capture, run_model
-from halfsafe.frontends.torch.deliver import HalfModule, TorchDelivery, places_of
+from halfsafe.frontends.torch.capture import capture
+from halfsafe.frontends.torch.deliver import HalfModule, TorchDelivery
 from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.edit import apply
+from halfsafe.frontends.torch.model import run_model
 from halfsafe.frontends.torch.program import Program
+from halfsafe.frontends.torch.trees import flat, places_of
 from halfsafe.graph import Kind
 from halfsafe.measure import Measuring
 from halfsafe.ranges import Range
@@ -78,7 +79,7 @@ class TorchSource(Measuring[Program]):
 
     def reference(self, call: Call) -> Arrays:
         check_call(call)
-        return arrays(pytree.tree_leaves(run_model(self.model, call)))
+        return arrays(flat(run_model(self.model, call)))
 
     def half(self) -> HalfModule:
         return HalfModule(self.program.module(torch.float16), casts=False)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.export import default_decompositions
 
+from halfsafe.frontends.torch.private import is_composite
 from halfsafe.frontends.torch.schema import aten
 from halfsafe.rules.aten import LAWS
 from halfsafe.rules.traits import STORES_INSIDE
@@ -41,7 +42,7 @@ def splitting() -> Mapping[Any, Callable[..., Any]]:
 
 def _is_split(op: Any) -> bool:
     """Whether a composite has no law, or one that holds for its result but not on the way."""
-    if getattr(op, "namespace", "") != "aten" or not _is_composite(op):
+    if getattr(op, "namespace", "") != "aten" or not is_composite(op):
         return False
     name = _name(op)
     return name in STORES_INSIDE or not (name in LAWS or name in _WHOLE)
@@ -49,12 +50,6 @@ def _is_split(op: Any) -> bool:
 
 def _name(op: Any) -> str:
     return str(getattr(op, "overloadpacket", op))
-
-
-def _is_composite(op: Any) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(  # pyright: ignore
-        op.name(), "CompositeImplicitAutograd"
-    )
 
 
 def _addbmm(

@@ -1,0 +1,130 @@
+"""A fix in the original's own terms: what to load into a module of the same class."""
+
+# torch.fx and torch.export are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from halfsafe.errors import FoldError
+from halfsafe.frontends.torch.program import Program
+from halfsafe.frontends.torch.schema import argument
+from halfsafe.graph import Kind, Node
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Tensors of the original's state_dict, and attributes of its modules."""
+
+    tensors: dict[str, Tensor]
+    attributes: dict[str, float]
+
+    @classmethod
+    def read(cls, model: nn.Module, before: Program, after: Program) -> Recipe:
+        """Compares the two captures. Raises FoldError where they differ in more than constants."""
+        names = _tied_names(model)
+        filed: dict[str, Tensor] = {}
+        attributes: dict[str, float] = {}
+        for old, new in _same_calls(before.fx, after.fx):
+            node = before.graph.by_name[old.name]
+            for operand, value in node.inputs.items():
+                found = before.graph.values[value]
+                stored, _ = argument(new, operand)
+                if found.kind == Kind.CONSTANT and found.floating:
+                    tensor = after.constants[str(stored.target)]
+                    changed = tensor is not before.constants[value]
+                    _file(filed, names, node, value, tensor, changed)
+                elif found.number is not None and stored != found.number:
+                    name = _attribute(model, node.module, operand, found.number)
+                    if name is None or attributes.get(name, stored) != stored:
+                        raise FoldError(
+                            f"{node} needs {operand}={stored} in place of {found.number}, which is "
+                            "written into the code of the model: use fixed.model instead"
+                        )
+                    attributes[name] = float(stored)
+        tensors: dict[str, Tensor] = model.state_dict()
+        return cls({name: filed.get(name, t) for name, t in tensors.items()}, attributes)
+
+    def apply(self, model: nn.Module) -> None:
+        """Changes a model in place."""
+        ours = model.state_dict(keep_vars=True)
+        if set(ours) != set(self.tensors):
+            odd = sorted(set(ours) ^ set(self.tensors))[0]
+            raise FoldError(f"'{odd}' is in one state_dict only: use a model of the same class")
+        for name, tensor in self.tensors.items():
+            parent, _, leaf = name.rpartition(".")
+            owner: Any = model.get_submodule(parent)
+            fresh = tensor.clone()
+            if isinstance(ours[name], nn.Parameter):
+                fresh = nn.Parameter(fresh, requires_grad=ours[name].requires_grad)
+            setattr(owner, leaf, fresh)
+        for name, number in self.attributes.items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, number)
+
+
+def _same_calls(before: fx.Graph, after: fx.Graph) -> list[tuple[fx.Node, fx.Node]]:
+    """The calls of two graphs, pair by pair. Raises FoldError if one has calls of its own."""
+    calls = [
+        [n for n in g.nodes if n.op == "call_function" and n.target is not operator.getitem]
+        for g in (before, after)
+    ]
+    old_names = {n.name for n in calls[0]}
+    added = next((n for n in calls[1] if n.name not in old_names), None)
+    if added is not None:
+        raise FoldError(
+            f"the plan needs an operator that the model does not have ({added.name}): constants "
+            "alone do not suffice, use fixed.model instead"
+        )
+    by_name = {n.name: n for n in calls[1]}
+    return [(n, by_name[n.name]) for n in calls[0] if n.name in by_name]
+
+
+def _tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """All qualified names of each parameter or buffer, by any one of them."""
+    groups: dict[int, list[str]] = {}
+    everything = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, tensor in everything:
+        groups.setdefault(id(tensor), []).append(name)
+    return {name: group for group in groups.values() for name in group}
+
+
+def _file(
+    filed: dict[str, Tensor],
+    tied: Mapping[str, list[str]],
+    node: Node,
+    constant: str,
+    tensor: Tensor,
+    changed: bool,
+) -> None:
+    """Files a constant under the names by which the reading module knows it."""
+    names = tied.get(constant, [])
+    own = [name for name in names if name.rpartition(".")[0] == node.module] or names
+    if changed and not own:
+        raise FoldError(f"'{constant}' is made inside forward(): use fixed.model instead")
+    for name in own:
+        if filed.setdefault(name, tensor) is not tensor:
+            raise FoldError(
+                f"'{name}' is needed at two exponents, one of them by {node}: use fixed.model "
+                "instead, which holds a clone"
+            )
+
+
+def _attribute(model: nn.Module, module: str, operand: str, number: float) -> str | None:
+    """The attribute of a module that holds a number, preferring one named like the operand."""
+    owner = model.get_submodule(module)
+    held = [
+        name for name, found in vars(owner).items() if isinstance(found, float) and found == number
+    ]
+    named = [name for name in held if operand.partition("_")[0] in name] or held
+    return f"{module}.{named[0]}".lstrip(".") if named else None
