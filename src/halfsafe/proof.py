@@ -79,7 +79,7 @@ class Proof:
         original = self.original
         reference = original.reference(call)
         check_reference(reference, call.number)
-        floor = original.evaluate(call, FLOOR)
+        floor = original.evaluate(call, self.engine.profile.stores.at_any_exponent)
         self._in_float32(call, reference)
         if before:
             as_it_is = _as_is(original, call, self.engine, reference)
