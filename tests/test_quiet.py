@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 import halfsafe
 from halfsafe.frontends.torch.capture import capture
+from halfsafe.frontends.torch.program import same_draws
 from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.samples import Call
 from tests.replicas import Net, scaled
@@ -272,3 +274,16 @@ def test_threads_that_capture_at_once_do_not_meet():
         own = f"{__file__}:{way.__code__.co_firstlineno + 1}"
         assert {node.line for node in found.program.graph.nodes} == {own}
         assert found.difference == 0
+
+
+def test_random_numbers_of_two_threads_do_not_mix():
+    """One generator serves the whole process; the second thread would draw on where the first is."""
+
+    def drawn(seconds: float) -> Tensor:
+        with same_draws():
+            time.sleep(seconds)
+            return torch.rand(8)
+
+    with everything_as_before(), ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(drawn, [0.1, 0.2])
+    assert torch.equal(one, other)
