@@ -277,7 +277,7 @@ def test_threads_that_capture_at_once_do_not_meet():
 
 
 def test_random_numbers_of_two_threads_do_not_mix():
-    """One generator serves the whole process; the second thread would draw on where the first is."""
+    """One generator serves the whole process: one would draw on where the other has come to."""
 
     def drawn(seconds: float) -> Tensor:
         with same_draws():
