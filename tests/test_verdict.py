@@ -320,3 +320,20 @@ def test_empty_outputs_and_single_numbers():
     assert_safe(proof((empty, empty)))
     assert_safe(proof((np.array(3.0), np.array(3.0))))
     assert_not_safe(proof((np.array(3.0), np.array(4.0))))
+
+
+def test_a_lucky_floor_of_few_numbers_is_held_against_that_of_other_samples():
+    scores = np.array([[3.5, 3.3, 2.9]])
+    lucky, usual = 1 + 3e-4, 1 + 1.5e-3
+    finds = [
+        find(0, "y", i, scores, scores * (1 + 5e-3), scores * floor)
+        for i, floor in enumerate((lucky, usual))
+    ]
+    assert [a for _, a, _ in judge(finds[:1], TOLERANCE)] == [Answer.NOT_SAFE]
+    assert [a for _, a, _ in judge(finds, TOLERANCE)] == [Answer.SAFE, Answer.SAFE]
+    many = np.tile(scores, 8)
+    finds = [
+        find(0, "y", i, many, many * (1 + 5e-3), many * floor)
+        for i, floor in enumerate((lucky, usual))
+    ]
+    assert judge(finds, TOLERANCE)[0][1] is Answer.NOT_SAFE

@@ -197,11 +197,17 @@ class _Limit:
 
 
 def judge(findings: Sequence[Finding], tolerance: float) -> list[tuple[Finding, Answer, str]]:
-    """Answers for findings on several samples, each beside what is usual over all of them."""
+    """Answers for findings on several samples, each beside what is usual over all of them.
+
+    What rounding does to an output of a few numbers is a draw of few: beside its own floor, which
+    may be near 0 by chance, stands the largest of all samples.
+    """
     judged: list[tuple[Finding, Answer, str]] = []
     for output in dict.fromkeys(f.output for f in findings):
         found = [f for f in findings if f.output == output]
         usual = median([f.usual for f in found])
+        if median([f.whole.weight for f in found]) < FULL:
+            usual = max(usual, *(f.whole.relative_floor for f in found))
         scale = sqrt(sum(f.whole.norm**2 for f in found) / len(found))
         judged += [(f, *f.judge(tolerance, usual, scale)) for f in found]
     return judged
