@@ -1,4 +1,16 @@
-"""Chooses every exponent at once: an integer program over the rules and the windows.
+"""Chooses every exponent at once: an integer program over the laws and the windows.
+
+The unknowns are whole numbers: k[v], at which a value is made, and k[u], at which a use of it is
+read. A law states equations over those of one node, a use reads what was made, and what the outside
+world sees is at 0:
+
+    sum_i f_i k_i = 0                               each equation of each law
+    k[u] = k[v],  k[rim] = 0                        where no Mul may be inserted
+    k[u] - k[v] = m,  |m| <= CUT z,  z in {0, 1}    where one may: z is whether it is
+    least_i <= k_i <= high_i                        each window; low_i is a wish, or hard
+
+Most equations say that two unknowns are the same. These are merged first, so that a network of
+thousands of values becomes a program of some tens of columns, which HiGHS solves at once.
 
 Four attempts, each tried only when the one before has no solution: fold with full headroom; fold
 with headroom as a wish; insert Muls, the fewest and smallest; insert and leave the least number of

@@ -1,4 +1,17 @@
-"""The exponents at which a value may be stored: from `low` on it fits, up to `high` precisely."""
+"""The exponents at which a value may be stored: from `low` on it fits, up to `high` precisely.
+
+A value x is stored as x 2^-k. The smaller k, the larger its largest entry: below `low` that leaves
+the format. The larger k, the deeper its small entries sink: an entry of binade b is rounded in
+steps of 2^(b - m), m the bits of a mantissa, but never in finer ones than those of subnormals,
+2^(e - m + k) at exponent k, e the least binade. With n_b entries in binade b,
+
+    loss(k)^2 = sum_b n_b max(4^(b - m), 4^(e - m + k)) / sum_b n_b 4^(b - m)
+
+is how much the rounding error of the whole tensor grows for want of range. It is 1 where no entry
+sinks, and rises with k; `high` is the last exponent at which it is small. So each window comes from
+one histogram (`Range.rounding_loss`), and an empty one names a value that FP16 cannot hold at any
+exponent: its span is too wide.
+"""
 
 from __future__ import annotations
 
