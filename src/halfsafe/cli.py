@@ -409,10 +409,12 @@ def _located(error: Exception) -> str:
 
 @contextmanager
 def spinner() -> Generator[Callable[[str], None]]:
-    """A line that says what is being done, while it is."""
+    """A line that says what is being done, while it is; a terminal shows it, and nothing else."""
+    if not err.is_terminal:
+        yield lambda _: None
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    quiet = not err.is_terminal
-    with Progress(*columns, console=err, transient=True, disable=quiet) as progress:
+    with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("starting")
         yield lambda what: progress.update(task, description=what)
 

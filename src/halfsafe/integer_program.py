@@ -117,7 +117,8 @@ class IntegerProgram:
         from scipy.sparse import csr_array
 
         lengths = [len(columns) for columns, _, _ in self._rows]
-        indices = np.array([c for columns, _, _ in self._rows for c in columns])
+        indices = np.array([c for columns, _, _ in self._rows for c in columns], np.int32)
         data = np.array([f for columns, _, _ in self._rows for f in columns.values()])
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        return csr_array((data, indices, starts), shape=(len(self._rows), len(self.low)))
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        shape = len(self._rows), len(self.low)
+        return csr_array((data, indices, starts), shape=shape, dtype=np.float64)

@@ -88,7 +88,7 @@ def _schema_groups(node: ir.Node, opsets: dict[str, int]) -> Iterable[Group]:
                 continue
             text = type_text(value.type, "float16")
             parameter = _formal(schema, made, index)
-            free = parameter is not None and text in parameter.types
+            free = schema is not None and parameter is not None and _takes(schema, parameter, text)
             key = parameter.type_str if parameter and states else "free" if free else "fixed"
             group = groups[key]
             if made:
@@ -134,9 +134,19 @@ def _formal(
 def _later_opset(node: ir.Node, made: int, index: int, text: str) -> int | None:
     newest = schema_of(node, NEWEST_OPSET)
     parameter = _formal(newest, made, index)
-    if newest is None or newest.deprecated or parameter is None or text not in parameter.types:
+    if newest is None or newest.deprecated or parameter is None:
         return None
-    return newest.since_version
+    return newest.since_version if _takes(newest, parameter, text) else None
+
+
+def _takes(
+    schema: onnx.defs.OpSchema, parameter: onnx.defs.OpSchema.FormalParameter, text: str
+) -> bool:
+    """Whether a parameter may be of a type: `parameter.types`, but that fails in onnx 1.20."""
+    for constraint in schema.type_constraints:
+        if constraint.type_param_str == parameter.type_str:
+            return text in constraint.allowed_type_strs
+    return text == parameter.type_str
 
 
 def _if_ports(node: ir.Node, opsets: dict[str, int]) -> Iterator[list[Port]]:
