@@ -7,8 +7,18 @@ PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 AUTOCAST := .venv-autocast
 MMOCR := .venv-mmocr
 TRAINED := .venv-trained
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+# What `oldest` leaves out: figures of the models of one transformers, onnx's own tests and reference
+# of one onnx, and which opsets one onnxruntime reads.
+NEWER := --ignore tests/test_architectures.py --ignore tests/test_localising.py \
+	--ignore tests/test_onnx_nodes.py -k 'not (exported_architecture or every_operator \
+	or onnxruntime_does_not_read or (every_opset and 26) \
+	or (test_rules_onnx and (LSTM or ScatterElements)))'
+# What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test slow lint types bench peers mmocr trained gpu clean
+.PHONY: demo test slow oldest newest lint types bench peers mmocr trained gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.panet.demo --out demo-out
@@ -18,6 +28,16 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -n auto -m slow
+
+oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest -n auto --older $(NEWER)
+
+# Made anew each time: the newest of today is not that of the last run.
+newest:
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python $(INSTALL) '$(TORCH)'
+	$(NEWEST)/bin/python $(INSTALL) -e '.[test]'
+	$(NEWEST)/bin/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -57,6 +77,12 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
 	touch $(READY)
 
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(INSTALL) -c constraints-oldest.txt torch
+	$(OLDEST)/bin/python $(INSTALL) -c constraints-oldest.txt -e '.[test]'
+	touch $@
+
 # AutoCast pins other versions than ours.
 $(AUTOCAST)/.ready: bench/peer_autocast.txt constraints.txt
 	$(PYTHON) -m venv $(AUTOCAST)
@@ -80,4 +106,4 @@ $(TRAINED)/.ready: bench/trained_requirements.txt
 	touch $@
 
 clean:
-	rm -rf .venv $(AUTOCAST) $(MMOCR) $(TRAINED) demo-out
+	rm -rf .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OLDEST) $(NEWEST) demo-out
