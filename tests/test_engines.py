@@ -10,8 +10,9 @@ from torch import nn
 
 import halfsafe
 from halfsafe import BadInput, engines
-from halfsafe.engines import HALF, engine_of
+from halfsafe.engines import HALF, Profile, engine_of
 from halfsafe.engines.strict import Evaluated, Strict
+from halfsafe.formats import BFLOAT16
 from halfsafe.frontends import open_model
 from halfsafe.samples import Samples
 
@@ -102,6 +103,17 @@ def test_an_engine_of_the_users_own_is_one_class():
     report = halfsafe.fix(net(), samples(), engine=Wrong(name="wrong")).report
     assert report.verification.engine == "wrong"
     assert not report.safe
+
+
+def test_the_floor_has_the_bits_of_the_format_that_an_engine_stores():
+    wide = Strict(name="strict in bfloat16", profile=Profile(BFLOAT16))
+    in_half, in_wide = (
+        halfsafe.fix(file(), ARRAYS, engine=engine).report.verification
+        for engine in ("strict", wide)
+    )
+    assert 4 < in_wide.floor / in_half.floor < 16
+    assert in_wide.after == in_wide.floor
+    assert in_wide.safe
 
 
 def test_an_engine_is_found_by_its_entry_point(monkeypatch):

@@ -102,8 +102,7 @@ def fix(
     original = open_model(model, supply.first, dynamic_shapes, supply.some)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    limits = Limits(headroom=headroom, format=runs_in.profile.stores)
-    preparation = Preparation(original, supply, limits, progress)
+    preparation = Preparation(original, supply, Limits(headroom=headroom), progress)
     prepared, proof = mended(original, preparation, supply, standard, runs_in, progress)
     exact, deployed = prepared.exact(original), prepared.deployed(original)
     delivery = exact.deliver(original, deployed, supply.first, dynamic_shapes)

@@ -18,7 +18,7 @@ from pkgutil import iter_modules
 from typing import Protocol
 
 from halfsafe.errors import BadInput
-from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
+from halfsafe.formats import FLOAT16, FloatFormat
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
@@ -27,14 +27,16 @@ GROUP = "halfsafe.engines"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What an engine does that no graph shows: how it stores values, and sums of products."""
+    """What an engine does that no graph shows: in which format it stores what is in half precision.
+
+    The floor of a proof has its bits. What `fix` delivers is FP16 all the same.
+    """
 
     stores: FloatFormat = FLOAT16
-    accumulates: FloatFormat = FLOAT32
 
 
 HALF = Profile()
-"""FP16 with sums in FP32, as most have it."""
+"""FP16, as most store it."""
 
 
 class Running(Protocol):
