@@ -99,6 +99,13 @@ def test_a_report_is_plain_data(path):
     assert not {name for name in imports(path) if name.startswith(("torch", "halfsafe.frontends"))}
 
 
+@pytest.mark.parametrize("path", sorted((SOURCE / "frontends").rglob("*.py")), ids=lambda p: p.name)
+def test_a_front_end_knows_neither_plan_nor_proof(path):
+    above = {"plan", "prepare", "mending", "proof", "fix", "inspection", "report", "engines", "cli"}
+    known = {name.removeprefix("halfsafe.").partition(".")[0] for name in imports(path)}
+    assert not known & above
+
+
 def test_there_is_no_circle_of_imports():
     """`from package import name` is of the submodule, where there is one of that name."""
     paths = {dotted(path): path for path in SOURCE.rglob("*.py")}

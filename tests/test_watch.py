@@ -230,7 +230,7 @@ def test_modules_by_qualified_name_and_number_of_call():
     assert names[:3] == ["backbone.0", "backbone.1", "act"]
     assert "act#2" in names
     assert "branch.norm" in names
-    assert report.graph.by_name["backbone.0"].op == "Linear"
+    assert report.graph.by_name["backbone.0"].op == "nn.Linear"
 
 
 def test_a_container_that_returns_what_a_part_made_is_no_producer():
@@ -265,7 +265,7 @@ def test_module_mode_blames_the_code_between_modules():
     (fault,) = report.faults
     assert (fault.op, fault.module) == ("Branch.forward", "branch")
     assert fault.value == "branch.norm.input"
-    assert [report.graph.by_name[name].op for name in fault.exits] == ["LayerNorm", "Branch"]
+    assert [report.graph.by_name[name].op for name in fault.exits] == ["nn.LayerNorm", "Branch"]
 
 
 def test_operator_mode_names_the_operator_and_its_line():

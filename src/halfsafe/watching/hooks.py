@@ -116,7 +116,7 @@ class Watcher:
     # Hooks
 
     def _before(self, path: str, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
-        op = type(module).__name__
+        op = _kind(module)
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if torch.compiler.is_compiling():
@@ -267,3 +267,10 @@ def _fault(measured: Range | None) -> FaultKind | None:
     if measured.nonfinite or measured.amax > FLOAT16.max:
         return FaultKind.OVERFLOW
     return FaultKind.UNDERFLOW if measured.amax < FLOAT16.smallest_normal else None
+
+
+def _kind(module: nn.Module) -> str:
+    """What a module is: ``nn.Linear`` for PyTorch's own, the class for one of the user's."""
+    kind = type(module)
+    own = kind.__module__.startswith("torch.nn.")
+    return f"nn.{kind.__name__}" if own else kind.__name__
