@@ -12,6 +12,7 @@ import halfsafe
 from halfsafe import BadInput, engines
 from halfsafe.engines import HALF, Profile, engine_of
 from halfsafe.engines.strict import Evaluated, Strict
+from halfsafe.engines.torch import Eager
 from halfsafe.formats import BFLOAT16
 from halfsafe.frontends import open_model
 from halfsafe.samples import Samples
@@ -144,3 +145,18 @@ def test_an_engine_that_cannot_run_here_says_what_it_needs(name):
 def test_an_engine_refuses_what_it_does_not_run(name, build, given):
     with pytest.raises(BadInput, match=f"the engine '{name}' runs"):
         halfsafe.fix(build(), given, engine=name)
+
+
+def test_a_module_in_half_has_no_graph_for_strict_evaluation():
+    model = net()
+    half = halfsafe.fix(model, samples()).half()
+    with pytest.raises(BadInput, match="cannot be evaluated in float16.*choose the engine 'torch'"):
+        halfsafe.verify(model, half, samples(), engine="strict")
+
+
+def test_an_engine_leaves_a_candidate_where_it_is():
+    source, _ = opened(net(), samples())
+    half = source.running(net().half())
+    engine = Eager(device="meta")
+    engine.build(half)
+    assert {p.device.type for p in half.module.parameters()} == {"cpu"}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -39,8 +40,9 @@ class Eager:
             raise BadInput(
                 f"the engine '{self.name}' runs PyTorch modules, not ONNX: choose 'onnxruntime'"
             )
-        moved = HalfModule(half.module.to(self.device), half.places, half.casts)
-        return Module(moved, self.device, self._ready(moved.module))
+        module = copy.deepcopy(half.module).to(self.device)  # a candidate is the user's own
+        moved = HalfModule(module, half.places, half.casts)
+        return Module(moved, self.device, self._ready(module))
 
     def _ready(self, module: Callable[..., Any]) -> Callable[..., Any]:
         return module

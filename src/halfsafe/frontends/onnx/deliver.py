@@ -61,7 +61,7 @@ class HalfFile:
 
     def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
         if fmt != FLOAT16:
-            raise NotImplementedError(f"a model in FP16 cannot be evaluated in {fmt.name}")
+            raise BadInput(f"a file in FP16 cannot be evaluated in {fmt.name}: its values are FP16")
         return self.read(x for (x,) in self._nodes.run(call, as_it_is))
 
     def half(self) -> HalfFile:

@@ -221,7 +221,10 @@ class HalfModule:
     engine: str = "torch"
 
     def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
-        raise NotImplementedError(f"a module in FP16 cannot be evaluated in {fmt.name}")
+        raise BadInput(
+            f"a module in FP16 cannot be evaluated in {fmt.name}, it has no graph to round: choose "
+            "the engine 'torch'"
+        )
 
     def half(self) -> HalfModule:
         return self
