@@ -150,7 +150,9 @@ def test_an_engine_refuses_what_it_does_not_run(name, build, given):
 def test_a_module_in_half_has_no_graph_for_strict_evaluation():
     model = net()
     half = halfsafe.fix(model, samples()).half()
-    with pytest.raises(BadInput, match="cannot be evaluated in float16.*choose the engine 'torch'"):
+    with pytest.raises(
+        BadInput, match=r"cannot be evaluated in float16.*choose the engine 'torch'"
+    ):
         halfsafe.verify(model, half, samples(), engine="strict")
 
 

@@ -73,6 +73,19 @@ def find(
         every, same = max(reference.size, candidate.size), floor.shape == reference.shape
         missing = Finding(output, name, sample, every, NOTHING, nonfinite=every)
         return missing if same else replace(missing, floor_nonfinite=every)
+    return _of_floats(output, name, sample, reference, candidate, floor, scale)
+
+
+def _of_floats(
+    output: int,
+    name: str,
+    sample: int,
+    reference: Array,
+    candidate: Array,
+    floor: Array,
+    scale: float,
+) -> Finding:
+    """Entry by entry, and by the parts that people read by themselves."""
     x, error, broken = _errors(reference, candidate, scale)
     _, of_floor, broken_floor = _errors(reference, floor, scale)
     size = np.abs(x)
