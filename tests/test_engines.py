@@ -1,5 +1,9 @@
 """Engines: found by name, each running what is delivered and telling of which types."""
 
+import re
+import subprocess
+import sys
+import warnings
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -10,11 +14,12 @@ from torch import nn
 
 import halfsafe
 from halfsafe import BadInput, engines
-from halfsafe.engines import HALF, Profile, engine_of
+from halfsafe.engines import HALF, Profile, engine_of, notes_of, version_of
 from halfsafe.engines.strict import Evaluated, Strict
 from halfsafe.engines.torch import Eager
 from halfsafe.formats import BFLOAT16
 from halfsafe.frontends import open_model
+from halfsafe.frontends.torch.deliver import HalfModule
 from halfsafe.samples import Samples
 
 
@@ -45,6 +50,7 @@ def opened(model, given):
 ARRAYS = [x.numpy() for (x,) in samples()]
 CASES = [(name, net, samples()) for name in ("strict", "torch", "torch-compiled")]
 CASES += [(name, file, ARRAYS) for name in ("strict", "onnxruntime")]
+CASES += [("onnxruntime", net, samples())]
 
 
 @pytest.mark.parametrize(("name", "build", "given"), CASES)
@@ -135,16 +141,137 @@ def test_an_engine_that_cannot_run_here_says_what_it_needs(name):
     if found.available():
         assert engine_of(name) == found
     else:
-        with pytest.raises(BadInput, match=f"'{name}' cannot run here: it needs a"):
+        with pytest.raises(BadInput, match=f"'{name}' cannot run here: it needs (a|the) "):
             engine_of(name)
 
 
+def test_an_engine_refuses_what_it_does_not_run():
+    with pytest.raises(BadInput, match="the engine 'torch' runs PyTorch modules, not ONNX"):
+        halfsafe.fix(file(), ARRAYS, engine="torch")
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_an_engine_tells_what_it_runs_on(name):
+    assert re.search(r"^[a-z-]+ \d+\.\d+", version_of(engines._named(name)))
+
+
+def test_an_engine_without_a_version_runs_all_the_same():
+    class Plain:
+        name, profile, needs = "plain", HALF, "nothing"
+        available = Strict.available
+        build = Strict.build
+
+    report = halfsafe.fix(net(), samples(), engine=Plain()).report
+    assert report.verification.engine == "plain"
+    assert version_of(Plain()) == ""
+    assert notes_of(Plain().build(None)) == ()
+
+
+def test_listing_engines_imports_none():
+    code = "import sys; from halfsafe import engines; engines.names(); print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "halfsafe.engines" in loaded
+    assert not loaded & {"torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
+
+
+class Mixed(nn.Module):
+    """Floating, integer and bool tensors in and out, nested, an output twice, a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(8, 16), nn.LayerNorm(16)
+
+    def forward(self, x, kept, at=None, scale=2):
+        h = torch.where(kept[..., None], self.norm(self.fc(x)), 0.0)
+        taken = h[..., at].softmax(-1) * scale
+        return {"taken": taken, "all": [h, h], "where": at + 1, "any": kept.any(-1), "given": x}
+
+
+def mixed_sample(rows=3):
+    generator = torch.Generator().manual_seed(rows)
+    x = 10 * torch.randn(rows, 5, 8, generator=generator)
+    return {"x": x, "kept": x[..., 0] > 0, "at": torch.tensor([1, 5, 6]), "scale": 3}
+
+
+def test_a_module_is_exported_with_all_that_goes_in_and_comes_out():
+    torch.manual_seed(0)
+    call = Samples(mixed_sample()).first
+    source = open_model(Mixed().eval(), call)
+    running = engine_of("onnxruntime").build(source)
+    for found, expected in zip(running.run(call), source.reference(call), strict=True):
+        assert found.dtype == expected.dtype
+        assert np.allclose(found, expected, rtol=0, atol=0.02)
+    assert "CPU provider computes in FP32" in notes_of(running)[0]
+    assert running.census(call)["float16"] > 4
+
+
+def test_a_candidate_of_other_outputs_is_read_in_the_order_of_the_original():
+    class Swapped(nn.Linear):
+        def forward(self, x):
+            return {"b": 2 * super().forward(x), "a": x}
+
+    class Straight(nn.Linear):
+        def forward(self, x):
+            return {"a": x, "b": 2 * super().forward(x)}
+
+    torch.manual_seed(0)
+    source, call = opened(Straight(8, 8).eval(), samples())
+    candidate = Swapped(8, 8)
+    candidate.load_state_dict(source.model.state_dict())
+    half = source.running(candidate.half())
+    found = engine_of("onnxruntime").build(half).run(call)
+    for a, b in zip(found, source.reference(call), strict=True):
+        assert np.allclose(a, b, rtol=2e-3, atol=0.2)
+
+
+def test_a_module_is_exported_once_for_each_set_of_shapes():
+    given = [mixed_sample(rows) for rows in (3, 3, 2)]
+    source = open_model(Mixed().eval(), Samples(given).first, None, [*Samples(given)])
+    running = engine_of("onnxruntime").build(source)
+    served = [running.serving(call) for call in Samples(given)]
+    assert served[0] is served[1]
+    assert served[0] is not served[2]
+    assert [running.run(call)[0].shape[0] for call in Samples(given)] == [3, 3, 2]
+
+
+def test_exporting_is_not_heard(capfd):
+    source, call = opened(net(), samples())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine_of("onnxruntime").build(source).run(call)
+    assert capfd.readouterr() == ("", "")
+
+
+class Bessel(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Drawing(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
 @pytest.mark.parametrize(
-    ("name", "build", "given"), [("onnxruntime", net, samples()), ("torch", file, ARRAYS)]
+    ("module", "message"),
+    [
+        (Bessel, "torch.onnx.export refuses.*No ONNX function found for .*bessel_j0"),
+        (Branch, "torch.export refuses Branch in FP16: .*data-dependent.*choose the engine"),
+        (Drawing, "aten.randn_like.default draws random numbers"),
+    ],
 )
-def test_an_engine_refuses_what_it_does_not_run(name, build, given):
-    with pytest.raises(BadInput, match=f"the engine '{name}' runs"):
-        halfsafe.fix(build(), given, engine=name)
+def test_what_the_exporter_refuses_is_told_in_one_line(module, message):
+    _, call = opened(net(), samples())
+    running = engine_of("onnxruntime").build(HalfModule(module().half()))
+    with pytest.raises(BadInput, match=message) as refused:
+        running.run(call)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_module_in_half_has_no_graph_for_strict_evaluation():

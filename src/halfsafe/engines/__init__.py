@@ -1,8 +1,7 @@
 """Where FP16 really runs.
 
-An *engine* builds what can be delivered, runs it, and tells of which types it really computed. The
-modules of this package hold ENGINES by name. A third-party engine is one class, found by an entry
-point:
+An *engine* builds what can be delivered, runs it, and tells of which types it really computed. A
+third-party engine is one class, found by an entry point:
 
     [project.entry-points."halfsafe.engines"]
     mine = "my_package.my_module:MyEngine"
@@ -10,11 +9,10 @@ point:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from pkgutil import iter_modules
 from typing import Protocol
 
 from halfsafe.errors import BadInput
@@ -23,6 +21,16 @@ from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
 GROUP = "halfsafe.engines"
+
+OWN = {
+    "strict": "strict:Strict",
+    "torch": "torch:Eager",
+    "torch-cuda": "torch:OnCuda",
+    "torch-compiled": "torch:Compiled",
+    "onnxruntime": "onnxruntime:OnCpu",
+    "onnxruntime-cuda": "onnxruntime:OnCuda",
+}
+"""The engines of this package by name: module and class, imported when one is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ HALF = Profile()
 
 
 class Running(Protocol):
-    """Something that an engine has built."""
+    """Something that an engine has built. It may have `notes` as well, which `notes_of` reads."""
 
     def run(self, call: Call) -> Arrays:
         """Outputs on a sample that is given in FP32; floating ones in FP64.
@@ -55,7 +63,10 @@ class Running(Protocol):
 
 
 class Engine(Protocol):
-    """A place where a model in half precision runs."""
+    """A place where a model in half precision runs.
+
+    It may have a `version` as well, which `version_of` reads.
+    """
 
     @property
     def name(self) -> str: ...
@@ -79,8 +90,20 @@ class Engine(Protocol):
 
 def names() -> list[str]:
     """The engines of all packages that are installed, whether or not they can run here."""
-    found = {name for module in _modules() for name in _held(module)}
-    return sorted(found | {point.name for point in entry_points(group=GROUP)})
+    return sorted(OWN.keys() | {point.name for point in entry_points(group=GROUP)})
+
+
+def version_of(engine: Engine) -> str:
+    """What an engine runs on, as far as it says so in its `version`: library, device and driver.
+
+    Results of an engine hold for one version of it. "" of an engine that has none.
+    """
+    return str(getattr(engine, "version", ""))
+
+
+def notes_of(running: Running) -> tuple[str, ...]:
+    """What the user should know of how something runs, as far as it says so in its `notes`."""
+    return tuple(getattr(running, "notes", ()))
 
 
 def engine_of(given: str | Engine) -> Engine:
@@ -96,28 +119,16 @@ def engine_of(given: str | Engine) -> Engine:
 
 
 def _named(name: str) -> Engine:
-    """The engine "torch-cuda" is in the module torch of this package, or an entry point."""
-    module = name.partition("-")[0]
-    if module in _modules():
+    """One of this package or of an entry point."""
+    if name in OWN:
+        module, _, held = OWN[name].partition(":")
         try:
-            held = import_module(f"{__name__}.{module}").ENGINES
+            return getattr(import_module(f"{__name__}.{module}"), held)()
         except ModuleNotFoundError as error:
-            raise BadInput(f"the engine '{name}' needs the package {error.name}") from error
-        if name in held:
-            return held[name]()
+            raise BadInput(
+                f"the engine '{name}' needs the package {error.name}: pip install {error.name}"
+            ) from error
     for point in entry_points(group=GROUP):
         if point.name == name:
             return point.load()()
     raise BadInput(f"there is no engine '{name}': it is one of {', '.join(names())}")
-
-
-def _modules() -> list[str]:
-    return [module.name for module in iter_modules(__path__)]
-
-
-def _held(module: str) -> Iterable[str]:
-    """The engines of a module; none where what they run is not installed."""
-    try:
-        return import_module(f"{__name__}.{module}").ENGINES
-    except ModuleNotFoundError:
-        return ()

@@ -12,8 +12,8 @@ from functools import cached_property
 import onnxruntime as ort
 
 from halfsafe.engines import HALF, Profile
-from halfsafe.errors import BadInput
-from halfsafe.frontends.onnx.deliver import HalfFile
+from halfsafe.engines.gpu import gpu
+from halfsafe.engines.served import Built, Served, Serving, serving
 from halfsafe.frontends.onnx.runtime import Sessions, computed_types
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
@@ -27,18 +27,20 @@ class OnCpu:
     profile: Profile = HALF
     needs: str = "the package onnxruntime"
     provider: str = "CPUExecutionProvider"
+    notes: tuple[str, ...] = (
+        "ONNX Runtime's CPU provider computes in FP32 between FP16 operators: what overflows in "
+        "FP16 elsewhere may be finite here",
+    )
+
+    @property
+    def version(self) -> str:
+        return f"onnxruntime {ort.__version__}"
 
     def available(self) -> bool:
         return self.provider in ort.get_available_providers()
 
     def build(self, deliverable: Runnable) -> File:
-        half = deliverable.half()
-        if not isinstance(half, HalfFile):
-            raise BadInput(
-                f"the engine '{self.name}' runs ONNX models, not PyTorch modules: export it, or "
-                "choose 'torch'"
-            )
-        return File(half, self.provider)
+        return File(serving(deliverable, self.name), self.provider, self.notes)
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,35 @@ class OnCuda(OnCpu):
     """The CUDA provider."""
 
     name: str = "onnxruntime-cuda"
-    needs: str = "a GPU, and the package onnxruntime-gpu"
+    needs: str = "a GPU, and the package onnxruntime-gpu: pip install onnxruntime-gpu"
     provider: str = "CUDAExecutionProvider"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> str:
+        return f"onnxruntime {ort.__version__}, {gpu()}"
 
 
 @dataclass(frozen=True)
 class File:
-    """A model in sessions of one provider."""
+    """Models in sessions of one provider."""
 
-    half: HalfFile
+    serving: Serving
     provider: str
+    notes: tuple[str, ...] = ()
 
     @cached_property
-    def _sessions(self) -> Sessions:
-        return Sessions(self.half.model, optimised=True, provider=self.provider)
+    def _built(self) -> Built[Sessions]:
+        return Built(self.serving, lambda served, _: self._sessions(served))
+
+    def _sessions(self, served: Served) -> Sessions:
+        return Sessions(served.model, optimised=True, provider=self.provider)
 
     def run(self, call: Call) -> Arrays:
-        return self.half.read(self._sessions.run(call))
+        served, feeds, sessions = self._built.of(call)
+        return served.read(sessions.fed(feeds, call.number))
 
     def census(self, call: Call) -> Mapping[str, int]:
         """Of the nodes that the optimised graph really runs, casts of its own included."""
-        return computed_types(self.half.model, call, self.provider)
-
-
-ENGINES = {"onnxruntime": OnCpu, "onnxruntime-cuda": OnCuda}
+        served, feeds, _ = self._built.of(call)
+        return computed_types(served.model, feeds, self.provider)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from halfsafe.engines import HALF, Profile
 from halfsafe.samples import Call
@@ -17,6 +18,10 @@ class Strict:
     name: str = "strict"
     profile: Profile = HALF
     needs: str = "nothing"
+
+    @property
+    def version(self) -> str:
+        return f"halfsafe {version('halfsafe')}"
 
     def available(self) -> bool:
         return True
@@ -37,6 +42,3 @@ class Evaluated:
 
     def census(self, call: Call) -> Mapping[str, int]:
         return self.deliverable.half().census(call)
-
-
-ENGINES = {"strict": Strict}

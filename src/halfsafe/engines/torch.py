@@ -8,16 +8,18 @@ import copy
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from halfsafe.engines import HALF, Profile
+from halfsafe.engines.gpu import gpu
 from halfsafe.errors import BadInput
 from halfsafe.frontends.torch.deliver import HalfModule
 from halfsafe.frontends.torch.private import tree_map_only
+from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
@@ -31,6 +33,10 @@ class Eager:
     needs: str = "PyTorch"
     device: str = "cpu"
 
+    @property
+    def version(self) -> str:
+        return f"torch {torch.__version__}"
+
     def available(self) -> bool:
         return True
 
@@ -40,9 +46,8 @@ class Eager:
             raise BadInput(
                 f"the engine '{self.name}' runs PyTorch modules, not ONNX: choose 'onnxruntime'"
             )
-        module = copy.deepcopy(half.module).to(self.device)  # a candidate is the user's own
-        moved = HalfModule(module, half.places, half.casts)
-        return Module(moved, self.device, self._ready(module))
+        moved = on(self.device, half)
+        return Module(moved, self.device, self._ready(moved.module))
 
     def _ready(self, module: Callable[..., Any]) -> Callable[..., Any]:
         return module
@@ -55,6 +60,10 @@ class OnCuda(Eager):
     name: str = "torch-cuda"
     needs: str = "a GPU, and PyTorch built for CUDA"
     device: str = "cuda"
+
+    @property
+    def version(self) -> str:
+        return f"torch {torch.__version__}, {gpu()}"
 
     def available(self) -> bool:
         return torch.cuda.is_available()
@@ -72,6 +81,12 @@ class Compiled(Eager):
 
     def _ready(self, module: Callable[..., Any]) -> Callable[..., Any]:
         return torch.compile(module)
+
+
+def on(device: str, half: HalfModule) -> HalfModule:
+    """A copy of a module on a device: a candidate is the user's own."""
+    with exporting():  # PyTorch warns of its own structures where they are copied
+        return replace(half, module=copy.deepcopy(half.module).to(device))
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,3 @@ class Module:
     def _there(self, call: Call) -> Call:
         args, kwargs = tree_map_only(Tensor, lambda x: x.to(self.device), (call.args, call.kwargs))
         return Call(args, kwargs, call.number)
-
-
-ENGINES = {"torch": Eager, "torch-cuda": OnCuda, "torch-compiled": Compiled}

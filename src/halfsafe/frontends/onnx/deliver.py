@@ -21,6 +21,7 @@ from halfsafe.deviation import same
 from halfsafe.errors import BadInput, FoldError
 from halfsafe.formats import FLOAT16, FloatFormat
 from halfsafe.frontends.onnx.arithmetic import arrays
+from halfsafe.frontends.onnx.feeds import feeds_of
 from halfsafe.frontends.onnx.file import Given, data_of, label, load, write
 from halfsafe.frontends.onnx.flatten import flatten
 from halfsafe.frontends.onnx.half import drop_identities, to_float16
@@ -66,6 +67,10 @@ class HalfFile:
 
     def half(self) -> HalfFile:
         return self
+
+    def feeds(self, call: Call) -> dict[str, Any]:
+        """A sample as arrays by input name. Raises BadInput for a misfit one."""
+        return feeds_of(self.model, call)
 
     def read(self, outputs: Iterable[Any]) -> Arrays:
         """Its outputs, in the order of `names`."""

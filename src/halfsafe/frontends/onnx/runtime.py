@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -168,22 +168,27 @@ class Sessions:
 
     def run(self, call: Call) -> list[Array]:
         """Outputs of the model. Raises BadInput for a misfit sample."""
-        feeds = feeds_of(self.model, call)
+        return self.fed(feeds_of(self.model, call), call.number)
+
+    def fed(self, feeds: Mapping[str, Array], number: int) -> list[Array]:
+        """Outputs for arrays by input name. Raises BadInput for a misfit sample."""
         running = self._kept or self._made()
         try:
             return running.run(None, feeds)
         except Exception as error:
-            raise BadInput(f"sample {call.number} does not fit: {first_line(error)}") from error
+            raise BadInput(f"sample {number} does not fit: {first_line(error)}") from error
 
 
-def computed_types(model: ir.Model, call: Call, provider: str = CPU) -> Counter[str]:
+def computed_types(
+    model: ir.Model, feeds: Mapping[str, Array], provider: str = CPU
+) -> Counter[str]:
     """How many values of each type ONNX Runtime's own graph computes: it profiles one run."""
     options = options_of(optimised=True)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "run")
         running = opened(ir.to_proto(embedded(model)).SerializeToString(), options, provider)
-        running.run(None, feeds_of(model, call))
+        running.run(None, feeds)
         events = json.loads(Path(running.end_profiling()).read_text(encoding="utf-8"))
     outputs = (event["args"].get("output_type_shape", ()) for event in events if "args" in event)
     return Counter(kind for made in outputs for one in made for kind in one)

@@ -231,16 +231,22 @@ class HalfModule:
 
     def outputs(self, call: Call, compute: Callable[..., Any] | None = None) -> Arrays:
         """What the module gives, or what stands in for it. Raises BadInput for a misfit sample."""
-        args, kwargs = call.args, call.kwargs
-        if self.casts:
-            args, kwargs = cast((args, kwargs), torch.float16)
-        found = run_model(
-            self.module if compute is None else compute, Call(args, kwargs, call.number)
-        )
+        module = self.module if compute is None else compute
+        return arrays(self.leaves(run_model(module, self.taken(call))))
+
+    def taken(self, call: Call) -> Call:
+        """A sample as the module is given it."""
+        if not self.casts:
+            return call
+        args, kwargs = cast((call.args, call.kwargs), torch.float16)
+        return call._replace(args=args, kwargs=kwargs)
+
+    def leaves(self, found: Any) -> list[Any]:
+        """What the module gives, flat, in the order of the original's outputs."""
         leaves, own = flat(found), places_of(found)
         if sorted(own) == sorted(self.places):
-            leaves = [leaves[own.index(place)] for place in self.places]
-        return arrays(leaves)
+            return [leaves[own.index(place)] for place in self.places]
+        return leaves
 
     def census(self, call: Call) -> Counter[str]:
         """Of the floating tensors that operators compute."""

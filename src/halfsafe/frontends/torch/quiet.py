@@ -19,6 +19,9 @@ from typing import Any
 from halfsafe.frontends.torch.lines import is_own
 from halfsafe.frontends.torch.private import any_size, remembering, without_graphs_on_stderr
 
+EXPORTERS = ("torch.", "onnxscript.", "onnx_ir.")
+"""How the names of loggers begin of which one hears while something is exported."""
+
 ALONE = RLock()
 """Held by the thread that exports."""
 
@@ -86,12 +89,15 @@ def _without_warnings() -> Generator[None]:
 
 @contextmanager
 def _without_logs() -> Generator[None]:
-    """A filter on all loggers of PyTorch, and on the handlers for those that are made meanwhile."""
+    """A filter on all loggers of PyTorch and its ONNX exporter, and on their handlers.
+
+    These hear the loggers that are made meanwhile.
+    """
     mute = _Mute()
     everyone = logging.root.manager.loggerDict.copy()
-    own = [log for name, log in everyone.items() if f"{name}.".startswith("torch.")]
+    own = [log for name, log in everyone.items() if f"{name}.".startswith(EXPORTERS)]
     places = [log for log in own if isinstance(log, logging.Logger)]
-    filtered = [*places, *logging.getLogger("torch").handlers]
+    filtered = [*places, *{handler for place in places for handler in place.handlers}]
     for place in filtered:
         place.addFilter(mute)
     try:
