@@ -9,10 +9,14 @@ rounds is strict evaluation; three lanes side by side are a comparison.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterable, Set
 from dataclasses import replace
+from hashlib import blake2b
 from math import prod
 from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from halfsafe.deviation import Comparison, Deviation, merge_comparisons
 from halfsafe.formats import FLOAT16, FLOAT32, FLOOR, FloatFormat
@@ -167,6 +171,15 @@ def evaluate(run: Run, call: Call, fmt: FloatFormat) -> Arrays:
         return (arithmetic.rounded(lanes[0], fmt),) if name in stored else lanes
 
     return run.arithmetic.arrays(x for (x,) in run.evaluate(call, store))
+
+
+def fingerprint(graph: Graph, constants: Iterable[tuple[str, Any]]) -> str:
+    """A digest of a graph and of its constants, named arrays in NumPy."""
+    digest = blake2b(json.dumps(graph.to_json(), sort_keys=True).encode(), digest_size=16)
+    for name, x in constants:
+        digest.update(f"{name} {x.dtype} {x.shape}".encode())
+        digest.update(np.ascontiguousarray(x).tobytes())
+    return digest.hexdigest()
 
 
 class _Observer:

@@ -13,11 +13,15 @@ SOME = 8
 
 
 class Call(NamedTuple):
-    """One sample as the arguments of forward(); `number` is its place among the samples."""
+    """One sample as the arguments of forward(); `number` is its place among the samples.
+
+    What a network has `computed` itself, and hands on to a part of it, may hold inf and NaN.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     number: int = 0
+    computed: bool = False
 
 
 def calls(samples: Any) -> Iterator[Call]:

@@ -56,6 +56,42 @@ class Runnable(Protocol):
         ...
 
 
+class Part(Runnable, Protocol):
+    """A network, or a part of one, of which parts can be taken. Immutable."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    @property
+    def steps(self) -> Sequence[tuple[str, ...]]:
+        """The graph's nodes in order, those together between which nothing can be cut."""
+        ...
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for the same operators with the same constants, and for no others."""
+        ...
+
+    def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> Part:
+        """The part that computes some values from others, or from the network's own inputs.
+
+        It shares the constants. What takes `inputs` takes them as `arguments` gives them.
+        """
+        ...
+
+    def arguments(self, values: Mapping[str, Any]) -> Call:
+        """Values of the graph, in NumPy or as they are, as a sample for a part that takes them."""
+        ...
+
+    def given(self, call: Call) -> Mapping[str, Any]:
+        """What a sample has for each input of the graph."""
+        ...
+
+
 class Half(Runnable, Protocol):
     """A model in half precision, run as it is."""
 
@@ -69,11 +105,8 @@ class Half(Runnable, Protocol):
         ...
 
 
-class Source(Runnable, Protocol):
+class Source(Part, Protocol):
     """A captured model. Immutable: `apply` gives another one."""
-
-    @property
-    def graph(self) -> Graph: ...
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,10 @@ def feeds_of(model: ir.Model, call: Call) -> dict[str, Array]:
     given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
     if set(given) != set(names):
         raise BadInput(f"sample {call.number} has {sorted(given)}, the model takes {names}")
-    return {str(v.name): _given(v, given[str(v.name)], call.number) for v in inputs}
+    found = {str(v.name): _given(v, given[str(v.name)], call.number) for v in inputs}
+    if not call.computed:
+        _check_finite(found, call.number)
+    return found
 
 
 def _given(value: ir.Value, x: Any, sample: int) -> Any:
@@ -61,7 +65,16 @@ def _fitting(value: ir.Value, x: Array, sample: int) -> Array:
         raise BadInput(
             f"sample {sample}: input '{value.name}' is {x.dtype}, the model takes {expected}"
         )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).sum())
-        raise BadInput(f"sample {sample}: '{value.name}' holds {bad} NaN or inf: pass finite ones")
     return np.asarray(x, order="C")
+
+
+def _check_finite(found: Mapping[str, Any], sample: int) -> None:
+    for name, given in found.items():
+        arrays = given if isinstance(given, Elements) else [given]
+        bad = sum(int((~np.isfinite(x)).sum()) for x in arrays if _floating(x))
+        if bad:
+            raise BadInput(f"sample {sample}: '{name}' holds {bad} NaN or inf: pass finite ones")
+
+
+def _floating(x: Any) -> bool:
+    return x is not None and x.dtype.kind == "f"

@@ -10,7 +10,7 @@ part of its own, and so is what leaves it; of an If, only what leaves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -36,8 +36,8 @@ class Part:
     entries: tuple[str, ...] | None = None
 
 
-def parts(graph: ir.Graph) -> Iterator[Part]:
-    """All parts of a graph and of the bodies that are looked into, in order."""
+def parts(graph: Iterable[ir.Node]) -> Iterator[Part]:
+    """All parts of a graph, or of some nodes, and of the bodies that are looked into, in order."""
     for node in graph:
         if not is_open(node):
             places = {name: (node, i) for name, i in operand_places(node).items()}

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,10 @@ from halfsafe.errors import BadInput
 from halfsafe.formats import FLOAT16
 from halfsafe.frontends.onnx.arithmetic import arrays, chunks, range_of, rounded
 from halfsafe.frontends.onnx.deliver import HalfFile, OnnxDelivery
-from halfsafe.frontends.onnx.draws import unseeded
+from halfsafe.frontends.onnx.draws import model_draws, unseeded
 from halfsafe.frontends.onnx.edit import apply
+from halfsafe.frontends.onnx.extract import extract, steps
+from halfsafe.frontends.onnx.feeds import feeds_of
 from halfsafe.frontends.onnx.file import Given, check_text, model_of
 from halfsafe.frontends.onnx.flatten import flatten
 from halfsafe.frontends.onnx.half import to_float16
@@ -32,7 +34,7 @@ from halfsafe.frontends.onnx.program import OnnxProgram, initialisers, open_prog
 from halfsafe.frontends.onnx.run import Evaluator, as_it_is, constant
 from halfsafe.frontends.onnx.runtime import Sessions, check_versions, data_files, fits_session
 from halfsafe.frontends.onnx.values import bodies_of, called, is_cast
-from halfsafe.measure import Measuring
+from halfsafe.measure import Measuring, fingerprint
 from halfsafe.ranges import Range
 from halfsafe.rules import LAWS
 from halfsafe.rules.traits import COMPARES
@@ -41,13 +43,48 @@ from halfsafe.source import Arrays
 
 
 @dataclass(frozen=True)
-class OnnxSource(Measuring[OnnxProgram]):
+class OnnxPart(Measuring[OnnxProgram]):
+    """A program that runs in FP32 and in FP16."""
+
+    program: OnnxProgram
+
+    @property
+    def steps(self) -> Sequence[tuple[str, ...]]:
+        return steps(self.program)
+
+    @property
+    def draws(self) -> bool:
+        return model_draws(self.program.model)
+
+    def fingerprint(self) -> str:
+        model = self.program.model
+        names = sorted(model.graph.initializers)
+        return fingerprint(self.graph, ((name, constant(model, name)) for name in names))
+
+    def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> OnnxPart:
+        return OnnxPart(extract(self.program, inputs, outputs))
+
+    def arguments(self, values: Mapping[str, Any]) -> Call:
+        return Call((), dict(values), computed=True)
+
+    def given(self, call: Call) -> Mapping[str, Any]:
+        return feeds_of(self.program.model, call)
+
+    @cached_property
+    def _converted(self) -> HalfFile:
+        return HalfFile(to_float16(self.program.model, float32=self.program.float32))
+
+    def half(self) -> HalfFile:
+        return self._converted
+
+
+@dataclass(frozen=True)
+class OnnxSource(OnnxPart):
     """The user's model, untouched, and the flat program made of it."""
 
-    given: Given
+    file: Given
     model: ir.Model
     name: str
-    program: OnnxProgram
     captured_exactly: bool
     notes: tuple[str, ...] = ()
 
@@ -62,7 +99,7 @@ class OnnxSource(Measuring[OnnxProgram]):
         program = open_program(raised, call)
         _check_constants(program)
         notes = (*_raised(model, raised), *_closed(program), *_drawn(model))
-        opened = cls(given, model, name, program, captured_exactly=True, notes=notes)
+        opened = cls(program, given, model, name, captured_exactly=True, notes=notes)
         if not fits_session(model):
             return opened._noted("over 2 GiB: proved node by node, not in one session")
         if opened._is_exact(call):
@@ -108,13 +145,6 @@ class OnnxSource(Measuring[OnnxProgram]):
         outputs = Evaluator(flatten(self.model)).run(call, as_it_is)
         return arrays(x for (x,) in outputs)
 
-    @cached_property
-    def _converted(self) -> HalfFile:
-        return HalfFile(to_float16(self.program.model, float32=self.program.float32))
-
-    def half(self) -> HalfFile:
-        return self._converted
-
     def is_half(self, candidate: Any) -> bool:
         model = model_of(candidate)
         computed = (output for node in model.graph for output in node.outputs)
@@ -130,7 +160,7 @@ class OnnxSource(Measuring[OnnxProgram]):
         self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any
     ) -> OnnxDelivery:
         read = data_files(self.model)
-        return OnnxDelivery(original.given, self.program, deployed.program, call, read)
+        return OnnxDelivery(original.file, self.program, deployed.program, call, read)
 
 
 def _drawn(model: ir.Model) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -17,11 +17,12 @@ from halfsafe.frontends.torch.capture import capture
 from halfsafe.frontends.torch.deliver import HalfModule, TorchDelivery
 from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.edit import apply
+from halfsafe.frontends.torch.extract import arguments, extract
 from halfsafe.frontends.torch.model import run_model
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.trees import flat, places_of
 from halfsafe.graph import Kind
-from halfsafe.measure import Measuring
+from halfsafe.measure import Measuring, fingerprint
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
@@ -29,11 +30,42 @@ from halfsafe.verdict import CAPTURED
 
 
 @dataclass(frozen=True)
-class TorchSource(Measuring[Program]):
+class TorchPart(Measuring[Program]):
+    """A program that runs in FP32 and in FP16."""
+
+    program: Program
+
+    @property
+    def steps(self) -> Sequence[tuple[str, ...]]:
+        return [(node.name,) for node in self.graph.nodes]
+
+    @property
+    def draws(self) -> bool:
+        return self.program.draws
+
+    def fingerprint(self) -> str:
+        constants = sorted(self.program.constants.items())
+        arrays = ((name, x.detach().cpu().numpy()) for name, x in constants)
+        return fingerprint(self.graph, arrays)
+
+    def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> TorchPart:
+        return TorchPart(extract(self.program, inputs, outputs))
+
+    def arguments(self, values: Mapping[str, Any]) -> Call:
+        return arguments(self.program, values)
+
+    def given(self, call: Call) -> Mapping[str, Any]:
+        return dict(zip(self.graph.inputs, self.program.flatten(call), strict=True))
+
+    def half(self) -> HalfModule:
+        return HalfModule(self.program.module(torch.float16), casts=False)
+
+
+@dataclass(frozen=True)
+class TorchSource(TorchPart):
     """The user's module, untouched, and the program captured from it."""
 
     model: nn.Module
-    program: Program
     captured_exactly: bool
     notes: tuple[str, ...]
 
@@ -53,7 +85,7 @@ class TorchSource(Measuring[Program]):
                 f"differ by {found.difference:.2g} in FP32 on sample 0; forward() may ask whether "
                 "it is exported, or draw numbers"
             )
-        return cls(model, found.program, found.difference == 0, found.notes)
+        return cls(found.program, model, found.difference == 0, found.notes)
 
     @property
     def name(self) -> str:
@@ -80,9 +112,6 @@ class TorchSource(Measuring[Program]):
     def reference(self, call: Call) -> Arrays:
         check_call(call)
         return arrays(flat(run_model(self.model, call)))
-
-    def half(self) -> HalfModule:
-        return HalfModule(self.program.module(torch.float16), casts=False)
 
     def is_half(self, candidate: Any) -> bool:
         return isinstance(candidate, nn.Module) and any(
