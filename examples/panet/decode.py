@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
 from examples.panet.text import STRIDE
-
-
-@dataclass(frozen=True)
-class Box:
-    """A word's box in pixels of the picture."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
+from examples.pictures import Box
 
 
 def score_map(logits: Tensor) -> np.ndarray:
