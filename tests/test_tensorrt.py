@@ -9,21 +9,33 @@ itself makes no builder without an NVIDIA driver. Neither can run an engine with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
 import halfsafe
 from bench.architectures import ARCHITECTURES
 from bench.onnx_accuracy import export
+from halfsafe import BadInput
+from halfsafe.engines import engine_of, version_of
+from halfsafe.engines.tensorrt import ForRtx, Network, Tensorrt, on_gpu
+from halfsafe.engines.torch_tensorrt import TorchTensorrt
+from halfsafe.frontends import open_model
+from halfsafe.frontends.onnx.deliver import HalfFile
+from halfsafe.samples import Call, Samples
+from tests.test_engines import Mixed, mixed_sample
 from tests.test_opsets import OPSETS, network, samples
 
+ENGINES = {"tensorrt_rtx": ForRtx(), "tensorrt": Tensorrt()}
 
-@pytest.fixture(scope="module", params=["tensorrt_rtx", "tensorrt"])
+
+@pytest.fixture(scope="module", params=[*ENGINES])
 def trt(request: pytest.FixtureRequest) -> Any:
     """A TensorRT package that can make a builder here."""
     name = request.param
@@ -38,26 +50,13 @@ def trt(request: pytest.FixtureRequest) -> Any:
     return package
 
 
-class Parsed:
+class Parsed(Network):
     """A file as a strongly typed network."""
 
     def __init__(self, trt: Any, path: Path) -> None:
+        super().__init__(trt, ir.load(path))
         self.trt = trt
-        self.logger = trt.Logger(trt.Logger.ERROR)
-        self.builder = trt.Builder(self.logger)
-        typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        self.network = self.builder.create_network(typed)
-        self.parser = trt.OnnxParser(self.network, self.logger)
-        accepted = self.parser.parse_from_file(str(path))
-        errors = [str(self.parser.get_error(i)) for i in range(self.parser.num_errors)]
-        assert accepted and not errors, "\n".join(errors)
         assert self.network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-
-    def outputs(self) -> Iterator[tuple[Any, Any]]:
-        """Every layer with each of its outputs."""
-        for index in range(self.network.num_layers):
-            layer = self.network.get_layer(index)
-            yield from ((layer, layer.get_output(i)) for i in range(layer.num_outputs))
 
     def float32(self) -> list[str]:
         """Layers that give FP32, and not to the user."""
@@ -67,11 +66,8 @@ class Parsed:
             if output.dtype == self.trt.float32 and not output.is_network_output
         ]
 
-    def engine(self) -> Any:
-        """The serialised engine; None where TensorRT cannot build one."""
-        return self.builder.build_serialized_network(
-            self.network, self.builder.create_builder_config()
-        )
+    def built(self, feeds: dict[str, Any]) -> bytes:
+        return self.engine({name: np.asarray(x) for name, x in feeds.items()})
 
 
 def half_file(opset: int, folder: Path) -> Path:
@@ -86,7 +82,7 @@ def test_all_layers_of_a_fixed_network_are_in_fp16(opset: int, trt: Any, tmp_pat
     assert not parsed.float32()
     kinds = {output.dtype for _, output in parsed.outputs() if not output.is_network_output}
     assert trt.float16 in kinds
-    assert parsed.engine() is not None
+    assert parsed.built(samples()[0])
 
 
 def test_fp32_would_be_seen(trt: Any, tmp_path: Path):
@@ -102,8 +98,82 @@ def test_mixed_types_would_be_refused(trt: Any, tmp_path: Path):
     text = """<ir_version: 8, opset_import: ["": 17]> g (float[2, 4] x) => (float[2, 4] y)
     <float16[4, 4] w = {1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1}> { y = MatMul(x, w) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "mixed.onnx")
-    with pytest.raises(AssertionError, match="must have same input types"):
+    with pytest.raises(BadInput, match=r"MatMul.*must have same input types"):
         Parsed(trt, tmp_path / "mixed.onnx")
+
+
+def test_a_network_is_counted_and_built_without_a_gpu(trt: Any):
+    """Of a file and of a module, in each case for the shapes of a sample."""
+    engine = ENGINES[trt.__name__]
+    torch.manual_seed(0)
+    for model, given in ((network(17), samples()), (Mixed().eval(), mixed_sample())):
+        call = Samples(given).first
+        running = engine.build(open_model(model, call))
+        census = running.census(call)
+        assert census["float16"] > 10
+        assert census.get("float32", 0) <= 2  # outputs, which a file gives in FP32
+        assert len(running.engine(call)) > 1000
+
+
+def test_inputs_that_are_shapes_are_built_for_their_values(trt: Any):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float16[2, 6] x, int64[2] s) => (float16[N, M] y) { z = Reshape(x, s) y = Relu(z) }"""
+    half = HalfFile(ir.from_proto(onnx.parser.parse_model(text)))
+    call = Call((np.ones((2, 6), np.float16), np.array([3, 4])), {})
+    assert ENGINES[trt.__name__].build(half).engine(call)
+
+
+def test_each_compute_capability_is_built_for():
+    rtx: Any = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float16[2, 6] x) => (float16[2, 6] y)
+    { y = Softmax(x) }"""
+    feeds = {"x": np.ones((2, 6), np.float16)}
+    capability = rtx.ComputeCapability
+    for targets in ((capability.SM75,), (capability.SM89, capability.SM120)):
+        model = Network(rtx, ir.from_proto(onnx.parser.parse_model(text)))
+        assert model.engine(feeds, targets)
+
+
+def test_what_an_engine_runs_on_is_in_its_version(trt: Any):
+    engine = ENGINES[trt.__name__]
+    assert version_of(engine).startswith(f"{trt.__name__} {version(trt.__name__)}, ")
+
+
+@pytest.mark.parametrize("engine", [*ENGINES.values(), TorchTensorrt()], ids=lambda e: e.name)
+def test_an_engine_says_that_it_needs_a_gpu(engine: Any):
+    if on_gpu():
+        pytest.skip("there is a GPU")
+    with pytest.raises(BadInput, match=f"'{engine.name}' cannot run here: it needs a GPU, .*pip"):
+        engine_of(engine)
+
+
+@pytest.mark.parametrize("engine", [*ENGINES.values(), TorchTensorrt()], ids=lambda e: e.name)
+def test_an_engine_runs_on_a_gpu(engine: Any):
+    """Outputs in the order of the module, at two sets of shapes."""
+    if not engine.available():
+        pytest.skip(f"it needs {engine.needs}")
+    torch.manual_seed(0)
+    given = [mixed_sample(3), mixed_sample(2)]
+    source = open_model(Mixed().eval(), Samples(given).first, None, [*Samples(given)])
+    running = engine.build(source)
+    for call in Samples(given):
+        for found, expected in zip(running.run(call), source.reference(call), strict=True):
+            assert found.dtype == expected.dtype
+            assert np.allclose(found, expected, rtol=0, atol=0.02)
+
+
+def test_torch_tensorrt_counts_the_types_of_the_exported_program():
+    torch.manual_seed(0)
+    call = Samples(mixed_sample()).first
+    census = TorchTensorrt().build(open_model(Mixed().eval(), call)).census(call)
+    assert census["float16"] > 4
+    assert set(census) == {"float16"}
+
+
+def test_torch_tensorrt_takes_no_files():
+    source = open_model(network(17), Samples(samples()).first)
+    with pytest.raises(BadInput, match="runs PyTorch modules, not ONNX: choose 'tensorrt'"):
+        TorchTensorrt().build(source)
 
 
 @pytest.mark.slow
@@ -123,4 +193,4 @@ def test_exported_architectures(name: str, trt: Any, tmp_path: Path):
     halfsafe.fix(tmp_path / "net.onnx", feeds).save(tmp_path / "half.onnx")
     parsed = Parsed(trt, tmp_path / "half.onnx")
     assert not parsed.float32()
-    assert parsed.engine() is not None
+    assert parsed.built(feeds[0])

@@ -27,8 +27,13 @@ OWN = {
     "torch": "torch:Eager",
     "torch-cuda": "torch:OnCuda",
     "torch-compiled": "torch:Compiled",
+    "torch-tensorrt": "torch_tensorrt:TorchTensorrt",
     "onnxruntime": "onnxruntime:OnCpu",
     "onnxruntime-cuda": "onnxruntime:OnCuda",
+    "onnxruntime-tensorrt": "onnxruntime:OnTensorrt",
+    "openvino": "openvino:OnCpu",
+    "tensorrt": "tensorrt:Tensorrt",
+    "tensorrt-rtx": "tensorrt:ForRtx",
 }
 """The engines of this package by name: module and class, imported when one is asked for."""
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +39,7 @@ class Exports:
 
     def of(self, call: Call) -> Exported:
         """The model for the sizes of a sample. Raises BadInput for what the exporter refuses."""
-        leaves, spec = _flattened(self.half, call)
-        alike = ((*x.shape, x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
-        key = str(spec), *alike
+        key = shapes_of(self.half, call)
         if key not in self._kept:
             self._kept[key] = Exported(self.half, to_onnx(to_program(self.half, call)))
         return self._kept[key]
@@ -56,9 +54,9 @@ class Exported:
 
     def feeds(self, call: Call) -> dict[str, NDArray[Any]]:
         """A sample as arrays by input name, in the types that the module is given."""
-        tensors = (x for x in _flattened(self.half, call)[0] if isinstance(x, Tensor))
         names = (str(value.name) for value in self.model.graph.inputs)
-        return {n: x.detach().cpu().numpy() for n, x in zip(names, tensors, strict=True)}
+        given = zip(names, tensors_of(self.half, call), strict=True)
+        return {name: x.detach().cpu().numpy() for name, x in given}
 
     def read(self, outputs: Iterable[Any]) -> Arrays:
         """What the model gives, floating outputs in FP64."""
@@ -72,7 +70,7 @@ def to_program(half: HalfModule, call: Call, device: str = "cpu") -> ExportedPro
     """
     leaves, spec = _flattened(half, call)
     module = Flat(on(device, half), leaves, spec).eval()
-    tensors = tuple(x.to(device) for x in leaves if isinstance(x, Tensor))
+    tensors = tuple(x.to(device) for x in tensors_of(half, call))
     try:
         with exporting(), torch.no_grad():
             program = torch.export.export(module, tensors, strict=False)
@@ -131,6 +129,18 @@ class Flat(nn.Module):
         args, kwargs = tree_unflatten(leaves, self._spec)
         found = self._half.leaves(self.module(*args, **kwargs))
         return tuple(x for x in found if isinstance(x, Tensor))
+
+
+def tensors_of(half: HalfModule, call: Call) -> list[Tensor]:
+    """The tensors of a sample as the module is given them, flat."""
+    return [x for x in _flattened(half, call)[0] if isinstance(x, Tensor)]
+
+
+def shapes_of(half: HalfModule, call: Call) -> Hashable:
+    """What an exported program is for: structure, shapes, types, and all that is no tensor."""
+    leaves, spec = _flattened(half, call)
+    alike = ((*x.shape, x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
+    return str(spec), *alike
 
 
 def _flattened(half: HalfModule, call: Call) -> tuple[list[Any], TreeSpec]:

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from halfsafe.engines import HALF, Profile
 from halfsafe.engines.gpu import gpu
+from halfsafe.engines.packages import release
 from halfsafe.engines.served import Built, Served, Serving, serving
 from halfsafe.frontends.onnx.runtime import Sessions, computed_types
 from halfsafe.samples import Call
@@ -55,6 +56,19 @@ class OnCuda(OnCpu):
     @property
     def version(self) -> str:
         return f"onnxruntime {ort.__version__}, {gpu()}"
+
+
+@dataclass(frozen=True)
+class OnTensorrt(OnCuda):
+    """The TensorRT provider, which is told that it may compute in FP16."""
+
+    name: str = "onnxruntime-tensorrt"
+    needs: str = "a GPU, TensorRT, and the package onnxruntime-gpu: pip install onnxruntime-gpu"
+    provider: str = "TensorrtExecutionProvider"
+
+    @property
+    def version(self) -> str:
+        return f"onnxruntime {ort.__version__}, {release('tensorrt')}, {gpu()}"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, Protocol, TypeVar
 
 import onnx_ir as ir
@@ -14,6 +17,8 @@ from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput
 from halfsafe.frontends.onnx.deliver import HalfFile
+from halfsafe.frontends.onnx.draws import model_draws
+from halfsafe.frontends.onnx.runtime import embedded, fits_session
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
@@ -79,3 +84,21 @@ class Built(Generic[T]):
         if key not in self._kept:
             self._kept[key] = served, self.make(served, feeds)
         return served, feeds, self._kept[key][1]
+
+
+@contextmanager
+def saved(model: ir.Model) -> Generator[Path]:
+    """A model as a file, while an engine of another package reads it.
+
+    Raises BadInput for a model that draws random numbers: each engine has its own.
+    """
+    if model_draws(model):
+        raise BadInput(
+            "the model draws random numbers, and each engine other ones: choose 'onnxruntime', or "
+            "pass what it draws as an input"
+        )
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path, whole = Path(folder) / "model.onnx", embedded(model)
+        beside = None if fits_session(whole) else f"{path.name}.data"
+        ir.save(whole, path, external_data=beside)
+        yield path

@@ -30,6 +30,17 @@ Array = NDArray[Any]
 
 CPU = "CPUExecutionProvider"
 
+ASKED: dict[str, list[Any]] = {
+    "TensorrtExecutionProvider": [
+        ("TensorrtExecutionProvider", {"trt_fp16_enable": "True"}),
+        "CUDAExecutionProvider",
+    ]
+}
+"""Providers that are asked for with options, and with another one for what they do not take."""
+
+NUMPY = {"float": "float32", "double": "float64"}
+"""ONNX Runtime's names of types, where NumPy has others."""
+
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that one message can hold, with some room for the nodes."""
 
@@ -55,9 +66,17 @@ def session(model: ir.Model, *, optimised: bool = False, provider: str = CPU) ->
 
 
 def opened(model: bytes | Path, options: Any, provider: str = CPU) -> Any:
-    """A session on one provider, and on the CPU what that does not take."""
-    providers = dict.fromkeys([provider, CPU])
-    return ort.InferenceSession(model, options, providers=list(providers))
+    """A session on one provider, and on the CPU what that does not take.
+
+    Raises RuntimeError where the provider's libraries are missing: ONNX Runtime itself goes on
+    without it, and prints that it does.
+    """
+    asked = ASKED.get(provider, [provider])
+    others = [] if provider == CPU else [CPU]
+    made = ort.InferenceSession(model, options, providers=[*asked, *others], enable_fallback=0)
+    if provider not in made.get_providers():
+        raise RuntimeError(f"{provider} cannot be loaded: the libraries that it needs are missing")
+    return made
 
 
 def fits_session(model: ir.Model) -> bool:
@@ -191,4 +210,5 @@ def computed_types(
         running.run(None, feeds)
         events = json.loads(Path(running.end_profiling()).read_text(encoding="utf-8"))
     outputs = (event["args"].get("output_type_shape", ()) for event in events if "args" in event)
-    return Counter(kind for made in outputs for one in made for kind in one)
+    kinds = (str(kind) for made in outputs for one in made for kind in one)
+    return Counter(NUMPY.get(kind, kind) for kind in kinds)
