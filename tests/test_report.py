@@ -140,7 +140,7 @@ def test_laws_are_not_repeated_by_value(fixed):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 3, "tool": "fix"}, "it has schema 3, not 4: run halfsafe fix again"),
+        ({"schema": 3, "tool": "fix"}, "it has schema 3, not 5: run halfsafe fix again"),
         ({"values": {"x": {}}}, "'r.json' is not a report: KeyError"),
     ],
 )

@@ -1,5 +1,7 @@
 """halfsafe makes trained networks safe in half precision, exactly."""
 
+from halfsafe.bisect import bisect
+from halfsafe.bisecting.record import Culprit
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
 from halfsafe.fix import Fixed, fix, verify
 from halfsafe.inspection import inspect
@@ -14,12 +16,14 @@ from halfsafe.watching.watch import watch
 __all__ = [
     "BadInput",
     "CaptureError",
+    "Culprit",
     "Fixed",
     "FoldError",
     "HalfsafeError",
     "Report",
     "Transition",
     "Verification",
+    "bisect",
     "fix",
     "inspect",
     "register",

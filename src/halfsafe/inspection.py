@@ -11,6 +11,7 @@ from halfsafe.deviation import Comparison, merge_comparisons
 from halfsafe.errors import BadInput, HalfsafeError
 from halfsafe.frontends import open_model, process_group
 from halfsafe.ranges import Range, merge
+from halfsafe.report.data import Tool
 from halfsafe.report.gather import observed
 from halfsafe.report.report import Report
 from halfsafe.rules.traits import natural_scale
@@ -53,11 +54,22 @@ def inspect(
         seen = _compare_together(source, count, process_group(), progress)
     else:
         seen = _compare(source, count, progress)
+    return _report(source, seen, "inspect", count.seen, headroom)
+
+
+def observe(source: Source, all_calls: Iterable[Call], progress: Progress, tool: Tool) -> Report:
+    """The same of a model that is open, for another tool that begins with it."""
+    count = _Count(all_calls)
+    seen = _compare(source, count, progress)
+    return _report(source, seen, tool, count.seen, headroom=1)
+
+
+def _report(source: Source, seen: _Seen, tool: Tool, samples: int, headroom: int) -> Report:
     return observed(
-        tool="inspect",
+        tool=tool,
         model=source.name,
-        command="halfsafe.inspect(model, samples)",
-        samples=count.seen,
+        command=f"halfsafe.{tool}(model, samples)",
+        samples=samples,
         headroom=headroom,
         graph=source.graph,
         ranges=source.constants() | seen.ranges,

@@ -116,9 +116,11 @@ class Measuring(Generic[R]):
         """The same ranges, and what FP16 as it is makes of each value, in one pass a sample."""
         return compare(self.program, calls, progress, shown)
 
-    def evaluate(self, call: Call, fmt: FloatFormat) -> Arrays:
-        """Outputs of the graph, in FP32 arithmetic, every value stored in a format."""
-        return evaluate(self.program, call, fmt)
+    def evaluate(
+        self, call: Call, fmt: FloatFormat, only: Container[str] | None = None
+    ) -> Arrays:
+        """Outputs of the graph, in FP32 arithmetic, every value, or some, stored in a format."""
+        return evaluate(self.program, call, fmt, only)
 
 
 def measure(
@@ -161,11 +163,14 @@ def compare(
     return ranges, compared
 
 
-def evaluate(run: Run, call: Call, fmt: FloatFormat) -> Arrays:
-    """Strict evaluation: the outputs with every deployed value rounded as it is stored."""
+def evaluate(
+    run: Run, call: Call, fmt: FloatFormat, only: Container[str] | None = None
+) -> Arrays:
+    """Strict evaluation: the outputs with every deployed value, or some, rounded when stored."""
     if fmt == FLOAT32:
         return run.arithmetic.arrays(run.run(call))
-    stored, arithmetic = run.stored, run.arithmetic
+    arithmetic = run.arithmetic
+    stored = run.stored if only is None else {name for name in run.stored if name in only}
 
     def store(name: str, lanes: Lanes) -> Lanes:
         return (arithmetic.rounded(lanes[0], fmt),) if name in stored else lanes

@@ -76,6 +76,12 @@ class Part(Runnable, Protocol):
         """The same for the same operators with the same constants, and for no others."""
         ...
 
+    def evaluate(
+        self, call: Call, fmt: FloatFormat, only: Container[str] | None = None
+    ) -> Arrays:
+        """Outputs in FP32 arithmetic, every value, or some, stored in a format."""
+        ...
+
     def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> Part:
         """The part that computes some values from others, or from the network's own inputs.
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from math import inf
 from typing import Any, Literal, Self, cast
 
+from halfsafe.bisecting.record import Bisection
 from halfsafe.deviation import Comparison, Deviation
 from halfsafe.errors import BadInput
 from halfsafe.faults import Fault, FaultKind
@@ -15,9 +16,9 @@ from halfsafe.graph import Graph, Kind
 from halfsafe.ranges import Range
 from halfsafe.verdict import TOLERANCE, Answer, Finding, Verification, finding, judge, plain
 
-SCHEMA = 4
+SCHEMA = 5
 
-Tool = Literal["inspect", "watch", "fix"]
+Tool = Literal["inspect", "watch", "fix", "bisect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Record:
     unknown_ops: tuple[str, ...] = ()
     verification: Verification | None = None
     findings: tuple[Finding, ...] = ()
+    bisection: Bisection | None = None
     schema: int = SCHEMA
     halfsafe: str = version("halfsafe")
 
@@ -131,6 +133,7 @@ class Record:
             "faults": [asdict(f) for f in self.faults],
             "verification": self.verification and self.verification.to_json(),
             "findings": plain([asdict(f) for f in self.findings]),
+            "bisection": self.bisection and self.bisection.to_json(),
         }
 
     @classmethod
@@ -147,6 +150,8 @@ class Record:
         rest["findings"] = tuple(finding(f) for f in data["findings"])
         if proof := data["verification"]:
             rest["verification"] = Verification.from_json(proof)
+        if bisection := data["bisection"]:
+            rest["bisection"] = Bisection.from_json(bisection)
         return cls(**rest)
 
 

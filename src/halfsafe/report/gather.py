@@ -42,7 +42,7 @@ def observed(
     notes: tuple[str, ...] = (),
 ) -> Report:
     """The report of a tool that measures and changes nothing. Of module calls there are no laws."""
-    known: Equations = equations_of(graph) if tool == "inspect" else {}
+    known: Equations = {} if tool == "watch" else equations_of(graph)
     reasons = reasons_of(graph, ranges, headroom, known)
     values = {
         name: ValueReport(ranges[name], comparison=compared.get(name), reason=reason)
@@ -61,7 +61,7 @@ def observed(
         laws=laws_of(graph, known),
         findings=findings,
         notes=(*notes, *_unseen(graph, ranges)),
-        unknown_ops=tuple(unknown_ops(graph)) if tool == "inspect" else (),
+        unknown_ops=() if tool == "watch" else tuple(unknown_ops(graph)),
     )
 
 

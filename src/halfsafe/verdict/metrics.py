@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 import numpy as np
 
-from halfsafe.deviation import Array
+from halfsafe.deviation import Array, largest_difference
 from halfsafe.errors import BadInput
 
 Metric = Callable[[Sequence[Array], Sequence[Array]], float]
@@ -38,7 +39,38 @@ def cosine(candidate: Sequence[Array], reference: Sequence[Array]) -> float:
     return worst
 
 
-METRICS: Mapping[str, Metric] = {"top-1": top1, "cosine": cosine}
+def max_rel(candidate: Sequence[Array], reference: Sequence[Array]) -> float:
+    """The largest error of an entry over the largest entry of its output, or of its item in that.
+
+    Items are those along the first axis, if they have three entries or more: the largest of fewer
+    may be near 0 by chance. Integers that differ, and entries that are not finite, are inf.
+    """
+    found = largest_difference(candidate, reference)
+    for c, r in zip(candidate, reference, strict=True):
+        if r.ndim > 1 and len(r) > 1 and r[0].size >= ITEM:
+            found = max(found, *(largest_difference([a], [b]) for a, b in zip(c, r, strict=True)))
+    return found
+
+
+def max_abs(candidate: Sequence[Array], reference: Sequence[Array]) -> float:
+    """The largest error of an entry; inf for integers that differ and what is not finite."""
+    apart = largest_difference(candidate, reference)
+    if not apart < inf:
+        return apart
+    floats = [(c, r) for c, r in zip(candidate, reference, strict=True) if r.dtype.kind == "f"]
+    with np.errstate(invalid="ignore"):
+        return max((float(np.nanmax(np.abs(c - r), initial=0.0)) for c, r in floats), default=0.0)
+
+
+ITEM = 3
+"""Entries of an item from which on it is judged by itself."""
+
+METRICS: Mapping[str, Metric] = {
+    "max_rel": max_rel,
+    "max_abs": max_abs,
+    "top-1": top1,
+    "cosine": cosine,
+}
 
 
 def metric_of(chosen: str | Metric | None) -> tuple[str, Metric | None]:

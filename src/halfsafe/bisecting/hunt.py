@@ -1,0 +1,233 @@
+"""One culprit after the other, until the network uncut is within the tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+
+from halfsafe.bisecting.compared import reason, seen
+from halfsafe.bisecting.record import Culprit
+from halfsafe.bisecting.search import first_bad, trials_for
+from halfsafe.bisecting.spread import spread
+from halfsafe.bisecting.trials import Bench, Log, OutOfTime, Question
+from halfsafe.edits import Island
+from halfsafe.engines import Engine
+from halfsafe.engines.strict import Strict
+from halfsafe.errors import EditError
+from halfsafe.faults import Fault, FaultKind
+from halfsafe.graph import Graph, Node
+from halfsafe.samples import Call
+from halfsafe.source import Source
+
+MOST = 16
+"""Culprits that are looked for: of more, the network's scale is to blame and no operator."""
+
+SUSPECTS = 16
+"""Faults of an inspection that strict evaluation is asked about."""
+
+GROWS = 2.0
+"""Times the error ahead of an operator from which on it is that operator's own."""
+
+Planner = Callable[[Source], Source]
+"""The network as the planner mends it."""
+
+
+@dataclass
+class Hunt:
+    """The search on one engine. What was found so far is there at any time."""
+
+    source: Source
+    engine: Engine
+    question: Question
+    log: Log
+    faults: Sequence[Fault]
+    planner: Planner | None = None
+    culprits: list[Culprit] = field(default_factory=list[Culprit])
+    notes: list[str] = field(default_factory=list[str])
+    error: float = inf
+    mended: float = inf
+    complete: bool = False
+
+    def run(self) -> None:
+        """Finds all culprits, unless time runs out."""
+        bench = self.bench(self.source)
+        self.log.expected = trials_for(bench.cuts.last) + 2
+        try:
+            self.error = self.mended = bench.whole().error
+            for _ in range(2 * MOST):
+                if self.mended <= self.question.tolerance:
+                    self._prune()
+                    self.complete = True
+                    return
+                following = self._next(bench)
+                if following is None:
+                    return
+                bench = following
+                self.mended = bench.whole().error
+            self.notes.append(f"{len(self.culprits)} culprits, and there are more: the scale of "
+                              "the network is to blame, no operator by itself")  # fmt: skip
+        except OutOfTime:
+            self._stop(bench)
+
+    def bench(self, network: Source, kept: Sequence[str] = ()) -> Bench:
+        """A network on the engine, the samples in the order that was the best so far."""
+        worst = self.culprits[0].sample if self.culprits else 0
+        return Bench(network, self.engine, self.question, self.log, kept, worst)
+
+    @property
+    def kept(self) -> list[str]:
+        """All operators in FP32, in the graph's order."""
+        names = {name for culprit in self.culprits for name in culprit.kept}
+        return [node.name for node in self.source.graph.nodes if node.name in names]
+
+    def _next(self, bench: Bench) -> Bench | None:
+        """Finds a culprit, and mends it; None where that cannot be done."""
+        graph = bench.network.graph
+        predicted = self._predicted(bench)
+        suspects = () if predicted is None else (predicted,)
+        place = first_bad(0, bench.cuts.last, bench.is_bad, bench.cuts.cost, suspects)
+        node = self._known(graph, bench.cuts.operator(place))
+        if node.name in bench.kept:
+            self._widen(bench, node)
+        else:
+            self.culprits.append(self._culprit(bench, node, place, predicted))
+        if self.planner is not None and len(self.culprits) == 1:
+            return self.bench(self.planner(self.source))
+        return self._in_float32()
+
+    def _known(self, graph: Graph, name: str) -> Node:
+        """An operator of the network as it was given, in place of a Cast that keeping has added."""
+        node = graph.by_name[name]
+        while node.name not in self.source.graph.by_name and node.inputs:
+            maker = graph.producers.get(next(iter(node.inputs.values())))
+            if maker is None:
+                break
+            node = maker
+        return node
+
+    def _culprit(self, bench: Bench, node: Node, place: int, predicted: int | None) -> Culprit:
+        at = bench.at(place)
+        before = bench.at(place - 1).error if place > 1 else 0.0
+        call = self._sample(bench.worst)
+        found = seen(bench, node, place, call)
+        why = f"the engine refuses: {at.why}" if at.why else self._adds_up(before, at.error)
+        why = why or reason(bench, node, found, self.faults)
+        self._tell(bench, place, predicted, node)
+        return Culprit(
+            node=node.name,
+            op=node.op,
+            module=node.module,
+            line=node.line,
+            before=before,
+            after=at.error,
+            sample=at.sample,
+            since=node.name,
+            reason=why,
+            predicted=predicted == place,
+            reads=found.shown(list(node.inputs.values())),
+            makes=found.shown(node.outputs),
+            kept=spread(bench, bench.network.graph, node.name, call),
+        )
+
+    def _adds_up(self, before: float, after: float) -> str:
+        if before * GROWS < after:
+            return ""
+        return (
+            f"errors add up: they were {before:.3g} ahead of it already, and pass the tolerance "
+            "here; no operator by itself is to blame"
+        )
+
+    def _tell(self, bench: Bench, place: int, predicted: int | None, node: Node) -> None:
+        """Where the engine is not as strict evaluation predicts."""
+        engine = self.engine.name
+        if predicted is None:
+            self.notes.append(
+                f"strict evaluation is within the tolerance where {engine} is not: {node.name} "
+                "fails for what the engine stores inside of it"
+            )
+        elif predicted != place:
+            expected = bench.cuts.operator(predicted)
+            self.notes.append(
+                f"strict evaluation has {expected} as the first culprit, {engine} has {node.name}: "
+                "what the graph stores there, the engine keeps in a wider format, or the reverse"
+            )
+
+    def _predicted(self, bench: Bench) -> int | None:
+        """The place at which strict evaluation leaves the tolerance; None where it does not."""
+        cuts = bench.cuts
+        strict = Bench(
+            bench.network, Strict(), self.question, self.log, bench.kept, bench.worst, counts=False
+        )
+        for place in self._suspects(bench)[:SUSPECTS]:
+            if strict.is_bad(place) and (place == 1 or not strict.is_bad(place - 1)):
+                return place
+        if strict.whole().error <= self.question.tolerance:
+            return None
+        return first_bad(0, cuts.last, strict.is_bad, cuts.cost)
+
+    def _suspects(self, bench: Bench) -> list[int]:
+        """Places right behind operators at which an inspection has found faults."""
+        graph, places = bench.network.graph, set[int]()
+        for fault in self.faults:
+            maker = self.source.graph.producers.get(fault.value)
+            readers = (use.node for use in self.source.graph.consumers.get(fault.value, ()))
+            names = readers if maker is None else (maker.name,)
+            if fault.kind != FaultKind.LATENT:
+                places |= {bench.cuts.place_of[n] + 1 for n in names if n in graph.by_name}
+        kept = {bench.cuts.place_of[name] + 1 for name in bench.kept}
+        return sorted(places - kept)
+
+    def _in_float32(self) -> Bench | None:
+        """The network with the culprits in FP32; None where one of them has no such form."""
+        try:
+            network = self.source.apply([Island(tuple(self.kept), "a culprit of a bisection")])
+        except EditError as error:
+            self.notes.append(f"the last culprit cannot be kept in FP32: {error}")
+            return None
+        return self.bench(network, self.kept)
+
+    def _widen(self, bench: Bench, node: Node) -> None:
+        """What a kept operator hands on does not fit: those who read it are kept as well."""
+        graph = self.source.graph
+        readers = {use.node for output in node.outputs for use in graph.consumers[output]}
+        for i, culprit in enumerate(self.culprits):
+            if node.name in culprit.kept:
+                names = tuple(dict.fromkeys((*culprit.kept, *sorted(readers))))
+                self.culprits[i] = replace(culprit, kept=names)
+
+    def _prune(self) -> None:
+        """Drops culprits that only a cut shows: uncut, the network is good without them in FP32."""
+        if len(self.culprits) < 2 or self.planner is not None:
+            return
+        for culprit in list(self.culprits):
+            kept = self.culprits
+            self.culprits = [other for other in kept if other is not culprit]
+            bench = self._in_float32() if self.culprits else None
+            if bench is None or bench.whole().error > self.question.tolerance:
+                self.culprits = kept
+                continue
+            self.notes.append(
+                f"{culprit.node} spoils the outputs only where the network is cut behind it: "
+                f"uncut, {self.engine.name} does not store its result"
+            )
+
+    def _stop(self, bench: Bench) -> None:
+        """Tells what is known when time is over: the interval that is left."""
+        low, high = bench.interval
+        since, node = (
+            self._known(bench.network.graph, bench.cuts.operator(p)) for p in (low + 1, high)
+        )
+        self.notes.append(
+            f"stopped after {self.log.seconds:.0f} s: {high - low} operators are left, from "
+            f"{since.name} to {node.name}; more time goes on from here if results are kept"
+        )
+        if self.error <= self.question.tolerance or self.mended <= self.question.tolerance:
+            return
+        before, after = bench.error_at(low), bench.error_at(high)
+        place = node.name, node.op, node.module, node.line
+        why = "time ran out"
+        self.culprits.append(Culprit(*place, before, after, bench.worst, since.name, why))
+
+    def _sample(self, number: int) -> Call:
+        return next(call for call in self.question.supply if call.number == number)
