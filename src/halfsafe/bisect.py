@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ from halfsafe.samples import Call, Samples
 from halfsafe.source import Arrays, Progress, Source
 from halfsafe.verdict import Metric, metric_of
 from halfsafe.windows import Limits
+
+USUAL = 1e-2
+"""The tolerance where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def bisect(
     engine: str | Engine = "strict",
     *,
     metric: str | Metric = "max_rel",
-    tolerance: float = 1e-2,
+    tolerance: float | None = None,
     fix: bool = False,
     rank: int = 0,
     dynamic_shapes: Any = None,
@@ -78,7 +81,8 @@ def bisect(
     (`halfsafe.engines.names()`), the remainder in FP32, in PyTorch or in ONNX Runtime. `model` and
     `samples` are those of `halfsafe.fix`; the worst sample decides. `metric` measures outputs
     beside those in FP32: "max_rel", "max_abs", "top-1", "cosine" or a callable of two lists of
-    arrays, and `tolerance` is its largest value that is of use.
+    arrays, and `tolerance` is its largest value that is of use: 1e-2, or, where rounding alone is
+    beyond that and FP16 far beyond rounding, twice what rounding to 11 bits costs.
 
     Each culprit is kept in FP32 with what it harms, and the search goes on until the network uncut
     is within the tolerance; with `fix`, the planner mends the first one, and what is left is found.
@@ -86,8 +90,6 @@ def bisect(
     kept in the folder `cache`, and not run again. After `time_limit` seconds the interval found so
     far is returned. Raises BadInput and CaptureError.
     """
-    if not tolerance >= 0 or not isfinite(tolerance):
-        raise BadInput(f"tolerance is {tolerance}: give the largest value of '{metric}' to accept")
     report = bisected(model, samples, engine, metric=metric, tolerance=tolerance, fix=fix,
                       rank=rank, dynamic_shapes=dynamic_shapes, cache=cache, time_limit=time_limit,
                       progress=progress)  # fmt: skip
@@ -105,7 +107,7 @@ def bisected(
     engine: str | Engine,
     *,
     metric: str | Metric,
-    tolerance: float,
+    tolerance: float | None,
     fix: bool,
     rank: int,
     dynamic_shapes: Any,
@@ -116,6 +118,8 @@ def bisected(
     """The report on a bisection, whether or not there is a culprit; arguments as `bisect` has."""
     runs_in, (name, judge) = engine_of(engine), metric_of(metric)
     assert judge is not None
+    if tolerance is not None and not 0 <= tolerance < inf:
+        raise BadInput(f"tolerance is {tolerance}: give the largest value of '{name}' to accept")
     supply = Samples(samples)
     log = Log(progress, time_limit)
     progress("capturing")
@@ -124,17 +128,17 @@ def bisected(
     report = observe(source, supply, progress, tool="bisect")
     references = {call.number: _reference(source, call) for call in supply}
     log.memory = Memory(_folder(cache), *_identity(source, supply, runs_in))
-    question = Question(supply, references, judge, tolerance)
+    question = Question(supply, references, judge, USUAL if tolerance is None else tolerance)
     _check_draws(source, question, supply.first)
     planner = _planner(supply, progress) if fix else None
-    hunt = Hunt(source, runs_in, question, log, report.faults, planner)
+    hunt = Hunt(source, runs_in, question, log, report.faults, planner, tolerance is None)
     hunt.run()
     alone = _alone(hunt, rank)
     return replace(report, bisection=Bisection(
         engine=runs_in.name,
         version=version_of(runs_in),
         metric=name,
-        tolerance=tolerance,
+        tolerance=hunt.question.tolerance,
         operators=len(source.graph.nodes),
         error=hunt.error,
         mended=hunt.mended,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -11,12 +11,15 @@ from halfsafe.bisecting.record import Culprit
 from halfsafe.bisecting.search import first_bad, trials_for
 from halfsafe.bisecting.spread import spread
 from halfsafe.bisecting.trials import Bench, Log, OutOfTime, Question
+from halfsafe.deviation import WRONG
 from halfsafe.edits import Island
 from halfsafe.engines import Engine
 from halfsafe.engines.strict import Strict
 from halfsafe.errors import EditError
 from halfsafe.faults import Fault, FaultKind
+from halfsafe.formats import FLOOR
 from halfsafe.graph import Graph, Node
+from halfsafe.mending import SHARE, SMALL
 from halfsafe.samples import Call
 from halfsafe.source import Source
 
@@ -43,11 +46,13 @@ class Hunt:
     log: Log
     faults: Sequence[Fault]
     planner: Planner | None = None
+    adapts: bool = False
     culprits: list[Culprit] = field(default_factory=list[Culprit])
     notes: list[str] = field(default_factory=list[str])
     error: float = inf
     mended: float = inf
     complete: bool = False
+    closed: bool = True
 
     def run(self) -> None:
         """Finds all culprits, unless time runs out."""
@@ -55,6 +60,9 @@ class Hunt:
         self.log.expected = trials_for(bench.cuts.last) + 2
         try:
             self.error = self.mended = bench.whole().error
+            if self.adapts and self.error > self.question.tolerance:
+                self._adapt()
+                bench = self.bench(self.source)
             for _ in range(2 * MOST):
                 if self.mended <= self.question.tolerance:
                     self._prune()
@@ -69,6 +77,20 @@ class Hunt:
                               "the network is to blame, no operator by itself")  # fmt: skip
         except OutOfTime:
             self._stop(bench)
+
+    def _adapt(self) -> None:
+        """Takes a larger tolerance where any rounding is beyond it, and FP16 is far beyond that."""
+        floor = self._floor()
+        if self.question.tolerance < 2 * floor < 2 * self.error / WRONG:
+            self.question = replace(self.question, tolerance=2 * floor)
+            self.notes.append(
+                f"the tolerance is {2 * floor:.3g}, twice what 11 bits at any exponent are off"
+            )
+
+    def _floor(self) -> float:
+        """The error at 11 bits and any exponent, the best that FP16 can do."""
+        calls = self.question.supply
+        return max(self.question.error(c.number, self.source.evaluate(c, FLOOR)) for c in calls)
 
     def bench(self, network: Source, kept: Sequence[str] = ()) -> Bench:
         """A network on the engine, the samples in the order that was the best so far."""
@@ -92,6 +114,7 @@ class Hunt:
             self._widen(bench, node)
         else:
             self.culprits.append(self._culprit(bench, node, place, predicted))
+            self._keep(bench, [node.name])
         if self.planner is not None and len(self.culprits) == 1:
             return self.bench(self.planner(self.source))
         return self._in_float32()
@@ -127,7 +150,6 @@ class Hunt:
             predicted=predicted == place,
             reads=found.shown(list(node.inputs.values())),
             makes=found.shown(node.outputs),
-            kept=spread(bench, bench.network.graph, node.name, call),
         )
 
     def _adds_up(self, before: float, after: float) -> str:
@@ -179,7 +201,10 @@ class Hunt:
         return sorted(places - kept)
 
     def _in_float32(self) -> Bench | None:
-        """The network with the culprits in FP32; None where one of them has no such form."""
+        """The network with the culprits in FP32; None where that is no remedy."""
+        if not self.closed or len(self.kept) > max(SMALL, SHARE * len(self.source.graph.nodes)):
+            self.notes.append(self._everywhere())
+            return None
         try:
             network = self.source.apply([Island(tuple(self.kept), "a culprit of a bisection")])
         except EditError as error:
@@ -187,14 +212,27 @@ class Hunt:
             return None
         return self.bench(network, self.kept)
 
+    def _everywhere(self) -> str:
+        """What to say where no few operators in FP32 bring the outputs into the tolerance."""
+        floor = self._floor()
+        if floor > self.question.tolerance:
+            return (
+                f"11 bits at any exponent, the best that FP16 can do, are {floor:.3g} off: below a "
+                "tolerance of that, one operator after the other is a culprit"
+            )
+        return f"{len(self.kept)} operators and more would have to be in FP32: try halfsafe fix"
+
     def _widen(self, bench: Bench, node: Node) -> None:
         """What a kept operator hands on does not fit: those who read it are kept as well."""
         graph = self.source.graph
-        readers = {use.node for output in node.outputs for use in graph.consumers[output]}
-        for i, culprit in enumerate(self.culprits):
-            if node.name in culprit.kept:
-                names = tuple(dict.fromkeys((*culprit.kept, *sorted(readers))))
-                self.culprits[i] = replace(culprit, kept=names)
+        self._keep(bench, {u.node for output in node.outputs for u in graph.consumers[output]})
+
+    def _keep(self, bench: Bench, nodes: Iterable[str]) -> None:
+        """Keeps operators in FP32, and what their harm reaches, on account of the last culprit."""
+        *_, last = self.culprits
+        names, self.closed = spread(bench, nodes, self._sample(bench.worst))
+        own = [name for name in names if name in self.source.graph.by_name]
+        self.culprits[-1] = replace(last, kept=tuple(dict.fromkeys((*last.kept, *own))))
 
     def _prune(self) -> None:
         """Drops culprits that only a cut shows: uncut, the network is good without them in FP32."""

@@ -9,22 +9,27 @@ build; whether it is right of the engine, the network uncut shows afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from halfsafe.bisecting.trials import Bench
 from halfsafe.formats import FLOAT16
-from halfsafe.graph import Graph
 from halfsafe.samples import Call
 
-MOST = 48
-"""Values that are tried, at most: what reaches further is no operator's fault, but the network's
-scale."""
+MOST = 32
+"""Values that are tried, at most: what reaches further is not the fault of one operator."""
 
 
-def spread(bench: Bench, graph: Graph, node: str, call: Call) -> tuple[str, ...]:
-    """The operators to keep in FP32 on account of one, itself among them, in the graph's order."""
-    kept = {node}
-    pending = list(graph.by_name[node].outputs)
+def spread(bench: Bench, nodes: Iterable[str], call: Call) -> tuple[tuple[str, ...], bool]:
+    """The operators to keep in FP32 on account of some, these among them, in the graph's order.
+
+    And whether the span has closed.
+    """
+    graph, kept = bench.network.graph, set(nodes)
+    pending = [output for name in kept for output in graph.by_name[name].outputs]
     tried = 0
-    while pending and tried < MOST:
+    while pending:
+        if tried == MOST:
+            break
         value = pending.pop(0)
         maker = graph.producers[value]
         if not maker.moves:
@@ -35,7 +40,7 @@ def spread(bench: Bench, graph: Graph, node: str, call: Call) -> tuple[str, ...]
             if use.node not in kept:
                 kept.add(use.node)
                 pending += graph.by_name[use.node].outputs
-    return tuple(n.name for n in graph.nodes if n.name in kept)
+    return tuple(n.name for n in graph.nodes if n.name in kept), not pending
 
 
 def _spoils(bench: Bench, value: str, call: Call) -> bool:
