@@ -19,14 +19,30 @@ from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
 from halfsafe.report.data import Record, ValueReport
 from halfsafe.report.explorer import explorer
-from halfsafe.report.words import error, places, proved_on, short, verdict, worst_first
+from halfsafe.report.markup import (
+    SHOWN,
+    Markup,
+    cells,
+    folded,
+    join,
+    number,
+    spaced,
+    tag,
+)
+from halfsafe.report.words import (
+    counted,
+    error,
+    places,
+    proved_on,
+    sentence,
+    short,
+    verdict,
+    worst_first,
+)
 from halfsafe.verdict import Verification
 
 SCRIPTS = ("words.js", "map.js", "table.js", "details.js", "page.js")
 """Parts of one script, in this order."""
-
-SHOWN = 6
-"""Lines of a long list that are seen without unfolding it."""
 
 
 def render(report: Record) -> str:
@@ -40,7 +56,7 @@ def render(report: Record) -> str:
         plan=_plan(report),
         proof=_proof(report),
         notes=_notes(report),
-        command=_tag("pre", _tag("code", report.command)),
+        command=tag("pre", tag("code", report.command)),
         data=_script_safe(explorer(report)),
         library=_asset("echarts/echarts.min.js"),
         script="\n".join(_asset(name) for name in SCRIPTS),
@@ -57,56 +73,20 @@ def _script_safe(data: Mapping[str, Any]) -> str:
     return text.replace("<", "\\u003c")
 
 
-class Markup(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-def _tag(name: str, *children: str, **attributes: str) -> Markup:
-    """An element. Children that are not Markup are escaped.
-
-    >>> print(_tag("a", "1 < 2", class_="x", data_value="3"))
-    <a class="x" data-value="3">1 &lt; 2</a>
-    """
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(text)}"' for key, text in attributes.items()
-    )
-    inner = "".join(c if isinstance(c, Markup) else escape(c) for c in children)
-    return Markup(f"<{name}{written}>{inner}</{name}>")
-
-
-def _join(parts: Iterable[Markup]) -> Markup:
-    return Markup("".join(parts))
-
-
-def _counted(number: int, singular: str, plural: str = "") -> str:
-    """A number and its noun.
-
-    >>> _counted(1, "fault"), _counted(1200, "fault")
-    ('1 fault', '1,200 faults')
-    """
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
 def _header(report: Record) -> Markup:
     about = (
         f"halfsafe {report.tool}",
-        _counted(report.samples, "sample"),
-        _counted(len(report.graph.nodes), "operator"),
+        counted(report.samples, "sample"),
+        counted(len(report.graph.nodes), "operator"),
         f"version {report.halfsafe}",
     )
-    return _join(
+    return join(
         [
-            _tag("p", _spaced(about), class_="about"),
-            _tag("h1", report.model),
-            _tag("p", verdict(report), class_=f"verdict {'safe' if report.safe else 'unsafe'}"),
+            tag("p", spaced(about), class_="about"),
+            tag("h1", report.model),
+            tag("p", verdict(report), class_=f"verdict {'safe' if report.safe else 'unsafe'}"),
         ]
     )
-
-
-def _spaced(texts: Iterable[str]) -> Markup:
-    return Markup(" ".join(_tag("span", text) for text in texts))
 
 
 def _numbers(report: Record) -> Markup:
@@ -120,26 +100,17 @@ def _numbers(report: Record) -> Markup:
     )
     proof = report.verification
     rest = _numbers_of_fix(report, proof) if proof else _numbers_of_measuring(report)
-    return _tag("ul", *(_number(*figure) for figure in (faults, *rest)), class_="numbers")
-
-
-def _number(figure: str, label: str, detail: str) -> Markup:
-    return _tag(
-        "li",
-        _tag("strong", figure),
-        _tag("span", label, class_="label"),
-        _tag("span", detail, class_="detail"),
-    )
+    return tag("ul", *(number(*figure) for figure in (faults, *rest)), class_="numbers")
 
 
 def _numbers_of_fix(report: Record, proof: Verification) -> list[tuple[str, str, str]]:
     moved = [v.exponent for _, v in _computed(report) if v.exponent]
     exponents = dict.fromkeys((min(moved), max(moved))) if moved else {}
     span = " to ".join(map(str, exponents)) or "none"
-    folded = _counted(len(report.folds), "constant")
+    constants = counted(len(report.folds), "constant")
     inserted = len(report.insertions)
     return [
-        (str(len(moved)), "values rescaled", f"exponents: {span}; {folded} folded"),
+        (str(len(moved)), "values rescaled", f"exponents: {span}; {constants} folded"),
         (
             str(inserted),
             "run-time operator inserted" if inserted == 1 else "run-time operators inserted",
@@ -200,31 +171,29 @@ def _computed(report: Record) -> Iterable[tuple[str, ValueReport]]:
 def _faults(report: Record) -> Markup:
     """By kind, the worst first, and within a kind by the bits outside the range."""
     if not report.faults:
-        return _tag("p", "No value leaves the range of FP16 on these samples.")
+        return tag("p", "No value leaves the range of FP16 on these samples.")
     kinds: dict[FaultKind, list[Fault]] = defaultdict(list)
     for fault in worst_first(report.faults):
         kinds[fault.kind].append(fault)
-    return _join(_faults_of(report, kind, faults) for kind, faults in kinds.items())
+    return join(_faults_of(report, kind, faults) for kind, faults in kinds.items())
 
 
 def _faults_of(report: Record, kind: FaultKind, faults: Sequence[Fault]) -> Markup:
-    meaning = _tag("span", _sentence(kind.meaning), class_="quiet")
-    title = _tag("h3", _tag("span", str(kind), class_=f"kind {kind}"), Markup(" "), meaning)
+    meaning = tag("span", sentence(kind.meaning), class_="quiet")
+    title = tag("h3", tag("span", str(kind), class_=f"kind {kind}"), Markup(" "), meaning)
     items = [_fault(report, fault) for fault in faults]
-    return _tag("section", title, _folded(items, "faults", f"{kind} fault", "ol"), class_="kinds")
+    return tag("section", title, folded(items, "faults", f"{kind} fault", "ol"), class_="kinds")
 
 
 def _fault(report: Record, fault: Fault) -> Markup:
-    line = [_tag("p", short(fault.line), title=fault.line, class_="line")] if fault.line else []
-    said = " ".join(
-        _sentence(text) for text in (fault.detail, _region(report.graph, fault)) if text
-    )
-    return _tag(
+    line = [tag("p", short(fault.line), title=fault.line, class_="line")] if fault.line else []
+    said = " ".join(sentence(text) for text in (fault.detail, _region(report.graph, fault)) if text)
+    return tag(
         "li",
-        _tag("button", _headline(report.graph, fault), type="button", data_value=fault.value),
-        _tag("p", _spaced(_fault_figures(report, fault)), class_="figures"),
+        tag("button", _headline(report.graph, fault), type="button", data_value=fault.value),
+        tag("p", spaced(_fault_figures(report, fault)), class_="figures"),
         *line,
-        *([_tag("p", said, class_="said")] if said else []),
+        *([tag("p", said, class_="said")] if said else []),
         class_="fault",
     )
 
@@ -234,7 +203,7 @@ def _fault_figures(report: Record, fault: Fault) -> Iterable[str]:
     sides = {FaultKind.UNDERFLOW: "below", FaultKind.LATENT: "into the headroom"}
     yield f"amax {fault.amax:.3g}"
     if fault.excess:
-        yield f"{_counted(fault.excess, 'bit')} {sides.get(fault.kind, 'beyond')}"
+        yield f"{counted(fault.excess, 'bit')} {sides.get(fault.kind, 'beyond')}"
     if value and value.kind != Kind.CONSTANT:
         yield f"sample {fault.sample}"
     if fault.outcome:
@@ -249,37 +218,22 @@ def _headline(graph: Graph, fault: Fault) -> Markup:
     made = fault.value in graph.producers
     where = (fault.module or fault.value) if made else fault.value
     read = f", read by {reads[0].op}" if reads and not made else ""
-    return _join([_tag("b", fault.op), Markup(" "), _tag("code", where), Markup(escape(read))])
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+    return join([tag("b", fault.op), Markup(" "), tag("code", where), Markup(escape(read))])
 
 
 def _region(graph: Graph, fault: Fault) -> str:
     """How far a fault is carried, and where it ends."""
     if not fault.carriers:
         return ""
-    carried = f"passed on by {_counted(len(fault.carriers), 'value')}"
+    carried = f"passed on by {counted(len(fault.carriers), 'value')}"
     ends = f"; in range again after {places(graph, fault.exits)}" if fault.exits else ""
     return f"{carried}{ends}"
-
-
-def _folded(items: Sequence[Markup], class_: str, noun: str, tag: str = "ul") -> Markup:
-    """A list of which only the beginning is seen at first."""
-    head = _tag(tag, *items[:SHOWN], class_=class_)
-    rest = items[SHOWN:]
-    if not rest:
-        return head
-    more = _tag("summary", f"{_counted(len(rest), f'more {noun}')}")
-    numbered = {"start": str(SHOWN + 1)} if tag == "ol" else {}
-    return _join([head, _tag("details", more, _tag(tag, *rest, class_=class_, **numbered))])
 
 
 def _plan(report: Record) -> Markup:
     if report.tool != "fix":
         said = f"halfsafe {report.tool} measures and changes nothing. For a plan and its proof run "
-        return _tag("p", said, _tag("code", "halfsafe fix"), ".")
+        return tag("p", said, tag("code", "halfsafe fix"), ".")
     remedies = (
         ("Unresolved", "no exponent saves them", report.conflicts),
         ("Inserted", "operators that run beside the others", report.insertions),
@@ -289,17 +243,17 @@ def _plan(report: Record) -> Markup:
         ("Folded", "into constants, free at run time", report.folds),
     )
     parts = [_remedy(*remedy) for remedy in remedies if remedy[2]]
-    nothing = _tag("p", "Nothing had to be changed.")
-    return _tag("div", *parts, class_="remedies") if parts else nothing
+    nothing = tag("p", "Nothing had to be changed.")
+    return tag("div", *parts, class_="remedies") if parts else nothing
 
 
 def _remedy(heading: str, meaning: str, lines: tuple[str, ...]) -> Markup:
-    title = _tag("h3", f"{heading} ({len(lines)})")
-    return _tag(
+    title = tag("h3", f"{heading} ({len(lines)})")
+    return tag(
         "section",
         title,
-        _tag("p", _sentence(meaning), class_="quiet"),
-        _folded([_tag("li", line) for line in lines], "lines", "line"),
+        tag("p", sentence(meaning), class_="quiet"),
+        folded([tag("li", line) for line in lines], "lines", "line"),
     )
 
 
@@ -307,7 +261,7 @@ def _proof(report: Record) -> Markup:
     proof = report.verification
     if proof is None:
         said = "Nothing was changed, so there is nothing to prove."
-        return _tag("p", said)
+        return tag("p", said)
     exact = "bit-equal" if proof.bit_equal else f"differs by {proof.worst_difference:.1e}"
     rows = [
         ("FP32, original and fixed", exact, "whether the fix is exact"),
@@ -319,12 +273,8 @@ def _proof(report: Record) -> Markup:
         ("Proved on", proved_on(proof), "each sample by itself"),
     ]
     rows += [(str(answer).capitalize(), why, "") for answer, why in proof.reasons[:SHOWN]]
-    lines = (_tag("tr", _tag("th", a, scope="row"), *_cells(rest)) for a, *rest in rows)
-    return _tag("table", _tag("tbody", *lines), class_="proof")
-
-
-def _cells(texts: Iterable[str]) -> list[Markup]:
-    return [_tag("td", text) for text in texts]
+    lines = (tag("tr", tag("th", a, scope="row"), *cells(rest)) for a, *rest in rows)
+    return tag("table", tag("tbody", *lines), class_="proof")
 
 
 def _notes(report: Record) -> Markup:
@@ -334,5 +284,5 @@ def _notes(report: Record) -> Markup:
         notes.append(f"Operators without a law, pinned to exponent 0: {unknown}")
     if not notes:
         return Markup("")
-    items = [_tag("li", note) for note in notes]
-    return _tag("section", _tag("h2", "Notes"), _folded(items, "lines", "note"))
+    items = [tag("li", note) for note in notes]
+    return tag("section", tag("h2", "Notes"), folded(items, "lines", "note"))
