@@ -314,6 +314,21 @@ def test_a_file_that_draws_is_for_one_engine_only():
         pass
 
 
+class Attention(nn.Module):
+    """Operators that could draw numbers, and are told not to."""
+
+    def forward(self, x):
+        attended = nn.functional.scaled_dot_product_attention(x, x, x)
+        return nn.functional.dropout(attended, 0.5, training=False)
+
+
+def test_dropout_that_is_off_draws_nothing():
+    _, call = opened(net(), samples())
+    call = Call(tuple(x[None] for x in call.args), {})
+    (found,) = engine_of("onnxruntime").build(HalfModule(Attention())).run(call)
+    assert np.allclose(found, Attention()(*call.args), rtol=2e-3, atol=0.2)
+
+
 class Bessel(nn.Module):
     def forward(self, x):
         return torch.special.bessel_j0(x)
@@ -322,6 +337,11 @@ class Bessel(nn.Module):
 class Branch(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
+
+
+class Dropping(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
 
 
 class Drawing(nn.Module):
@@ -334,6 +354,7 @@ class Drawing(nn.Module):
     [
         (Bessel, "torch.onnx.export refuses.*No ONNX function found for .*bessel_j0"),
         (Branch, "torch.export refuses Branch in FP16: .*data-dependent.*choose the engine"),
+        (Dropping, "aten.dropout.default draws random numbers"),
         (Drawing, "aten.randn_like.default draws random numbers"),
     ],
 )

@@ -13,18 +13,26 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from halfsafe.engines.torch import on
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.frontends.onnx.arithmetic import arrays
 from halfsafe.frontends.torch.deliver import HalfModule
-from halfsafe.frontends.torch.private import TreeSpec, tree_flatten, tree_unflatten
+from halfsafe.frontends.torch.private import (
+    TreeSpec,
+    arguments_of,
+    tree_flatten,
+    tree_unflatten,
+)
 from halfsafe.frontends.torch.quiet import exporting
-from halfsafe.frontends.torch.schema import draws
+from halfsafe.frontends.torch.schema import argument, draws
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
+
+SWITCHES = ("train", "training", "dropout_p")
+"""Arguments of which one that is False or 0 keeps an operator from drawing."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def to_program(half: HalfModule, call: Call, device: str = "cpu") -> ExportedPro
             f"torch.export refuses {type(half.module).__name__} in FP16: {first_line(error)}; "
             "choose the engine 'torch'"
         ) from error
-    drawn = next((node for node in program.graph.nodes if draws(node)), None)
+    drawn = next((node for node in program.graph.nodes if _draws(node)), None)
     if drawn is not None:
         raise BadInput(
             f"{drawn.target} draws random numbers, and other ones where it is exported: choose the "
@@ -146,6 +154,15 @@ def shapes_of(half: HalfModule, call: Call) -> Hashable:
 def _flattened(half: HalfModule, call: Call) -> tuple[list[Any], TreeSpec]:
     taken = half.taken(call)
     return tree_flatten((tuple(taken.args), taken.kwargs))
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operator draws numbers; one that could drop entries out may be told not to."""
+    if not draws(node):
+        return False
+    known = {each.name for each in arguments_of(node.target)}
+    switches = {name: argument(node, name)[0] for name in SWITCHES if name in known}
+    return not switches or all(switches.values())
 
 
 def _cause(error: BaseException) -> BaseException:
