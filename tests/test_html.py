@@ -5,9 +5,12 @@ import re
 import shutil
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
+from math import inf
 
 import pytest
 
+from halfsafe.bisecting.record import Alone, Shown, Trial
 from halfsafe.deviation import Comparison, Deviation
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind, Node, Use, Value
@@ -19,6 +22,7 @@ from halfsafe.report.html import render
 from halfsafe.report.reasons import equations_of, faults_of, reasons_of
 from halfsafe.report.report import Report
 from halfsafe.verdict import Finding, Row, Verification
+from tests.test_report import CULPRIT, HALF_WAY, HALVED, NOT_RUN, SECOND, WITHIN
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"q\" 'a' <!--"
 FOUND = Finding(0, "y", 1, 12, Row(0, 1.0, 1.1e-3, 1.0e-3))
@@ -94,6 +98,36 @@ def fixed_report(layers=4):
     )
 
 
+BISECTED = replace(
+    HALVED,
+    culprits=(
+        replace(
+            CULPRIT,
+            node="linear_2",
+            since="linear_2",
+            op="aten.linear",
+            module="blocks.2.mlp",
+            reads=(Shown("relu_1", 3.0, 3.0, 0, 0, 512, 1e-4),),
+            makes=(Shown("linear_2", 3.9e5, 6e4, 500, 0, 512, 1e-3),),
+            kept=("linear_2", "relu_2"),
+        ),
+    ),
+    trials=(
+        Trial(8, "relu_3", inf, 1, whole=True),
+        Trial(4, "relu_1", 1e-3, 1),
+        Trial(6, "relu_2", 0.5, 1),
+        Trial(5, "linear_2", inf, 1, why="no kernel of this size"),
+        Trial(10, "cast_back", 2e-3, 1, whole=True, kept=2),
+    ),
+    alone=(Alone("linear_2", "aten.linear", "blocks.2.mlp", inf),),
+)
+
+
+def bisected_report(found=BISECTED):
+    """The same chain, bisected to the loud layer."""
+    return chain_report(tool="bisect", bisection=found)
+
+
 GOOD = Comparison(Deviation(1e-6, 1.0, 0, 9), Deviation(1e-6, 1.0, 0, 9))
 
 
@@ -161,6 +195,40 @@ def test_the_page_says_what_the_report_says():
         assert text in html, text
 
 
+def test_the_page_says_what_a_bisection_has_found():
+    html = render(bisected_report())
+    for text in (
+        "linear_2 (aten.linear in blocks.2.mlp) is the first operator after which outputs",
+        "On onnxruntime (1.26); max_abs at most 0.01.",
+        "error 0.001 ahead of it, inf with it, sample 1",
+        "3.9e+05",
+        "500 inf or NaN of 512",
+        "no kernel of this size",
+        "error with 2 operators in FP32",
+        "A note.",
+        "Alone in FP16",
+    ):
+        assert text in html, text
+    assert html.index("Bisection</h2>") < html.index("Faults</h2>")
+    assert "Bisection" not in render(chain_report())
+
+
+def evil_bisection():
+    (culprit,) = BISECTED.culprits
+    said = {"node": EVIL, "since": EVIL, "op": EVIL, "module": EVIL, "line": EVIL, "reason": EVIL}
+    makes = (replace(culprit.makes[0], name=EVIL),)
+    return replace(
+        BISECTED,
+        engine=EVIL,
+        version=EVIL,
+        metric=EVIL,
+        culprits=(replace(culprit, **said, makes=makes, kept=(EVIL,)),),
+        trials=tuple(replace(t, node=EVIL, why=EVIL) for t in BISECTED.trials),
+        alone=(Alone(EVIL, EVIL, EVIL, inf, EVIL),),
+        notes=(EVIL,),
+    )
+
+
 def test_text_from_the_model_is_escaped():
     report = chain_report(1, loud=0)
     evil = {n: f"{n}{EVIL}" for n in report.graph.values}
@@ -195,6 +263,7 @@ def test_text_from_the_model_is_escaped():
             islands=(EVIL,),
             forms=(EVIL,),
             verification=PROOF,
+            bisection=evil_bisection(),
         )
     )
     assert EVIL in block(html)["texts"]
@@ -248,6 +317,11 @@ DEGENERATE = {
     ),
     "a fix without a plan": chain_report(4, loud=-1, tool="fix", verification=PROOF),
     "an error over a reference of zeros": compared_report(),
+    "nothing to bisect": bisected_report(WITHIN),
+    "a bisection that has run nothing": bisected_report(NOT_RUN),
+    "a bisection that is not complete": bisected_report(HALF_WAY),
+    "a second culprit that is not known": bisected_report(SECOND),
+    "a bisection without tolerance": bisected_report(replace(BISECTED, tolerance=0.0)),
 }
 
 
@@ -416,6 +490,43 @@ def test_a_click_on_a_fault_selects_its_value(open_page):
     assert title(page).startswith("linear_2")
 
 
+def test_a_page_of_a_bisection_opens_with_the_culprit(open_page):
+    page = open_page(bisected_report())
+    assert title(page).startswith("linear_2")
+
+
+def test_a_culprit_its_values_and_the_runs_select_what_the_explorer_shows(open_page):
+    page = open_page(bisected_report())
+    culprit = page.locator(".culprit")
+    culprit.get_by_role("button", name="relu_1").click()
+    assert title(page).startswith("relu_1")
+    page.locator(".runs").get_by_role("button", name="relu_2").focus()
+    page.keyboard.press("Enter")
+    assert title(page).startswith("relu_2")
+    culprit.get_by_role("heading").get_by_role("button").press("Enter")
+    assert page.locator("tr[aria-selected=true] td").first.inner_text() == "linear_2"
+    assert page.get_by_role("button", name="cast_back").count() == 0
+
+
+def test_the_strips_show_what_is_left(open_page):
+    page = open_page(bisected_report())
+    boxes = [box.bounding_box() for box in page.locator(".runs rect.left").all()]
+    widths = [box["width"] for box in boxes]
+    assert [round(8 * width / widths[0]) for width in widths] == [8, 4, 2, 1]
+    assert all(a["x"] <= b["x"] for a, b in pairwise(boxes))
+    bad = page.locator(".runs circle.bad")
+    assert [float(c.get_attribute("opacity")) for c in bad.all()] == [1.0, 0.74, 1.0]
+    assert page.locator(".runs circle.good").count() == 2
+
+
+def test_the_strips_follow_the_theme(open_page):
+    page = open_page(bisected_report())
+    fill = "getComputedStyle(document.querySelector('.strip .tried')).fill"
+    light = page.evaluate(fill)
+    page.locator("#theme").click()
+    assert page.evaluate(fill) != light
+
+
 def test_the_details_say_why_an_exponent_was_chosen(open_page):
     page = open_page(fixed_report())
     assert "needs exponent 4 or more" in page.locator("#details").inner_text()
@@ -461,8 +572,9 @@ def test_five_thousand_values_stay_usable(open_page):
 
 
 @pytest.mark.parametrize("width", [400, 900, 1800])
-def test_nothing_sticks_out_at_the_side(open_page, width):
-    page = open_page(fixed_report(), width=width)
+@pytest.mark.parametrize("report", [fixed_report, bisected_report])
+def test_nothing_sticks_out_at_the_side(open_page, report, width):
+    page = open_page(report(), width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

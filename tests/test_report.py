@@ -1,19 +1,25 @@
 """The report as a record: what was decided stays as it was, in JSON and when reports merge."""
 
 import json
+import sys
 from dataclasses import replace
+from math import inf
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import halfsafe
-from halfsafe import BadInput, Report
+from halfsafe import BadInput, Report, cli
+from halfsafe.bisecting.record import Bisection, Culprit, Shown, Trial
 from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.plan import Plan
 from halfsafe.ranges import Range
+from halfsafe.report.bisection import runs
 from halfsafe.report.data import Reason, Tie
 from halfsafe.report.explorer import explorer
+from halfsafe.report.model_explorer import node_data
 from halfsafe.report.reasons import equations_of, laws_of, reasons_of
 from tests.replicas import Net, RMSNorm, draws, scaled
 
@@ -150,3 +156,178 @@ def test_a_report_that_cannot_be_read_says_why(fixed, tmp_path, monkeypatch, cha
         json.dump({**fixed.to_json(), **change}, file)
     with pytest.raises(BadInput, match=said):
         Report.load("r.json")
+
+
+# A bisection
+
+
+class Times(nn.Module):
+    """x times a factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+MADE = Shown("mul", 1e6, 5e4, 3, 1, 8, 1e-3)
+CULPRIT = Culprit("mul", "aten.mul", "1", "net.py:5", 1e-3, inf, 1, since="mul",
+                  reason="stored as inf", makes=(MADE,), kept=("mul",))  # fmt: skip
+HALVED = Bisection(
+    engine="onnxruntime",
+    version="1.26",
+    metric="max_abs",
+    tolerance=1e-2,
+    operators=8,
+    error=inf,
+    mended=2e-3,
+    complete=True,
+    builds=6,
+    seconds=2.5,
+    culprits=(CULPRIT,),
+    trials=(
+        Trial(8, "sum", inf, 1, whole=True),
+        Trial(4, "relu", 1e-3, 1, known=True),
+        Trial(6, "tanh", 0.5, 0),
+        Trial(5, "mul", inf, 1, why="no kernel"),
+        Trial(10, "sum", 2e-3, 1, whole=True, kept=1),
+    ),
+    notes=("a note",),
+)
+NOT_RUN = replace(
+    HALVED,
+    mended=inf,
+    complete=False,
+    culprits=(
+        replace(CULPRIT, node="sum", since="linear", reason="time ran out", makes=(), kept=()),
+    ),
+    trials=(),
+)
+HALF_WAY = replace(NOT_RUN, trials=HALVED.trials[:2])
+SECOND = replace(NOT_RUN, culprits=(CULPRIT, *NOT_RUN.culprits), trials=HALVED.trials[:4])
+
+
+@pytest.fixture(scope="module")
+def bisected():
+    torch.manual_seed(0)
+    layers = [m for factor in (1.0, 1e6, 1.0) for m in (nn.Linear(8, 8), Times(factor))]
+    net = nn.Sequential(*layers, nn.LayerNorm(8)).eval()
+    return halfsafe.bisect(net, draws(4, 8), engine="torch", rank=2).report
+
+
+def test_a_bisection_comes_back_from_json(bisected, tmp_path):
+    assert bisected.bisection.error == bisected.bisection.alone[0].error == inf
+    for found in (bisected.bisection, HALVED, NOT_RUN):
+        report = replace(bisected, bisection=found)
+        report.save(tmp_path / "r.json")
+        assert Report.load(tmp_path / "r.json") == report
+
+
+def test_a_saved_bisection_becomes_a_page(bisected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    bisected.save("x.json")
+    monkeypatch.setattr(sys, "argv", ["halfsafe", "report", "x.json", "-o", "x.html"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    assert "is the first operator after which" in capsys.readouterr().out
+    bisected.html("again.html")
+    assert Path("x.html").read_text() == Path("again.html").read_text()
+
+
+def test_a_bisection_is_told_ahead_of_all_else(bisected):
+    lines = bisected.text().splitlines()
+    (culprit,) = bisected.bisection.culprits
+    assert lines[2].startswith("Bisection on torch (torch ")
+    assert lines[2].endswith("max_rel at most 0.01")
+    assert lines[3].startswith(f"{culprit.node} (aten.mul in 3) is the first operator")
+    said = " ".join(bisected.text().split())
+    for text in (
+        "test_report.py:",
+        f"error {culprit.before:.3g} ahead of it, inf with it, sample {culprit.sample}",
+        f"reads {culprit.reads[0].name} {culprit.reads[0].amax:.4g}",
+        f"{culprit.makes[0].nonfinite} inf or NaN of {culprit.makes[0].count}",
+        f"in FP32 instead: {', '.join(culprit.kept)}",
+        f"{bisected.bisection.builds} builds for 7 operators",
+        f"error with {len(culprit.kept)} operators in FP32 {bisected.bisection.mended:.3g}",
+        "Alone in FP16",
+    ):
+        assert text in said, text
+    assert said.index("Culprit 1") < said.index("Runs") < said.index("Faults")
+
+
+def test_the_interval_shrinks_run_by_run():
+    lefts = ["1 to 8", "5 to 8", "5 to 6", "5", "none"]
+    assert [run.left for run in runs(HALVED)] == lefts
+    assert [run.good for run in runs(HALVED)] == [False, True, False, False, True]
+    figures = ["inf", "0.001 (known)", "0.5", "inf (refused)", "0.002"]
+    assert [run.figure for run in runs(HALVED)] == figures
+
+
+def test_runs_after_the_end_let_one_culprit_go():
+    more = Trial(10, "sum", inf, 1, whole=True, kept=1)
+    *_, last = runs(replace(HALVED, trials=(*HALVED.trials, more)))
+    assert (last.what, last.left) == ("the whole network, one culprit fewer", "")
+
+
+def test_a_tolerance_that_was_raised_contradicts_no_interval():
+    """Beyond the first tolerance and within the last one: good, unless what follows says more."""
+    ahead = (HALVED.trials[0], Trial(6, "tanh", 5e-3, 0), Trial(3, "relu", 0.5, 0))
+    assert [run.left for run in runs(replace(HALVED, trials=ahead))] == [
+        "1 to 8",
+        "7 to 8",
+        "7 to 8",
+    ]
+
+
+WITHIN = replace(HALVED, error=1e-3, culprits=(), trials=(Trial(8, "sum", 1e-3, 0, whole=True),))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (WITHIN, "Within the tolerance on onnxruntime: nothing to bisect."),
+        (NOT_RUN, "Time ran out before the whole network had run on onnxruntime."),
+        (HALF_WAY, "before the culprit was known: it is one of those from linear to sum."),
+        (HALF_WAY, "not known: one of 4 operators, linear to sum"),
+        (HALF_WAY, "error 0.001 ahead of these, inf with all of them"),
+        (SECOND, "mul (aten.mul in 1) is the first operator after which outputs are beyond the "
+         "tolerance on onnxruntime; the search is not complete."),
+        (SECOND, "not known: linear to sum time ran out before the whole network with the culprits "
+         "so far in FP32 had run"),
+        (replace(HALVED, culprits=(CULPRIT, CULPRIT)), "; 1 more culprit once that is mended."),
+        (replace(HALVED, culprits=()),
+         "Beyond the tolerance on onnxruntime, and no culprit is known."),
+        (HALVED, "error with 1 operator in FP32 0.002, within the tolerance"),
+        (replace(HALVED, trials=(HALVED.trials[0], replace(WITHIN.trials[0], error=2e-3))),
+         "error as the planner mends it 0.002, within the tolerance"),
+        (HALVED, "6 builds for 8 operators, 2.5 s, 1 run known from before"),
+        (HALVED, "note: a note"),
+        (HALVED, "makes mul 1e+06 5e+04 0.001 3 inf or NaN, 1 zero of 8"),
+    ],
+)  # fmt: skip
+def test_a_bisection_claims_what_was_run_and_no_more(bisected, found, said):
+    report = replace(bisected, bisection=found)
+    assert said in " ".join(report.text().split())
+    assert report.safe == found.within
+
+
+def test_a_value_of_which_nothing_is_finite_has_no_error(bisected):
+    lost = replace(CULPRIT, makes=(replace(MADE, nonfinite=8, largest=0.0, error=0.0, zeros=0),))
+    text = replace(bisected, bisection=replace(HALVED, culprits=(lost,))).text()
+    assert "makes mul 1e+06 8 inf or NaN of 8" in " ".join(text.split())
+
+
+def test_faults_do_not_judge_the_outputs_of_a_bisection(bisected):
+    assert bisected.faults[0].outcome
+    assert f"outputs {bisected.faults[0].outcome}" not in bisected.text()
+
+
+def test_culprits_stand_out_in_model_explorer(bisected):
+    results = node_data(replace(bisected, faults=()))["graph"]["results"]
+    (culprit,) = bisected.bisection.culprits
+    assert [name for name, found in results.items() if "bgColor" in found] == [culprit.node]
+    unknown = replace(bisected, faults=(), bisection=HALF_WAY)
+    assert not any("bgColor" in found for found in node_data(unknown)["graph"]["results"].values())

@@ -93,7 +93,9 @@ class Record:
 
     @property
     def safe(self) -> bool:
-        """Of a fix: the proof holds. Otherwise: no fault harms an output, and no output is wrong.
+        """Of a fix: the proof holds. Of a bisection: the network is within the tolerance.
+
+        Otherwise: no fault harms an output, and no output is wrong.
 
         A latent overflow is a warning, no fault. What a plan leaves unresolved counts if the proof
         finds that it harms an output.
@@ -105,6 +107,8 @@ class Record:
         """The verdict: safe, not safe, or as good as FP16 can be and still of no use."""
         if self.verification is not None:
             return self.verification.answer
+        if self.bisection is not None:
+            return Answer.SAFE if self.bisection.within else Answer.NOT_SAFE
         if any(fault.harms for fault in self.faults):
             return Answer.NOT_SAFE
         judged = [answer for _, answer, _ in judge(self.findings, TOLERANCE)]

@@ -17,8 +17,10 @@ from typing import Any
 
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
+from halfsafe.report import bisection_html
 from halfsafe.report.data import Record, ValueReport
 from halfsafe.report.explorer import explorer
+from halfsafe.report.grammar import counted, sentence
 from halfsafe.report.markup import (
     SHOWN,
     Markup,
@@ -30,11 +32,9 @@ from halfsafe.report.markup import (
     tag,
 )
 from halfsafe.report.words import (
-    counted,
     error,
     places,
     proved_on,
-    sentence,
     short,
     verdict,
     worst_first,
@@ -52,6 +52,7 @@ def render(report: Record) -> str:
         style=_asset("report.css"),
         header=_header(report),
         numbers=_numbers(report),
+        bisection=bisection_html.section(report),
         faults=_faults(report),
         plan=_plan(report),
         proof=_proof(report),
@@ -91,6 +92,13 @@ def _header(report: Record) -> Markup:
 
 def _numbers(report: Record) -> Markup:
     """The four figures that say most."""
+    figures = _figures(report)
+    return tag("ul", *(number(*figure) for figure in figures), class_="numbers")
+
+
+def _figures(report: Record) -> list[tuple[str, str, str]]:
+    if report.bisection is not None:
+        return bisection_html.numbers_of(report.bisection)
     kinds = Counter(fault.kind for fault in report.faults)
     worst_first = sorted(kinds, key=lambda kind: kind.severity)
     faults = (
@@ -100,7 +108,7 @@ def _numbers(report: Record) -> Markup:
     )
     proof = report.verification
     rest = _numbers_of_fix(report, proof) if proof else _numbers_of_measuring(report)
-    return tag("ul", *(number(*figure) for figure in (faults, *rest)), class_="numbers")
+    return [faults, *rest]
 
 
 def _numbers_of_fix(report: Record, proof: Verification) -> list[tuple[str, str, str]]:
@@ -206,7 +214,7 @@ def _fault_figures(report: Record, fault: Fault) -> Iterable[str]:
         yield f"{counted(fault.excess, 'bit')} {sides.get(fault.kind, 'beyond')}"
     if value and value.kind != Kind.CONSTANT:
         yield f"sample {fault.sample}"
-    if fault.outcome:
+    if fault.outcome and not report.bisection:  # which has another measure of outputs
         yield f"outputs {fault.outcome}"
     if fault.value in report.values and (exponent := report.values[fault.value].exponent):
         yield f"stored at exponent {exponent}"

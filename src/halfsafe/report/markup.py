@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from halfsafe.report.words import counted
+from halfsafe.report.grammar import counted
 
 SHOWN = 6
 """Lines of a long list that are seen without unfolding it."""

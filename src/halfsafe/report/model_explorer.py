@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from halfsafe.report.bisection import is_open
 from halfsafe.report.data import Record
 
 GRAPH = "graph"
@@ -20,11 +21,13 @@ _FAULT = {"bgColor": "#a50f15", "textColor": "#ffffff"}
 
 
 def node_data(report: Record) -> dict[str, Any]:
-    """The least headroom of each operator's outputs in bits, by node; producers stand out.
+    """The least headroom of each operator's outputs in bits, by node; who is to blame stands out.
 
     The format is that of model_explorer.node_data_builder.ModelNodeData.
     """
     at_fault = {fault.value for fault in report.faults}
+    culprits = report.bisection.culprits if report.bisection else ()
+    to_blame = {culprit.node for culprit in culprits if not is_open(culprit)}
     headroom = {
         name: value.range.headroom()
         for name, value in report.values.items()
@@ -34,7 +37,8 @@ def node_data(report: Record) -> dict[str, Any]:
     for node in report.graph.nodes:
         known = [o for o in node.outputs if o in headroom]
         if known:
-            style = _FAULT if at_fault & set(known) else {}
+            stands_out = node.name in to_blame or at_fault & set(known)
+            style = _FAULT if stands_out else {}
             results[node.name] = {"value": min(headroom[o] for o in known), **style}
     name = "halfsafe: headroom in FP16 (bits)"
     return {GRAPH: {"name": name, "results": results, "thresholds": _THRESHOLDS}}

@@ -12,6 +12,7 @@ from rich.text import Text
 from halfsafe.deviation import Comparison
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Kind
+from halfsafe.report import bisection_text
 from halfsafe.report.data import Record
 from halfsafe.report.words import error, places, proved_on, short, tally, verdict, worst_first
 from halfsafe.verdict import Answer, Verification
@@ -34,6 +35,7 @@ def renderable(report: Record) -> RenderableType:
     unit = "module calls" if report.tool == "watch" else "operators"
     title = f"{report.model}: {len(report.graph.nodes)} {unit}, {report.samples} sample{plural}"
     parts: list[RenderableType] = [Text(title, style="bold"), *_notes(report), Text()]
+    parts += bisection_text.parts_of(report.bisection) if report.bisection else ()
     parts += _faults(report)
     if report.verification is None:
         return Group(*parts, *_ranges(report), _verdict(report))
@@ -77,7 +79,7 @@ def _fault(report: Record, fault: Fault) -> list[RenderableType]:
     outside = f", {bits} {_BEYOND.get(fault.kind, 'outside')}" if fault.excess else ""
     size = f"amax {fault.amax:.3g}{outside}"
     head = Text.assemble((f"{fault.kind}", _STYLE.get(fault.kind, "yellow")), f"  {size}")
-    if fault.outcome:
+    if fault.outcome and not report.bisection:  # which has another measure of outputs
         head.append(f", outputs {fault.outcome}", style="dim")
     producer = fault.value if fault.op in ("constant", "input") else f"{fault.op} {fault.value}"
     parts = [

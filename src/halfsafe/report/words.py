@@ -8,6 +8,7 @@ from math import inf
 
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph
+from halfsafe.report import bisection
 from halfsafe.report.data import Record, Tie
 from halfsafe.verdict import Answer, Verification
 
@@ -16,6 +17,8 @@ def verdict(report: Record) -> str:
     """The conclusion, in one sentence."""
     if report.verification is not None:
         return conclusion(report.verification)
+    if report.bisection is not None:
+        return bisection.verdict(report.bisection)
     if report.safe:
         latent = sum(fault.kind == FaultKind.LATENT for fault in report.faults)
         rest = len(report.faults) - latent
@@ -88,21 +91,3 @@ def error(error: float, nonfinite: int) -> str:
     if error < inf:
         return f"error {error:.2e}"
     return f"{nonfinite:,} nonfinite outputs" if nonfinite else "nonfinite"
-
-
-def counted(number: int, singular: str, plural: str = "") -> str:
-    """A number and its noun.
-
-    >>> counted(1, "fault"), counted(1200, "fault")
-    ('1 fault', '1,200 faults')
-    """
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
-def sentence(text: str) -> str:
-    """With a capital and a full stop.
-
-    >>> sentence("what broke")
-    'What broke.'
-    """
-    return f"{text[0].upper()}{text[1:]}."

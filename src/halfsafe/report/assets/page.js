@@ -49,12 +49,13 @@ function setUpTheme() {
   apply();
 }
 
-function setUpFaults() {
+/** Faults, culprits and runs select a value: a fault wherever it is clicked. */
+function setUpLinks() {
   const index = new Map(names.map((name, i) => [name, i]));
-  for (const item of document.querySelectorAll(".fault")) {
-    const i = index.get(item.querySelector("button").dataset.value);
+  for (const button of document.querySelectorAll("main button[data-value]")) {
+    const i = index.get(button.dataset.value);
     if (i === undefined) continue;
-    item.addEventListener("click", () => {
+    (button.closest(".fault") ?? button).addEventListener("click", () => {
       if (String(getSelection())) return;
       select(i);
       document.getElementById("explorer").scrollIntoView({ behavior: "smooth" });
@@ -62,9 +63,9 @@ function setUpFaults() {
   }
 }
 
-/** The value that the page opens with: the worst fault, or the one with the least headroom. */
+/** The value that the page opens with: of the culprit or the worst fault, or the one with the least headroom. */
 function mostTelling() {
-  const worst = document.querySelector(".fault button")?.dataset.value;
+  const worst = document.querySelector(".culprit h3 button, .fault button")?.dataset.value;
   const rooms = names.map((_, i) =>
     values.bounded[i] ? (values.headroom[i] ?? Infinity) : Infinity,
   );
@@ -78,7 +79,7 @@ onlyFaults.addEventListener("change", filterRows);
 scroller.addEventListener("scroll", () => requestAnimationFrame(showRows));
 state.selected = mostTelling();
 setUpView();
-setUpFaults();
+setUpLinks();
 setUpTheme();
 filterRows();
 reveal(state.selected);
