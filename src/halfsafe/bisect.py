@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from halfsafe.bisecting.cuts import Cuts
-from halfsafe.bisecting.hunt import Hunt, Planner
+from halfsafe.bisecting.hunt import USUAL, Hunt, Planner
 from halfsafe.bisecting.memory import Memory, digest_of
 from halfsafe.bisecting.ranking import ranked
 from halfsafe.bisecting.record import Alone, Bisection, Culprit
@@ -37,9 +37,6 @@ from halfsafe.samples import Call, Samples
 from halfsafe.source import Arrays, Progress, Source
 from halfsafe.verdict import Metric, metric_of
 from halfsafe.windows import Limits
-
-USUAL = 1e-2
-"""The tolerance where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from halfsafe.bisecting.trials import Bench
 from halfsafe.deviation import deviation, largest_difference
 from halfsafe.faults import Fault
 from halfsafe.formats import FLOAT16, FLOAT32
-from halfsafe.graph import Graph, Kind, Node
 from halfsafe.rules import traits_of
 from halfsafe.samples import Call
 
@@ -24,45 +23,37 @@ SAME = 2.0**-8
 
 @dataclass(frozen=True)
 class Seen:
-    """What an operator reads and makes on the engine, and in FP32."""
+    """What an operator reads and makes on the engine, and what both are in FP32."""
 
     reads: Values
     makes: Values
     known: Values
 
-    def shown(self, names: Sequence[str]) -> tuple[Shown, ...]:
-        """Floating values that the engine has shown, beside FP32."""
-        there = {**self.reads, **self.makes}
-        return tuple(
-            shown(name, np.asarray(there[name]), np.asarray(self.known[name]))
-            for name in names
-            if name in there and np.asarray(self.known[name]).dtype.kind == "f"
-        )
+    def of(self, there: Values) -> tuple[Shown, ...]:
+        """The floating ones among some values of the engine, beside FP32."""
+        arrays = ((name, np.asarray(x), np.asarray(self.known[name])) for name, x in there.items())
+        return tuple(_shown(name, x, known) for name, x, known in arrays if known.dtype.kind == "f")
 
 
-def seen(bench: Bench, node: Node, place: int, call: Call) -> Seen:
-    """From what the trials around an operator have handed over: no run of the engine is needed.
+def seen(bench: Bench, place: int, call: Call) -> Seen:
+    """From what the trials around the last of so many steps have handed over: nothing is run there.
 
     Inputs of the network are as the sample has them; what was not handed over is left out.
     """
-    graph = bench.network.graph
-    ahead = {**_inputs(bench, node, call), **bench.seen.get(place - 1, {})}
+    graph, reads, makes = bench.network.graph, bench.cuts.reads(place), bench.cuts.makes(place)
+    given = {v: x for v, x in bench.network.given(call).items() if v in reads}
+    ahead = {**given, **bench.seen.get(place - 1, {})}
     behind = bench.seen.get(place, {})
-    computed = [v for v in (*node.inputs.values(), *node.outputs) if v in graph.producers]
-    computed = list(dict.fromkeys(computed))
+    computed = [v for v in (*reads, *makes) if v in graph.producers]
     values = bench.network.extract(None, computed).evaluate(call, FLOAT32)
-    known = {**_inputs(bench, node, call), **dict(zip(computed, values, strict=True))}
-    reads = {v: ahead[v] for v in node.inputs.values() if v in ahead}
-    return Seen(reads, {v: behind[v] for v in node.outputs if v in behind}, known)
+    return Seen(
+        {v: ahead[v] for v in reads if v in ahead},
+        {v: behind[v] for v in makes if v in behind},
+        {**given, **dict(zip(computed, values, strict=True))},
+    )
 
 
-def _inputs(bench: Bench, node: Node, call: Call) -> Values:
-    graph, given = bench.network.graph, bench.network.given(call)
-    return {v: given[v] for v in node.inputs.values() if v in graph.inputs}
-
-
-def shown(name: str, there: Any, known: Any) -> Shown:
-    """One value on the engine beside FP32, arrays of one shape."""
+def _shown(name: str, there: Any, known: Any) -> Shown:
     finite = np.isfinite(known)
     good = finite & np.isfinite(there)
     apart = deviation(np.asarray(there, np.float64), np.asarray(known, np.float64))
@@ -77,41 +68,35 @@ def shown(name: str, there: Any, known: Any) -> Shown:
     )
 
 
-def agrees(bench: Bench, node: Node, found: Seen) -> bool | None:
+def agrees(bench: Bench, place: int, found: Seen) -> bool | None:
     """Whether strict evaluation makes of the engine's own operands what the engine makes of them.
 
     None where these were not all handed over.
     """
-    graph = bench.network.graph
-    wanted = [v for v in dict.fromkeys(node.inputs.values()) if _is_computed(graph, v)]
-    if not (found.reads.keys() >= set(wanted) and found.makes.keys() >= set(node.outputs)):
+    reads, makes = bench.cuts.reads(place), bench.cuts.makes(place)
+    if not (reads and found.reads.keys() >= set(reads) and found.makes.keys() >= set(makes)):
         return None
-    part = bench.network.extract(wanted, node.outputs)
-    made = part.evaluate(bench.network.arguments({v: found.reads[v] for v in wanted}), FLOAT16)
-    there = [np.asarray(found.makes[v]) for v in node.outputs]
-    return all(
-        np.array_equal(np.isfinite(a), np.isfinite(b)) and _near(a, b)
-        for a, b in zip(made, there, strict=True)
-    )
+    part = bench.network.extract(reads, makes)
+    made = part.evaluate(bench.network.arguments(found.reads), FLOAT16)
+    return all(_alike(a, np.asarray(found.makes[v])) for a, v in zip(made, makes, strict=True))
 
 
-def _near(a: Any, b: Any) -> bool:
-    finite = np.isfinite(a)
-    return largest_difference([b[finite]], [a[finite]]) <= SAME
+def _alike(strict: Any, there: Any) -> bool:
+    finite = np.isfinite(strict)
+    if not np.array_equal(finite, np.isfinite(there)):
+        return False
+    return largest_difference([there[finite]], [strict[finite]]) <= SAME
 
 
-def _is_computed(graph: Graph, value: str) -> bool:
-    return graph.values[value].kind in (Kind.INPUT, Kind.ACTIVATION)
-
-
-def reason(bench: Bench, node: Node, found: Seen, faults: Sequence[Fault]) -> str:
+def reason(bench: Bench, place: int, found: Seen, faults: Sequence[Fault]) -> str:
     """Why the outputs leave the tolerance behind an operator, as far as it is known."""
     graph = bench.network.graph
-    if agrees(bench, node, found) is not False:
+    node = graph.by_name[bench.cuts.operator(place)]
+    if agrees(bench, place, found) is not False:
         near = [f for f in faults if f.value in {*node.inputs.values(), *node.outputs}]
         told = "; ".join(f"{graph.describe(f.value)}: {f.kind.meaning}" for f in near[:2])
         return told or _by_values(found)
-    largest = _largest(found, node)
+    largest = _largest(found)
     if traits_of(node).relative and largest**2 > FLOAT16.max:
         return (
             f"the engine stores squares of up to {largest**2:.3g} inside of {node.op}: a norm in "
@@ -123,16 +108,16 @@ def reason(bench: Bench, node: Node, found: Seen, faults: Sequence[Fault]) -> st
     )
 
 
-def _largest(found: Seen, node: Node) -> float:
+def _largest(found: Seen) -> float:
     """The largest magnitude among the operands that the engine has shown."""
-    arrays = (np.asarray(found.reads[v]) for v in node.inputs.values() if v in found.reads)
+    arrays = map(np.asarray, found.reads.values())
     finite = (np.abs(x[np.isfinite(x)]) for x in arrays if x.dtype.kind == "f")
     return max((float(x.max(initial=0.0)) for x in finite), default=0.0)
 
 
 def _by_values(found: Seen) -> str:
     """From the values alone, where no range tells."""
-    for each in found.shown(list(found.makes)):
+    for each in found.of(found.makes):
         if each.nonfinite:
             return f"{each.nonfinite} entries of {each.name} are inf or NaN, amax {each.amax:.4g}"
         if each.zeros:

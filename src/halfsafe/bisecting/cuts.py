@@ -53,6 +53,19 @@ class Cuts:
             tuple(name for name in shown if name not in ahead),
         )
 
+    def reads(self, place: int) -> list[str]:
+        """Inputs and computed values that the last step of the first part reads."""
+        nodes = [self.graph.by_name[name] for name in self.steps[place - 1]]
+        read = dict.fromkeys(value for node in nodes for value in node.inputs.values())
+        return [v for v in read if self._made.get(v, -1) < place - 1 and self._varies(v)]
+
+    def makes(self, place: int) -> list[str]:
+        """What the last step of the first part makes, for others to read."""
+        return [v for v in self.at(place).handed if self._made[v] == place - 1]
+
+    def _varies(self, value: str) -> bool:
+        return self.graph.values[value].kind in (Kind.INPUT, Kind.ACTIVATION)
+
     def operator(self, place: int) -> str:
         """The node that is the last of the first part; of an operator with bodies, itself."""
         return self.steps[place - 1][-1]

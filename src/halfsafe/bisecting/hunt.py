@@ -29,6 +29,9 @@ MOST = 16
 SUSPECTS = 16
 """Faults of an inspection that strict evaluation is asked about."""
 
+USUAL = 1e-2
+"""The tolerance where none is given."""
+
 GROWS = 2.0
 """Times the error ahead of an operator from which on it is that operator's own."""
 
@@ -60,15 +63,12 @@ class Hunt:
         self.log.expected = trials_for(bench.cuts.last) + 2
         try:
             self.error = self.mended = bench.whole().error
-            if self.adapts and self.error > self.question.tolerance:
-                self._adapt()
-                bench = self.bench(self.source)
             for _ in range(2 * MOST):
                 if self.mended <= self.question.tolerance:
                     self._prune()
                     self.complete = True
                     return
-                following = self._next(bench)
+                following = self._next(bench) or self._eased()
                 if following is None:
                     return
                 bench = following
@@ -78,14 +78,22 @@ class Hunt:
         except OutOfTime:
             self._stop(bench)
 
-    def _adapt(self) -> None:
-        """Takes a larger tolerance where any rounding is beyond it, and FP16 is far beyond that."""
-        floor = self._floor()
-        if self.question.tolerance < 2 * floor < 2 * self.error / WRONG:
-            self.question = replace(self.question, tolerance=2 * floor)
-            self.notes.append(
-                f"the tolerance is {2 * floor:.3g}, twice what 11 bits at any exponent are off"
-            )
+    def _eased(self) -> Bench | None:
+        """All anew with a larger tolerance, where any rounding is beyond it, and FP16 far more so.
+
+        None where the user has chosen the tolerance, or no larger one would tell more.
+        """
+        floor = self._floor() if self.adapts and not self.closed else 0.0
+        if not self.question.tolerance < 2 * floor < 2 * self.error / WRONG:
+            return None
+        self.question = replace(self.question, tolerance=2 * floor)
+        self.adapts, self.closed = False, True
+        self.culprits.clear()
+        self.notes[:] = [
+            f"any rounding is beyond a tolerance of {USUAL:g}: it is {2 * floor:.3g} instead, "
+            "twice what 11 bits at any exponent cost"
+        ]
+        return self.bench(self.source)
 
     def _floor(self) -> float:
         """The error at 11 bits and any exponent, the best that FP16 can do."""
@@ -133,9 +141,9 @@ class Hunt:
         at = bench.at(place)
         before = bench.at(place - 1).error if place > 1 else 0.0
         call = self._sample(bench.worst)
-        found = seen(bench, node, place, call)
+        found = seen(bench, place, call)
         why = f"the engine refuses: {at.why}" if at.why else self._adds_up(before, at.error)
-        why = why or reason(bench, node, found, self.faults)
+        why = why or reason(bench, place, found, self.faults)
         self._tell(bench, place, predicted, node)
         return Culprit(
             node=node.name,
@@ -148,8 +156,8 @@ class Hunt:
             since=node.name,
             reason=why,
             predicted=predicted == place,
-            reads=found.shown(list(node.inputs.values())),
-            makes=found.shown(node.outputs),
+            reads=found.of(found.reads),
+            makes=found.of(found.makes),
         )
 
     def _adds_up(self, before: float, after: float) -> str:
@@ -181,12 +189,14 @@ class Hunt:
         strict = Bench(
             bench.network, Strict(), self.question, self.log, bench.kept, bench.worst, counts=False
         )
+        low = 0
         for place in self._suspects(bench)[:SUSPECTS]:
-            if strict.is_bad(place) and (place == 1 or not strict.is_bad(place - 1)):
-                return place
+            if strict.is_bad(place):
+                return first_bad(low, place, strict.is_bad, cuts.cost, (place,))
+            low = place
         if strict.whole().error <= self.question.tolerance:
             return None
-        return first_bad(0, cuts.last, strict.is_bad, cuts.cost)
+        return first_bad(low, cuts.last, strict.is_bad, cuts.cost)
 
     def _suspects(self, bench: Bench) -> list[int]:
         """Places right behind operators at which an inspection has found faults."""
@@ -202,7 +212,8 @@ class Hunt:
 
     def _in_float32(self) -> Bench | None:
         """The network with the culprits in FP32; None where that is no remedy."""
-        if not self.closed or len(self.kept) > max(SMALL, SHARE * len(self.source.graph.nodes)):
+        self.closed &= len(self.kept) <= max(SMALL, SHARE * len(self.source.graph.nodes))
+        if not self.closed:
             self.notes.append(self._everywhere())
             return None
         try:
