@@ -324,7 +324,7 @@ class Attention(nn.Module):
 
 def test_dropout_that_is_off_draws_nothing():
     _, call = opened(net(), samples())
-    call = Call(tuple(x[None] for x in call.args), {})
+    call = Call(tuple(x[None, None] for x in call.args), {})
     (found,) = engine_of("onnxruntime").build(HalfModule(Attention())).run(call)
     assert np.allclose(found, Attention()(*call.args), rtol=2e-3, atol=0.2)
 
