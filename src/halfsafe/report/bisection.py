@@ -46,10 +46,6 @@ class Run:
         return f"{self.trial.error:.3g}{' (refused)' if self.trial.why else known}"
 
 
-MENDED = "as the planner mends it"
-FEWER = "one culprit fewer"
-
-
 def runs(found: Bisection) -> Iterator[Run]:
     """All trials with the interval as it shrinks. The network uncut begins with all its steps.
 
@@ -62,9 +58,9 @@ def runs(found: Bisection) -> Iterator[Run]:
         if trial.whole:
             settled = settled and trial.kept > 0
             if not trial.kept and trial.error != found.error:
-                how = MENDED
+                how = "mended"
             elif settled:
-                how = FEWER
+                how = "one culprit fewer"
             low, steps = 0, trial.place
             high = 0 if good or settled else steps
             settled = settled or good
@@ -117,7 +113,7 @@ def mended(found: Bisection) -> tuple[str, str]:
     if not good:
         return "", ""
     *_, last = good
-    how = in_float32(last.trial.kept) if last.trial.kept else MENDED
+    how = in_float32(last.trial.kept) if last.trial.kept else "as the planner mends it"
     return how, f"{last.trial.error:.3g}"
 
 

@@ -46,7 +46,7 @@ def _number_mended(found: Bisection) -> Iterable[tuple[str, str, str]]:
     if how:
         yield error, f"error {how}", "within the tolerance"
     elif not found.within:
-        yield "none", "network within the tolerance", "with culprits in FP32 or without"
+        yield "none", "network found within the tolerance", "of those that have run"
 
 
 def section(report: Record) -> Markup:
@@ -97,6 +97,8 @@ def _shown(report: Record, role: str, value: Shown) -> Iterable[Markup]:
 
 def _runs(report: Record, found: Bisection) -> Markup:
     """A run a row, each with a strip of all operators."""
+    if not found.trials:
+        return Markup("")
     legend = (
         ("tried", "in FP16 on the engine"),
         ("left", "left after the run"),

@@ -47,9 +47,10 @@ def parts_of(found: Bisection) -> Iterator[RenderableType]:
         yield Text()
         yield Text.assemble((f"Culprit {number}", "bold red"), f"  {heading(found, culprit)}")
         yield from (Padding(part, (0, 0, 0, 2)) for part in _culprit(found, culprit))
-    yield Text()
-    yield Text(f"Runs, and which of {found.operators} operators are left", style="bold")
-    yield _runs(found)
+    if found.trials:
+        yield Text()
+        yield Text(f"Runs, and which of {found.operators} operators are left", style="bold")
+        yield _runs(found)
     if found.alone:
         yield Text()
         yield Text("Alone in FP16, all others in FP32, the worst first", style="bold")
