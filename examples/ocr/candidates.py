@@ -64,8 +64,12 @@ def _converted(module: Any, model: onnx.ModelProto, **options: Any) -> onnx.Mode
 
 
 def strict(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:
-    """Outputs of an FP16 file, every value rounded as it is stored. No code of halfsafe runs."""
-    return judge.fed(judge.session(judge.Strict(model, "own").model), feeds)
+    """Outputs of an FP16 file, or of an FP32 file as though it were one: each value is rounded.
+
+    No code of halfsafe runs.
+    """
+    mode: judge.Mode = "own" if judge.has_half(model) else "half"
+    return judge.fed(judge.session(judge.Strict(model, mode).model), feeds)
 
 
 def whole(model: onnx.ModelProto, feeds: Feeds) -> list[Array]:

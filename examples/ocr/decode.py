@@ -51,7 +51,7 @@ def overlap(a: Array, b: Array) -> float:
     """Text pixels of both maps over those of either; 1.0 for the same mask."""
     here, there = a > THRESHOLD, b > THRESHOLD
     either = np.count_nonzero(here | there)
-    return np.count_nonzero(here & there) / either if either else 1.0
+    return float(np.count_nonzero(here & there) / either) if either else 1.0
 
 
 def matched(boxes: list[Box], among: list[Box]) -> int:
