@@ -15,7 +15,9 @@ from halfsafe.bisecting.cuts import Cuts
 from halfsafe.bisecting.record import Bisection
 from halfsafe.bisecting.remainder import Remainder
 from halfsafe.bisecting.search import first_bad, trials_for
+from halfsafe.bisecting.trials import Log
 from halfsafe.engines import HALF, engine_of
+from halfsafe.engines.profile import Profile
 from halfsafe.engines.strict import Strict
 from halfsafe.formats import FLOAT32
 from halfsafe.frontends import open_model
@@ -402,9 +404,33 @@ def test_an_interrupted_bisection_goes_on(tmp_path):
     assert rest.builds == len(found.bisection.trials) - 4
 
 
-def test_time_is_over_and_the_interval_is_told():
-    found = halfsafe.bisect(net((3, StoredInside())), inputs(), "torch", time_limit=1e-6)
-    assert found is None or not found.bisection.complete
+def test_time_is_over_and_the_interval_is_told(monkeypatch):
+    slow, model = Counting(), net((3, StoredInside()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "seconds", property(lambda log: float(slow.builds)))
+        found = halfsafe.bisect(model, inputs(), slow, time_limit=3.5)
+    assert slow.builds == 4
+    assert not found.bisection.complete
+    assert found.since != found.node
+    assert found.before <= 1e-2 < found.after
+    names = [node.name for node in found.report.graph.nodes]
+    assert names.index(found.since) < names.index("energy") <= names.index(found.node)
+    assert any("the culprit is one of the operators" in n for n in found.bisection.notes)
+
+
+def test_without_time_for_one_run_there_is_no_answer():
+    with pytest.raises(BadInput, match="before the network ran once"):
+        halfsafe.bisect(net(), inputs(), "torch", time_limit=0.0)
+
+
+def test_the_planner_and_a_cache_go_together(tmp_path):
+    """What was run of the network as it was is not taken for the planner's."""
+    model = net((1, Scaled(2.0**20)), (3, Scaled(2.0**20)))
+    first, second = (
+        halfsafe.bisect(model, inputs(), "torch", fix=True, cache=folder)
+        for folder in (None, tmp_path)
+    )
+    assert (first.node, first.others) == (second.node, second.others) == ("mul", ())
 
 
 def test_progress_tells_what_is_tried():
@@ -495,3 +521,65 @@ def test_a_wrong_suspect_costs_two_trials(suspect):
         found = first_bad(0, 100, lambda p: tried.append(p) or p >= place, abs, [suspect])  # noqa: B023
         assert found == place
         assert len(tried) <= trials_for(100) + 2
+
+
+# A profile of what kernels bear
+
+
+class Gain(nn.Module):
+    """A norm whose squares FP16 does not hold, behind a product that can be made smaller."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(16, 16)
+        with torch.no_grad():
+            self.up.weight *= 500.0
+
+    def forward(self, x):
+        return squared(self.up(x))
+
+
+@torch.library.custom_op("halfsafe_test::squared", mutates_args=())
+def squared(x: torch.Tensor) -> torch.Tensor:
+    """sqrt(mean(x^2)) of each row, the squares stored in x's own type."""
+    return torch.sqrt((x * x).mean(-1, keepdim=True)).expand_as(x).clone()
+
+
+@squared.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+def test_a_plan_reads_what_kernels_bear(tmp_path):
+    """The kernel is right up to 255, of which the square fits; the plan keeps its operand below."""
+
+    @halfsafe.register("halfsafe_test::squared")
+    def law(k):
+        return [k.out == k["x"]]
+
+    model, path = net((3, Gain())), tmp_path / "torch.json"
+    found = halfsafe.bisect(model, inputs(), "torch", profile=path)
+    assert found.op == "halfsafe_test.squared"
+    profile = Profile.load(path)
+    assert 16 < profile.inside["halfsafe_test.squared"] < 256
+    without = halfsafe.fix(model, inputs(), engine="torch").report
+    assert not without.safe
+    fixed = halfsafe.fix(model, inputs(), engine="torch", profile=path)
+    assert fixed.report.safe
+    assert not fixed.report.islands
+    assert not fixed.report.faults
+    assert any(
+        "torch bears operands of halfsafe_test.squared up to" in n for n in fixed.report.notes
+    )
+    (x,) = inputs(1)[0]
+    assert torch.equal(fixed.model(x), model(x))
+
+
+def test_a_profile_is_of_one_engine(tmp_path):
+    path = tmp_path / "p.json"
+    Profile(engine="tensorrt").save(path)
+    with pytest.raises(BadInput, match="is the profile of 'tensorrt', not of 'torch'"):
+        halfsafe.bisect(net((3, StoredInside())), inputs(), "torch", profile=path)
+    path.write_text("{}")
+    with pytest.raises(BadInput, match="is no profile of an engine"):
+        halfsafe.fix(net(), inputs(), profile=path)

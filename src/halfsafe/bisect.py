@@ -24,6 +24,7 @@ from halfsafe.bisecting.remainder import Remainder
 from halfsafe.bisecting.trials import Log, OutOfTime, Question
 from halfsafe.deviation import bit_equal
 from halfsafe.engines import Engine, engine_of, version_of
+from halfsafe.engines.profile import Profile
 from halfsafe.engines.strict import Strict
 from halfsafe.errors import BadInput
 from halfsafe.formats import FLOAT32
@@ -67,6 +68,7 @@ def bisect(
     tolerance: float | None = None,
     fix: bool = False,
     rank: int = 0,
+    profile: str | Path | None = None,
     dynamic_shapes: Any = None,
     cache: str | Path | None = None,
     time_limit: float = inf,
@@ -83,13 +85,15 @@ def bisect(
 
     Each culprit is kept in FP32 with what it harms, and the search goes on until the network uncut
     is within the tolerance; with `fix`, the planner mends the first one, and what is left is found.
-    `rank` single operators that hurt the most, all others in FP32, are in the report. Outcomes are
+    `rank` single operators that hurt the most, all others in FP32, are in the report. What the
+    engine's kernels bear is added to the file `profile`, which `halfsafe.fix` takes. Outcomes are
     kept in the folder `cache`, and not run again. After `time_limit` seconds the interval found so
     far is returned. Raises BadInput and CaptureError.
     """
-    report = bisected(model, samples, engine, metric=metric, tolerance=tolerance, fix=fix,
-                      rank=rank, dynamic_shapes=dynamic_shapes, cache=cache, time_limit=time_limit,
-                      progress=progress)  # fmt: skip
+    options = Options(
+        metric, tolerance, fix, rank, profile, dynamic_shapes, cache, time_limit, progress
+    )
+    report = bisected(model, samples, engine, options)
     found = report.bisection
     if found is None or not found.culprits:
         return None
@@ -98,45 +102,55 @@ def bisect(
     return Bisected(**fields, others=tuple(others), report=report)
 
 
-def bisected(
-    model: Any,
-    samples: Any,
-    engine: str | Engine,
-    *,
-    metric: str | Metric,
-    tolerance: float | None,
-    fix: bool,
-    rank: int,
-    dynamic_shapes: Any,
-    cache: str | Path | None,
-    time_limit: float,
-    progress: Progress,
-) -> Report:
+@dataclass(frozen=True)
+class Options:
+    """What `bisect` takes by name."""
+
+    metric: str | Metric = "max_rel"
+    tolerance: float | None = None
+    fix: bool = False
+    rank: int = 0
+    profile: str | Path | None = None
+    dynamic_shapes: Any = None
+    cache: str | Path | None = None
+    time_limit: float = inf
+    progress: Progress = lambda _: None
+
+
+def bisected(model: Any, samples: Any, engine: str | Engine, options: Options) -> Report:
     """The report on a bisection, whether or not there is a culprit; arguments as `bisect` has."""
-    runs_in, (name, judge) = engine_of(engine), metric_of(metric)
-    assert judge is not None
-    if tolerance is not None and not 0 <= tolerance < inf:
-        raise BadInput(f"tolerance is {tolerance}: give the largest value of '{name}' to accept")
-    supply = Samples(samples)
-    log = Log(progress, time_limit)
+    runs_in, question = engine_of(engine), _Question(options)
+    supply, progress = Samples(samples), options.progress
+    log = Log(progress, options.time_limit)
     progress("capturing")
-    source = open_model(model, supply.first, dynamic_shapes, supply.some)
+    source = open_model(model, supply.first, options.dynamic_shapes, supply.some)
     _check(source)
     report = observe(source, supply, progress, tool="bisect")
-    references = {call.number: _reference(source, call) for call in supply}
-    log.memory = Memory(_folder(cache), *_identity(source, supply, runs_in))
-    question = Question(supply, references, judge, USUAL if tolerance is None else tolerance)
-    _check_draws(source, question, supply.first)
-    planner = _planner(supply, progress) if fix else None
-    hunt = Hunt(source, runs_in, question, log, report.faults, planner, tolerance is None)
+    asked = question.of(source, supply)
+    _check_draws(source, asked, supply.first)
+    log.memory = Memory(_folder(options.cache), *_identity(source, supply, runs_in))
+    hunt = Hunt(source, runs_in, asked, log, report.faults)
+    hunt.adapts, hunt.measures = options.tolerance is None, options.profile is not None
+    hunt.planner = _planner(supply, progress) if options.fix else None
     hunt.run()
-    alone = _alone(hunt, rank)
-    return replace(report, bisection=Bisection(
-        engine=runs_in.name,
-        version=version_of(runs_in),
-        metric=name,
+    if not log.trials:
+        raise BadInput(
+            f"{options.time_limit:g} s were over before the network ran once on '{runs_in.name}': "
+            "give more"
+        )
+    if options.profile is not None:
+        _add_to(Path(options.profile), hunt)
+    return replace(report, bisection=_record(hunt, question.name, _alone(hunt, options.rank)))
+
+
+def _record(hunt: Hunt, metric: str, alone: tuple[Alone, ...]) -> Bisection:
+    log, engine = hunt.log, hunt.engine
+    return Bisection(
+        engine=engine.name,
+        version=version_of(engine),
+        metric=metric,
         tolerance=hunt.question.tolerance,
-        operators=len(source.graph.nodes),
+        operators=len(hunt.source.graph.nodes),
         error=hunt.error,
         mended=hunt.mended,
         complete=hunt.complete,
@@ -146,7 +160,25 @@ def bisected(
         trials=tuple(log.trials),
         alone=alone,
         notes=tuple(hunt.notes),
-    ))  # fmt: skip
+    )
+
+
+class _Question:
+    """The metric and the tolerance that the user has chosen. Raises BadInput."""
+
+    def __init__(self, options: Options) -> None:
+        self.name, metric = metric_of(options.metric)
+        self.tolerance = USUAL if options.tolerance is None else options.tolerance
+        if metric is None or not 0 <= self.tolerance < inf:
+            raise BadInput(
+                f"tolerance is {self.tolerance}: give the largest value of '{self.name}' to accept"
+            )
+        self.metric = metric
+
+    def of(self, source: Source, supply: Samples) -> Question:
+        """The same asked of a network's outputs on samples."""
+        references = {call.number: _reference(source, call) for call in supply}
+        return Question(supply, references, self.metric, self.tolerance)
 
 
 def _check(source: Source) -> None:
@@ -198,6 +230,16 @@ def _planner(supply: Samples, progress: Progress) -> Planner:
         return prepared.deployed(source)
 
     return planned
+
+
+def _add_to(path: Path, hunt: Hunt) -> None:
+    """Adds what the kernels of culprits bear to a profile, which is made where there is none."""
+    known = Profile.load(path) if path.exists() else hunt.engine.profile
+    name, version = hunt.engine.name, version_of(hunt.engine)
+    if known.engine not in ("", name):
+        raise BadInput(f"'{path}' is the profile of '{known.engine}', not of '{name}'")
+    found = Profile(known.stores, hunt.inside, name, version)
+    (found | known).save(path)
 
 
 def _alone(hunt: Hunt, rank: int) -> tuple[Alone, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from halfsafe.engines import Engine, engine_of
+from halfsafe.engines.profile import Profile, profile_of
 from halfsafe.errors import BadInput
 from halfsafe.frontends import open_model
 from halfsafe.mending import mended
@@ -78,6 +79,7 @@ def fix(
     metric: str | Metric | None = None,
     dynamic_shapes: Any = None,
     engine: str | Engine = "strict",
+    profile: str | Path | Profile | None = None,
     progress: Progress = lambda _: None,
 ) -> Fixed:
     """The same function, safe in half precision. The argument is never changed.
@@ -89,25 +91,30 @@ def fix(
     `tolerance` is the relative error of an output that is still of use, or, with a `metric`
     ("top-1", "cosine" or a callable of two lists of arrays), the largest value of that.
     `dynamic_shapes` goes to torch.export. `engine` chooses where FP16 is run for the proof:
-    in strict evaluation, or in a framework's own kernels (`halfsafe.engines.names()`). Raises
-    BadInput and CaptureError.
+    in strict evaluation, or in a framework's own kernels (`halfsafe.engines.names()`). A `profile`
+    that `halfsafe.bisect` has written tells what its operators bear. Raises BadInput and
+    CaptureError.
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
     standard, runs_in = Standard(tolerance, metric), engine_of(engine)
+    bears = runs_in.profile | profile_of(profile)
     supply = Samples(samples)
     progress("capturing")
     original = open_model(model, supply.first, dynamic_shapes, supply.some)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    preparation = Preparation(original, supply, Limits(headroom=headroom), progress)
+    preparation = Preparation(
+        original, supply, Limits(headroom=headroom, inside=bears.inside), progress
+    )
     prepared, proof = mended(original, preparation, supply, standard, runs_in, progress)
     exact, deployed = prepared.exact(original), prepared.deployed(original)
     delivery = exact.deliver(original, deployed, supply.first, dynamic_shapes)
     progress("running what is delivered")
     proof, notes = delivered(delivery, original, supply, proof)
+    notes += bears.words(node.op for node in original.graph.nodes)
     return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), delivery)
 
 

@@ -12,7 +12,7 @@ this ends.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from halfsafe import remedies, replacements
@@ -85,7 +85,8 @@ class Preparation:
         self._all = False
         ranges = original.measure(supply.measured(), progress) | original.constants()
         self.masks = replacements.sentinels(original.graph, ranges)
-        self.faults = tuple(find_faults(original.graph, ranges, limits))
+        faults = find_faults(original.graph, ranges, replace(limits, inside={}))
+        self.faults = tuple(faults)
         self._lowered = original
         if self.masks:
             self._lowered = original.apply(self.masks)

@@ -16,8 +16,8 @@ exponent: its span is too wide.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, field
+from math import ceil, inf, log2
 from typing import Literal
 
 from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
@@ -59,6 +59,7 @@ class Limits:
     grow over an unlimited exponent range before its exponent counts as too large; `comfort` is the
     growth that is not worth avoiding. A tensor that loses more than `loss` as it is may stay so
     (lifting it is a wish) up to the growth `ruin`, from which on it counts as an underflow.
+    `inside` gives, by operator, the largest magnitude of operands that its kernel bears.
     """
 
     format: FloatFormat = FLOAT16
@@ -66,6 +67,7 @@ class Limits:
     loss: float = 1.15
     comfort: float = 1.005
     ruin: float = 32.0
+    inside: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Window]:
@@ -96,9 +98,23 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
             everything |= needs
             eps = _epsilon(graph, use)
             found[use] = draw.exact if _saturates(graph, use) else draw.window(needs, eps)
-        if value.kind != Kind.CONSTANT:
-            found[name] = draw.window(everything)
+        if value.kind == Kind.CONSTANT:
+            continue
+        found[name] = draw.window(everything)
+        for use in graph.consumers[name]:
+            borne = _borne(graph, use, measured, limits)
+            found[use] &= borne
+            found[name] &= borne
     return found
+
+
+def _borne(graph: Graph, use: Use, measured: Range, limits: Limits) -> Window:
+    """What the kernel of an operator asks of what it computes from, beyond that it fits."""
+    limit = limits.inside.get(graph.by_name[use.node].op)
+    if limit is None or measured.amax <= limit:
+        return Window()
+    least = ceil(log2(measured.amax / limit))
+    return Window(low=least + limits.headroom, least=least)
 
 
 def _needs(graph: Graph, use: Use) -> set[Precision]:

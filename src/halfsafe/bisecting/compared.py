@@ -78,10 +78,11 @@ def agrees(bench: Bench, place: int, found: Seen) -> bool | None:
         return None
     part = bench.network.extract(reads, makes)
     made = part.evaluate(bench.network.arguments(found.reads), FLOAT16)
-    return all(_alike(a, np.asarray(found.makes[v])) for a, v in zip(made, makes, strict=True))
+    return all(alike(a, np.asarray(found.makes[v])) for a, v in zip(made, makes, strict=True))
 
 
-def _alike(strict: Any, there: Any) -> bool:
+def alike(strict: Any, there: Any) -> bool:
+    """Whether two results differ by no more than kernels may."""
     finite = np.isfinite(strict)
     if not np.array_equal(finite, np.isfinite(there)):
         return False

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from halfsafe.bisecting.compared import reason, seen
+from halfsafe.bisecting.compared import Seen, agrees, reason, seen
+from halfsafe.bisecting.inside import limit
 from halfsafe.bisecting.record import Culprit
 from halfsafe.bisecting.search import first_bad, trials_for
 from halfsafe.bisecting.spread import spread
@@ -56,6 +57,8 @@ class Hunt:
     mended: float = inf
     complete: bool = False
     closed: bool = True
+    measures: bool = False
+    inside: dict[str, float] = field(default_factory=dict[str, float])
 
     def run(self) -> None:
         """Finds all culprits, unless time runs out."""
@@ -100,16 +103,10 @@ class Hunt:
         calls = self.question.supply
         return max(self.question.error(c.number, self.source.evaluate(c, FLOOR)) for c in calls)
 
-    def bench(self, network: Source, kept: Sequence[str] = ()) -> Bench:
+    def bench(self, network: Source, kept: Sequence[str] = (), variant: str = "") -> Bench:
         """A network on the engine, the samples in the order that was the best so far."""
         worst = self.culprits[0].sample if self.culprits else 0
-        return Bench(network, self.engine, self.question, self.log, kept, worst)
-
-    @property
-    def kept(self) -> list[str]:
-        """All operators in FP32, in the graph's order."""
-        names = {name for culprit in self.culprits for name in culprit.kept}
-        return [node.name for node in self.source.graph.nodes if node.name in names]
+        return Bench(network, self.engine, self.question, self.log, kept, worst, variant=variant)
 
     def _next(self, bench: Bench) -> Bench | None:
         """Finds a culprit, and mends it; None where that cannot be done."""
@@ -124,8 +121,9 @@ class Hunt:
             self.culprits.append(self._culprit(bench, node, place, predicted))
             self._keep(bench, [node.name])
         if self.planner is not None and len(self.culprits) == 1:
-            return self.bench(self.planner(self.source))
-        return self._in_float32()
+            planned = self.planner(self.source)
+            return self.bench(planned, variant=planned.fingerprint())
+        return self._in_float32(self.culprits)
 
     def _known(self, graph: Graph, name: str) -> Node:
         """An operator of the network as it was given, in place of a Cast that keeping has added."""
@@ -142,6 +140,8 @@ class Hunt:
         before = bench.at(place - 1).error if place > 1 else 0.0
         call = self._sample(bench.worst)
         found = seen(bench, place, call)
+        if agrees(bench, place, found) is False:
+            self._measure(bench, node, place, found)
         why = f"the engine refuses: {at.why}" if at.why else self._adds_up(before, at.error)
         why = why or reason(bench, place, found, self.faults)
         self._tell(bench, place, predicted, node)
@@ -159,6 +159,15 @@ class Hunt:
             reads=found.of(found.reads),
             makes=found.of(found.makes),
         )
+
+    def _measure(self, bench: Bench, node: Node, place: int, found: Seen) -> None:
+        """How loud operands of an operator may be, of which the kernel is to blame."""
+        bound = limit(bench, place, found) if self.measures else None
+        if bound is not None:
+            self.inside[node.op] = min(bound, self.inside.get(node.op, bound))
+            self.notes.append(
+                f"{self.engine.name} computes {node.op} as FP32 does up to operands of {bound:.4g}"
+            )
 
     def _adds_up(self, before: float, after: float) -> str:
         if before * GROWS < after:
@@ -210,20 +219,22 @@ class Hunt:
         kept = {bench.cuts.place_of[name] + 1 for name in bench.kept}
         return sorted(places - kept)
 
-    def _in_float32(self) -> Bench | None:
-        """The network with the culprits in FP32; None where that is no remedy."""
-        self.closed &= len(self.kept) <= max(SMALL, SHARE * len(self.source.graph.nodes))
+    def _in_float32(self, culprits: Sequence[Culprit]) -> Bench | None:
+        """The network with culprits in FP32; None where that is no remedy."""
+        names = {name for culprit in culprits for name in culprit.kept}
+        kept = tuple(node.name for node in self.source.graph.nodes if node.name in names)
+        self.closed &= len(kept) <= max(SMALL, SHARE * len(self.source.graph.nodes))
         if not self.closed:
-            self.notes.append(self._everywhere())
+            self.notes.append(self._everywhere(len(kept)))
             return None
         try:
-            network = self.source.apply([Island(tuple(self.kept), "a culprit of a bisection")])
+            network = self.source.apply([Island(kept, "culprits of a bisection")])
         except EditError as error:
             self.notes.append(f"the last culprit cannot be kept in FP32: {error}")
             return None
-        return self.bench(network, self.kept)
+        return self.bench(network, kept)
 
-    def _everywhere(self) -> str:
+    def _everywhere(self, kept: int) -> str:
         """What to say where no few operators in FP32 bring the outputs into the tolerance."""
         floor = self._floor()
         if floor > self.question.tolerance:
@@ -231,7 +242,7 @@ class Hunt:
                 f"11 bits at any exponent, the best that FP16 can do, are {floor:.3g} off: below a "
                 "tolerance of that, one operator after the other is a culprit"
             )
-        return f"{len(self.kept)} operators and more would have to be in FP32: try halfsafe fix"
+        return f"{kept} operators and more would have to be in FP32: try halfsafe fix"
 
     def _widen(self, bench: Bench, node: Node) -> None:
         """What a kept operator hands on does not fit: those who read it are kept as well."""
@@ -250,31 +261,33 @@ class Hunt:
         if len(self.culprits) < 2 or self.planner is not None:
             return
         for culprit in list(self.culprits):
-            kept = self.culprits
-            self.culprits = [other for other in kept if other is not culprit]
-            bench = self._in_float32() if self.culprits else None
-            if bench is None or bench.whole().error > self.question.tolerance:
-                self.culprits = kept
-                continue
-            self.notes.append(
-                f"{culprit.node} spoils the outputs only where the network is cut behind it: "
-                f"uncut, {self.engine.name} does not store its result"
-            )
+            rest = [other for other in self.culprits if other is not culprit]
+            bench = self._in_float32(rest) if rest else None
+            error = inf if bench is None else bench.whole().error
+            if error <= self.question.tolerance:
+                self.culprits, self.mended = rest, error
+                self.notes.append(
+                    f"{culprit.node} spoils the outputs only where the network is cut behind it: "
+                    f"uncut, {self.engine.name} does not store its result"
+                )
 
     def _stop(self, bench: Bench) -> None:
         """Tells what is known when time is over: the interval that is left."""
-        low, high = bench.interval
-        since, node = (
-            self._known(bench.network.graph, bench.cuts.operator(p)) for p in (low + 1, high)
-        )
-        self.notes.append(
-            f"stopped after {self.log.seconds:.0f} s: {high - low} operators are left, from "
-            f"{since.name} to {node.name}; more time goes on from here if results are kept"
-        )
-        if self.error <= self.question.tolerance or self.mended <= self.question.tolerance:
+        spent = f"stopped after {self.log.seconds:.0f} s"
+        if not bench.ran:
+            self.notes.append(f"{spent}, before the network with all that was found ran once more")
             return
-        before, after = bench.error_at(low), bench.error_at(high)
+        if self.mended <= self.question.tolerance:
+            self.notes.append(f"{spent}, before it was seen whether all culprits are needed")
+            return
+        low, high = bench.interval
+        first, last = bench.cuts.operator(low + 1), bench.cuts.operator(high)
+        since, node = (self._known(bench.network.graph, name) for name in (first, last))
+        self.notes.append(
+            f"{spent}: the culprit is one of the operators {since.name} to {node.name}"
+        )
         place = node.name, node.op, node.module, node.line
+        before, after = bench.error_at(low), bench.error_at(high)
         why = "time ran out"
         self.culprits.append(Culprit(*place, before, after, bench.worst, since.name, why))
 

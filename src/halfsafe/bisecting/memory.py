@@ -37,10 +37,9 @@ class Memory:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def key(self, kept: Sequence[str], place: int | None) -> str:
-        """The name of a trial with some operators in FP32, of the whole network without a place."""
-        where = "whole" if place is None else str(place)
-        return f"{_digest(*sorted(kept))}-{where}" if kept else where
+    def key(self, variant: Sequence[str], place: int | None) -> str:
+        """The name of a trial of one variant of the network, of all of it without a place."""
+        return f"{_digest(*sorted(variant))}-{'whole' if place is None else place}"
 
     def get(self, key: str) -> Outcome | None:
         """What was found before; None where nothing was, or the file cannot be read."""

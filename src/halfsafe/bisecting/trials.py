@@ -79,7 +79,8 @@ class Log:
 class Bench:
     """One network on one engine. Each trial is run once, and its outcome is kept.
 
-    Operators that are `kept` are in FP32 in the network. `interval` are the last places that were
+    Operators that are `kept` are in FP32 in the network; a `variant` tells networks apart that
+    differ in more. `interval` are the last places that were
     good and bad, and `seen` what was handed over there on the `worst` sample, which runs first.
     """
 
@@ -90,6 +91,7 @@ class Bench:
     kept: Sequence[str] = ()
     worst: int = 0
     counts: bool = True
+    variant: str = ""
 
     def __post_init__(self) -> None:
         self.cuts = Cuts(self.network)
@@ -115,6 +117,11 @@ class Bench:
         self.seen = {p: values for p, values in self.seen.items() if p in self.interval}
         return is_bad
 
+    @property
+    def ran(self) -> bool:
+        """Whether the network uncut has been run."""
+        return self.cuts.last in self._known
+
     def error_at(self, place: int) -> float:
         """The error at a place that was tried, or is an end of the network."""
         if place in self._known:
@@ -130,7 +137,7 @@ class Bench:
     def _tried(self, place: int | None) -> Trial:
         self.log.check()
         start = time.monotonic()
-        key = self.log.memory.key(self.kept, place)
+        key = self.log.memory.key((self.variant, *self.kept), place)
         outcome = self.log.memory.get(key) if self.counts else None
         known = outcome is not None and self._is_enough(outcome)
         if outcome is None or not known:

@@ -10,13 +10,13 @@ third-party engine is one class, found by an entry point:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Protocol
 
+from halfsafe.engines.profile import HALF as HALF
+from halfsafe.engines.profile import Profile as Profile
 from halfsafe.errors import BadInput
-from halfsafe.formats import FLOAT16, FloatFormat
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
@@ -36,20 +36,6 @@ OWN = {
     "tensorrt-rtx": "tensorrt:ForRtx",
 }
 """The engines of this package by name: module and class, imported when one is asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What an engine does that no graph shows: in which format it stores what is in half precision.
-
-    The floor of a proof has its bits. What `fix` delivers is FP16 all the same.
-    """
-
-    stores: FloatFormat = FLOAT16
-
-
-HALF = Profile()
-"""FP16, as most store it."""
 
 
 class Running(Protocol):
