@@ -20,7 +20,7 @@ NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignor
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test slow oldest newest lint types bench peers mmocr trained gpu clean
+.PHONY: demo test slow oldest newest lint types bench peers mmocr trained engines gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.ocr.demo --out demo-out
@@ -71,6 +71,9 @@ mmocr: $(MMOCR)/.ready
 
 trained: $(TRAINED)/.ready
 	$(TRAINED)/bin/python -m bench.trained
+
+engines: $(READY) $(TRAINED)/.ready
+	$(BIN)/python -m bench.engine_files
 
 gpu: $(READY)
 	$(BIN)/python -m bench.gpu
