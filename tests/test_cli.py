@@ -78,6 +78,23 @@ def raising():
     raise RuntimeError("no weights\\nat all")
 
 
+class Inside(nn.Module):
+    def forward(self, x):
+        return energy(x * 1e3)
+
+
+@torch.library.custom_op("halfsafe_cli::energy", mutates_args=())
+def energy(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-3)
+
+
+energy.register_fake(torch.empty_like)
+
+
+def stored_inside():
+    return nn.Sequential(Inside(), nn.Linear(4, 2)).eval(), samples()
+
+
 NUMBER = 3
 """
 
@@ -436,3 +453,40 @@ def test_the_installed_command(folder):
     assert ran.stdout == ""
     assert ran.stderr.startswith("error: ")
     assert ran.stderr.count("\n") == 1
+
+
+# Bisecting
+
+
+def test_bisecting_names_the_operator_and_what_mends_it(run):
+    status, output, errors = run(
+        "bisect", "zoo_of_cli:unfoldable", "--engine", "torch", "-o", "b.html", "--fresh"
+    )
+    assert (status, errors) == (1, "")
+    assert "mul" in output
+    assert output.splitlines()[-1] == "Next: halfsafe fix zoo_of_cli:unfoldable -o fixed.pt2"
+    assert files() == ["b.html"]
+
+
+def test_what_is_within_the_tolerance_ends_with_0(run):
+    status, output, _ = run("bisect", "zoo_of_cli:healthy", "--fresh", "--json")
+    assert status == 0
+    assert json.loads(output)["bisection"]["culprits"] == []
+
+
+def test_outcomes_are_kept_in_the_users_cache(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for expected in (3, 0):
+        _, output, _ = run("bisect", "zoo_of_cli:unfoldable", "--engine", "torch", "--json")
+        assert json.loads(output)["bisection"]["builds"] == expected
+    assert files() == ["cache"]
+
+
+def test_where_a_kernel_is_to_blame_its_profile_is_next(run):
+    command = ["bisect", "zoo_of_cli:stored_inside", "--engine", "torch", "--fresh"]
+    _, output, _ = run(*command)
+    assert output.splitlines()[-1] == f"Next: halfsafe {' '.join(command)} --profile torch.json"
+    _, output, _ = run(*command, "--profile", "torch.json")
+    given = "zoo_of_cli:stored_inside --engine torch --profile torch.json"
+    assert output.splitlines()[-1] == f"Next: halfsafe fix {given} -o fixed.pt2"
+    assert files() == ["torch.json"]

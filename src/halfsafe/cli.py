@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, cast
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from halfsafe.bisect import Options, bisected
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.faults import FaultKind
 from halfsafe.fix import fix, verify
 from halfsafe.inspection import inspect
+from halfsafe.loading import load, load_metric, load_model, located
 from halfsafe.report.report import Report
 from halfsafe.verdict import TOLERANCE
 
-ENGINES = "strict, torch[-cuda, -compiled], onnxruntime[-cuda]"
+ENGINES = (
+    "strict, torch[-cuda, -compiled, -tensorrt], onnxruntime[-cuda, -tensorrt], openvino, "
+    "tensorrt[-rtx]"
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -60,7 +64,7 @@ ByMetric = Annotated[
     str | None,
     typer.Option(
         help="Judge by this instead of by errors: top-1 (share of other winners), cosine (1 - the "
-        "least), or package.module:callable of two lists of arrays."
+        "least), max_rel, max_abs, or package.module:callable of two lists of arrays."
     ),
 ]
 
@@ -97,6 +101,9 @@ def fix_command(
     engine: Annotated[
         str, typer.Option(help=f"Where FP16 runs for the proof: {ENGINES}.")
     ] = "strict",
+    profile: Annotated[
+        Path | None, typer.Option(help="What the engine's kernels bear: bisect --profile wrote it.")
+    ] = None,
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
     as_json: AsJson = False,
@@ -116,6 +123,7 @@ def fix_command(
             tolerance=tolerance,
             metric=load_metric(metric),
             engine=engine,
+            profile=profile,
             progress=progress,
         )
         found = replace(fixed.report, command=command())
@@ -170,10 +178,8 @@ def inspect_command(
         write(found, output)
     show(found, as_json)
     if not as_json:
-        fixed = "fixed.onnx" if model.endswith(".onnx") else "fixed.pt2"
         given = f" --samples {samples}" if samples else ""
-        mend = f"halfsafe fix {model}{given} -o {fixed}"
-        say_next(mend if status else after_writing(output, "-o"))
+        say_next(mending(f"{model}{given}") if status else after_writing(output, "-o"))
     raise typer.Exit(status)
 
 
@@ -222,9 +228,87 @@ def verify_command(
     raise typer.Exit(0 if proof.safe else 1)
 
 
+@app.command("bisect")
+def bisect_command(
+    model: Model,
+    samples: Samples = None,
+    engine: Annotated[str, typer.Option(help=f"Where FP16 runs: {ENGINES}.")] = "strict",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the report: .json for tools, .html for people."),
+    ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="What is asked of outputs: max_rel, max_abs, top-1, cosine, or "
+            "package.module:callable of two lists of arrays."
+        ),
+    ] = "max_rel",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest METRIC that is of use: 1e-2, or, if any rounding is beyond that, twice "
+            "what rounding costs."
+        ),
+    ] = None,
+    mend: Annotated[
+        bool, typer.Option("--fix", help="Let the planner mend the first culprit, and go on.")
+    ] = False,
+    rank: Annotated[
+        int, typer.Option(min=0, help="Rank so many operators, each alone in FP16.")
+    ] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Add what the engine's kernels bear to this .json, for fix --profile."),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds after which the interval so far is told.")
+    ] = inf,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where outcomes are kept.", show_default="~/.cache/halfsafe")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take and keep no outcomes: run everything.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the operator that spoils MODEL on a real engine: FP16 ahead of it, FP32 behind.
+
+    Prefixes of the graph run on the engine, the remainder in FP32, until one operator is left; it
+    goes to FP32, and the search goes on until the outputs are right. An interrupted run goes on
+    where it was. Exit status 1 if there is a culprit.
+
+    Example: halfsafe bisect model.onnx --samples samples.npz --engine onnxruntime
+    """
+    check_output(output, REPORTS)
+    check_output(profile, (".json",))
+    loaded, inputs = load(model, samples)
+    with spinner() as progress:
+        options = Options(
+            metric=load_metric(metric),
+            tolerance=tolerance,
+            fix=mend,
+            rank=rank,
+            profile=profile,
+            cache=None if fresh else cache or cache_folder(),
+            time_limit=time_limit,
+            progress=progress,
+        )
+        found = replace(bisected(loaded, inputs, engine, options), command=command())
+    if output:
+        write(found, output)
+    show(found, as_json)
+    if not as_json:
+        given = f" --samples {samples}" if samples else ""
+        say_next(after_bisecting(found, f"{model}{given}", engine, profile, output))
+    raise typer.Exit(0 if found.safe else 1)
+
+
 @app.command("report")
 def report_command(
-    path: Annotated[Path, typer.Argument(help="A report in JSON, of halfsafe inspect or fix.")],
+    path: Annotated[
+        Path, typer.Argument(help="A report in JSON, of halfsafe inspect, fix or bisect.")
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write it as .html, or again as .json.")
     ] = None,
@@ -283,83 +367,33 @@ def after_writing(path: Path | None, option: str) -> str:
     return f"halfsafe report {path} -o {path.with_suffix('.html')}"
 
 
+def mending(model: str) -> str:
+    """The command that mends a model, which is given with its samples."""
+    fixed = "fixed.onnx" if model.partition(" ")[0].endswith(".onnx") else "fixed.pt2"
+    return f"halfsafe fix {model} -o {fixed}"
+
+
+def after_bisecting(
+    report: Report, model: str, engine: str, profile: Path | None, output: Path | None
+) -> str:
+    """What mends the culprits; where the engine's own kernels are to blame, what measures these."""
+    found = report.bisection
+    if found is None or found.within:
+        return after_writing(output, "-o")
+    if profile is not None:
+        return mending(f"{model} --engine {engine} --profile {profile}")
+    own = found.complete and not all(culprit.predicted for culprit in found.culprits)
+    return f"{command()} --profile {engine}.json" if own else mending(model)
+
+
+def cache_folder() -> Path:
+    """Where outcomes are kept: $XDG_CACHE_HOME/halfsafe, or ~/.cache/halfsafe."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halfsafe"
+
+
 def say_next(what: str) -> None:
     """The last line: the next command."""
     out.print(f"Next: {what}", style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def load(model: str, samples: str | None) -> tuple[Any, Any]:
-    """The model and its samples. Raises BadInput, also when there are none."""
-    loaded, given = load_model(model)
-    in_numpy = isinstance(loaded, Path)
-    inputs = load_samples(samples, in_numpy=in_numpy) if samples else given
-    if inputs is None:
-        raise BadInput(f"no samples: pass --samples, or let {model} return (model, samples)")
-    return loaded, inputs
-
-
-def load_metric(spec: str | None) -> Any:
-    """A metric by name, or the callable that package.module:callable names."""
-    return _find(spec) if spec and ":" in spec else spec
-
-
-def load_model(spec: str) -> tuple[Any, Any]:
-    """The model, and the samples if the callable or the file has them as well."""
-    if spec.endswith(".onnx"):
-        return Path(spec), None
-    if spec.endswith(".pt2"):
-        from halfsafe.frontends.torch.model import load_exported
-
-        return load_exported(Path(spec))
-    made = _call(spec)
-    pair = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made, None)
-    if len(pair) != 2:
-        raise BadInput(f"{spec} returns {len(pair)} things: a model, or a model and samples")
-    return pair[0], pair[1]
-
-
-def load_samples(spec: str, *, in_numpy: bool) -> Any:
-    """Samples from a file, a folder or a callable. Raises BadInput."""
-    path = Path(spec)
-    if path.is_dir():
-        files = sorted(path.glob("*.npz"))
-        if not files:
-            raise BadInput(f"the folder '{spec}' holds no .npz files")
-        return [_load_file(file, in_numpy) for file in files]
-    if path.suffix in (".npz", ".safetensors"):
-        return _load_file(path, in_numpy)
-    return _call(spec)
-
-
-def _load_file(path: Path, in_numpy: bool) -> Any:
-    """One sample: arrays by argument name, or arr_0, arr_1, ... as positional arguments.
-
-    NumPy's default FP64 becomes FP32.
-    """
-    import numpy as np
-
-    if not path.is_file():
-        raise BadInput(f"there is no file '{path}'")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
-
-            found = load_file(path)
-        else:
-            with np.load(path) as archive:
-                found = {name: archive[name] for name in archive.files}
-    except Exception as error:
-        raise BadInput(f"cannot read '{path}': {error}") from error
-    arrays: dict[str, Any] = {
-        k: x.astype(np.float32) if x.dtype == np.float64 else x for k, x in found.items()
-    }
-    if not in_numpy:
-        import torch
-
-        arrays = {k: torch.as_tensor(x) for k, x in arrays.items()}
-    if all(name.startswith("arr_") for name in arrays):
-        return tuple(arrays.values())
-    return arrays
 
 
 def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
@@ -370,41 +404,6 @@ def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise BadInput(f"cannot write '{path}': give it the suffix {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise BadInput(f"cannot write '{path}': the folder '{path.parent}' does not exist")
-
-
-def _call(spec: str) -> Any:
-    target = _find(spec)
-    try:
-        return target()
-    except HalfsafeError:
-        raise
-    except Exception as error:
-        raise BadInput(f"'{spec}' fails: {_located(error)}") from error
-
-
-def _find(spec: str) -> Any:
-    """What package.module:callable names. Raises BadInput."""
-    module_name, _, name = spec.partition(":")
-    if not (module_name and name):
-        raise BadInput(f"'{spec}' is not package.module:callable, nor a file that halfsafe reads")
-    sys.path.insert(0, "")
-    try:
-        target = importlib.import_module(module_name)
-        for part in name.split("."):
-            target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"cannot find '{spec}': {error}") from error
-    except Exception as error:
-        raise BadInput(f"importing '{module_name}' fails: {_located(error)}") from error
-    if not callable(target):
-        raise BadInput(f"'{spec}' is a {type(target).__name__}, not a callable")
-    return target
-
-
-def _located(error: Exception) -> str:
-    """An error in the user's code on one line, with the place where it was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{first_line(error)} at {frame.filename}:{frame.lineno}"
 
 
 @contextmanager
@@ -433,7 +432,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("HALFSAFE_TRACEBACK"):
             raise
-        said = f"halfsafe crashed: {_located(error)}; set HALFSAFE_TRACEBACK=1 to see more"
+        said = f"halfsafe crashed: {located(error)}; set HALFSAFE_TRACEBACK=1 to see more"
         _fail(f"{said}, and please report it", error, 3)
 
 

@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from halfsafe.atomic import atomically
+from halfsafe.errors import BadInput
 from halfsafe.source import Arrays
 
 
@@ -30,12 +31,18 @@ class Outcome:
 
 
 class Memory:
-    """A folder with one file for each outcome of one bisection; without a folder, nothing."""
+    """A folder with one file for each outcome of one bisection; without a folder, nothing.
+
+    Raises BadInput where the folder cannot be made.
+    """
 
     def __init__(self, folder: Path | None, *what: str) -> None:
         self.folder = None if folder is None else folder / _digest(*what)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadInput(f"cannot keep outcomes in '{folder}': {error.strerror}") from error
 
     def key(self, variant: Sequence[str], place: int | None) -> str:
         """The name of a trial of one variant of the network, of all of it without a place."""

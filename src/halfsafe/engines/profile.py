@@ -64,10 +64,8 @@ class Profile:
             op: min(self.inside.get(op, limit), other.inside.get(op, limit))
             for op, limit in both.items()
         }
-        name, version = (
-            (self.engine, self.version) if self.engine else (other.engine, other.version)
-        )
-        return type(self)(self.stores, limits, name, version)
+        named = self if self.engine else other
+        return type(self)(self.stores, limits, named.engine, named.version)
 
 
 HALF = Profile()
