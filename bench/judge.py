@@ -188,6 +188,20 @@ def _relative(error: Array, x: Array) -> float:
     return found / norm if norm else (np.inf if found else 0.0)
 
 
+def max_rel(reference: Sequence[Array], found: Sequence[Array]) -> float:
+    """The largest error of an entry over the largest entry of its output; inf for what is lost."""
+    worst = 0.0
+    for x, y in zip(reference, found, strict=True):
+        if x.dtype.kind != "f" or not x.size:
+            continue
+        counted = np.isfinite(x)
+        if not np.isfinite(y[counted]).all():
+            return np.inf
+        size = np.abs(x[counted]).max(initial=0.0)
+        worst = max(worst, np.abs(y - x)[counted].max(initial=0.0) / max(size, 1e-300))
+    return float(worst)
+
+
 # PyTorch
 
 

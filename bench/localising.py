@@ -147,7 +147,12 @@ _SPELLINGS = {
 
 def healthy(architecture: Architecture) -> tuple[nn.Module, Samples]:
     """The network not amplified, and samples without padding: rows masked whole are NaN in FP16."""
-    model, samples = replace(architecture, amplify={}).build()
+    return unpadded(replace(architecture, amplify={}))
+
+
+def unpadded(architecture: Architecture) -> tuple[nn.Module, Samples]:
+    """A network, and a few samples without padding."""
+    model, samples = architecture.build()
     for sample in samples:
         if "attention_mask" in sample:
             sample["attention_mask"] = torch.ones_like(sample["attention_mask"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import floor, log2
@@ -21,13 +21,13 @@ Plant = Callable[[Tensor, float], Tensor]
 
 def overflow(y: Tensor, amax: float) -> Tensor:
     """Carried by one more value, and back in range after that."""
-    scale = _power(1e7 / amax)
+    scale = power(1e7 / amax)
     large = y * scale  # born here: overflow
     return (large + large) * (0.5 / scale)
 
 
 def underflow(y: Tensor, amax: float) -> Tensor:
-    scale = _power(1e-9 / amax)
+    scale = power(1e-9 / amax)
     small = y * scale  # born here: underflow
     return small * (1 / scale)
 
@@ -36,7 +36,8 @@ def epsilon(y: Tensor, amax: float) -> Tensor:
     """A row of zeros is divided by its own size; elsewhere next to nothing changes."""
     rows = torch.cat([torch.zeros_like(y[..., :1, :]), y[..., 1:, :]], -2)
     size = rows.abs().mean(-1, keepdim=True)
-    return y + rows / (size + 1e-12) * (amax / 1024)  # born here: epsilon
+    divisor = size + 1e-12  # born here: epsilon
+    return y + rows / divisor * (amax / 1024)
 
 
 def sentinel(y: Tensor, amax: float) -> Tensor:
@@ -49,7 +50,7 @@ def sentinel(y: Tensor, amax: float) -> Tensor:
 
 def absorbed(y: Tensor, amax: float) -> Tensor:
     """A norm in its parts: the squares are inf, the mean too, and one divided by it is 0."""
-    large = y * _power(4000 / amax)
+    large = y * power(4000 / amax)
     squares = large * large  # born here: absorbed
     return large * torch.rsqrt(squares.mean((-1, -2), keepdim=True) + 1e-5) * (amax / 4)
 
@@ -98,19 +99,25 @@ class Case:
     line: str
 
 
-def plant(model: nn.Module, samples: list[dict[str, Tensor]], name: str, seed: int) -> Case | None:
+def plant(
+    model: nn.Module,
+    samples: list[dict[str, Tensor]],
+    name: str,
+    seed: int,
+    plants: Mapping[str, tuple[Plant, str]] = PLANTS,
+) -> Case | None:
     """A copy of the model with a fault at a random module; None where no module can have it."""
     model = copy.deepcopy(model)
-    places = _places(model, samples, name)
-    if not places:
+    found = _places(model, samples, name)
+    if not found:
         return None
-    path, size = random.Random(seed).choice(places)
+    path, size = random.Random(seed).choice(found)
     parent = model.get_submodule(path.rpartition(".")[0])
     inner = model.get_submodule(path)
-    make, op = PLANTS[name]
+    make, op = plants[name]
     parent._modules[path.rpartition(".")[2]] = Planted(inner, make, size).eval()
     if name != "weights":
-        return Case(model, name, path, op, _born_at(name))
+        return Case(model, name, path, op, born_at(make.__code__.co_filename, name))
     with torch.no_grad():
         for parameter in inner.parameters():
             parameter.mul_(size)
@@ -166,16 +173,16 @@ def _enlargement(model: nn.Module, module: nn.Module) -> float:
     own = list(module.parameters())
     if type(module) not in _OPERATORS or any(everyone[id(p)] > 1 for p in own):
         return 0.0
-    return _power(6e4 / max(float(p.detach().abs().max()) for p in own))
+    return power(6e4 / max(float(p.detach().abs().max()) for p in own))
 
 
-def _power(number: float) -> float:
+def power(number: float) -> float:
     return 2.0 ** floor(log2(number))
 
 
 @cache
-def _born_at(name: str) -> str:
-    """This file and the line that is marked as the birthplace of a fault."""
-    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+def born_at(file: str, name: str) -> str:
+    """A file and its line that is marked as the birthplace of a fault."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
     number = next(i for i, line in enumerate(lines, 1) if line.endswith(f"# born here: {name}"))
-    return f"{__file__}:{number}"
+    return f"{file}:{number}"
