@@ -14,7 +14,7 @@ NEWEST := .venv-newest
 # What `oldest` leaves out: figures of the models of one transformers, onnx's own tests and reference
 # of one onnx, which opsets one onnxruntime reads, and a tutorial that shows what one makes of inf.
 NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignore tests/test_localising.py \
-	--ignore tests/test_onnx_nodes.py -k 'not (exported_architecture or every_operator \
+	--ignore tests/test_bisect_plants.py --ignore tests/test_onnx_nodes.py -k 'not (exported_architecture or every_operator \
 	or onnxruntime_does_not_read or (every_opset and 26) \
 	or (test_rules_onnx and (LSTM or ScatterElements)))'
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
@@ -56,6 +56,7 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.planning
 	$(BIN)/python -m bench.measuring
 	$(BIN)/python -m bench.localising
+	$(BIN)/python -m bench.bisecting
 	$(BIN)/python -m bench.onnx_accuracy
 	$(BIN)/python -m bench.onnx_nodes
 	$(BIN)/python -m bench.onnx_memory
@@ -65,6 +66,7 @@ bench: $(READY) peers
 
 peers: $(READY) $(AUTOCAST)/.ready
 	$(BIN)/python -m bench.onnx_peers
+	$(BIN)/python -m bench.bisect_peers
 
 mmocr: $(MMOCR)/.ready
 	$(MMOCR)/bin/python -m bench.mmocr_detector
