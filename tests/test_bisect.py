@@ -283,25 +283,31 @@ def test_a_metric_of_the_users_own():
     assert (found.op, found.module) == ("aten.mul", "3")
 
 
-def test_a_tolerance_below_any_rounding_is_raised_and_told():
-    class Steep(nn.Module):
-        def forward(self, x):
-            return torch.sin(x * 64.0)
+class Steep(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
 
-    model = net((4, Scaled(2.0**20)), (5, Steep()))
+    def forward(self, x):
+        return torch.sin(x * self.factor)
+
+
+def test_what_is_worse_than_rounding_is_found_where_rounding_is_beyond_the_tolerance():
+    model = net((4, Scaled(2.0**20)), (5, Steep(64.0)))
     found = halfsafe.bisect(model, inputs(), "strict")
-    assert (found.op, found.module) == ("aten.mul", "5")
-    assert any("twice what 11 bits" in note for note in found.bisection.notes)
+    assert (found.op, found.module, found.others) == ("aten.mul", "5", ())
+    assert 1e-2 < found.bisection.mended <= 2 * found.bisection.floor
+    assert any("the best that FP16 can do, cost" in note for note in found.bisection.notes)
 
 
-def test_where_no_operator_is_to_blame_that_is_said():
-    class Steep(nn.Module):
-        def forward(self, x):
-            return torch.sin(x * 4096.0)
-
-    found = halfsafe.bisect(net((5, Steep())), inputs(), "strict", tolerance=1e-5)
-    assert not found.bisection.complete
-    assert any("the best that FP16 can do" in note for note in found.bisection.notes)
+def test_where_rounding_alone_is_beyond_the_tolerance_that_is_said_and_not_that_all_is_well():
+    found = halfsafe.bisect(net((5, Steep(64.0))), inputs(), "strict")
+    assert found is not None
+    assert found.others == ()
+    assert found.bisection.error > 1e-2
+    assert found.bisection.floor > 1e-2
+    assert len(found.bisection.trials) < 6
+    assert any("one operator after the other" in note for note in found.bisection.notes)
 
 
 # Cuts

@@ -65,7 +65,7 @@ def bisect(
     engine: str | Engine = "strict",
     *,
     metric: str | Metric = "max_rel",
-    tolerance: float | None = None,
+    tolerance: float = USUAL,
     fix: bool = False,
     rank: int = 0,
     profile: str | Path | None = None,
@@ -80,8 +80,9 @@ def bisect(
     (`halfsafe.engines.names()`), the remainder in FP32, in PyTorch or in ONNX Runtime. `model` and
     `samples` are those of `halfsafe.fix`; the worst sample decides. `metric` measures outputs
     beside those in FP32: "max_rel", "max_abs", "top-1", "cosine" or a callable of two lists of
-    arrays, and `tolerance` is its largest value that is of use: 1e-2, or, where rounding alone is
-    beyond that and FP16 far beyond rounding, twice what rounding to 11 bits costs.
+    arrays, and `tolerance` is its largest value that is of use. Where rounding to 11 bits alone is
+    beyond the tolerance, operators that cost more than twice as much are the culprits, and the
+    report tells so; if there are none, the first that leaves the tolerance is.
 
     Each culprit is kept in FP32 with what it harms, and the search goes on until the network uncut
     is within the tolerance; with `fix`, the planner mends the first one, and what is left is found.
@@ -107,7 +108,7 @@ class Options:
     """What `bisect` takes by name."""
 
     metric: str | Metric = "max_rel"
-    tolerance: float | None = None
+    tolerance: float = USUAL
     fix: bool = False
     rank: int = 0
     profile: str | Path | None = None
@@ -130,7 +131,7 @@ def bisected(model: Any, samples: Any, engine: str | Engine, options: Options) -
     _check_draws(source, asked, supply.first)
     log.memory = Memory(_folder(options.cache), *_identity(source, supply, runs_in))
     hunt = Hunt(source, runs_in, asked, log, report.faults)
-    hunt.adapts, hunt.measures = options.tolerance is None, options.profile is not None
+    hunt.measures = options.profile is not None
     hunt.planner = _planner(supply, progress) if options.fix else None
     hunt.run()
     if not log.trials:
@@ -140,19 +141,20 @@ def bisected(model: Any, samples: Any, engine: str | Engine, options: Options) -
         )
     if options.profile is not None:
         _add_to(Path(options.profile), hunt)
-    return replace(report, bisection=_record(hunt, question.name, _alone(hunt, options.rank)))
+    return replace(report, bisection=_record(hunt, question, _alone(hunt, options.rank)))
 
 
-def _record(hunt: Hunt, metric: str, alone: tuple[Alone, ...]) -> Bisection:
+def _record(hunt: Hunt, question: _Question, alone: tuple[Alone, ...]) -> Bisection:
     log, engine = hunt.log, hunt.engine
     return Bisection(
         engine=engine.name,
         version=version_of(engine),
-        metric=metric,
-        tolerance=hunt.question.tolerance,
+        metric=question.name,
+        tolerance=question.tolerance,
         operators=len(hunt.source.graph.nodes),
         error=hunt.error,
         mended=hunt.mended,
+        floor=hunt.floor,
         complete=hunt.complete,
         builds=log.builds,
         seconds=log.seconds,
@@ -168,7 +170,7 @@ class _Question:
 
     def __init__(self, options: Options) -> None:
         self.name, metric = metric_of(options.metric)
-        self.tolerance = USUAL if options.tolerance is None else options.tolerance
+        self.tolerance = options.tolerance
         if metric is None or not 0 <= self.tolerance < inf:
             raise BadInput(
                 f"tolerance is {self.tolerance}: give the largest value of '{self.name}' to accept"

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from halfsafe.bisect import Options, bisected
+from halfsafe.bisect import USUAL, Options, bisected
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.faults import FaultKind
 from halfsafe.fix import fix, verify
@@ -244,13 +244,7 @@ def bisect_command(
             "package.module:callable of two lists of arrays."
         ),
     ] = "max_rel",
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest METRIC that is of use: 1e-2, or, if any rounding is beyond that, twice "
-            "what rounding costs."
-        ),
-    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Largest METRIC that is of use.")] = USUAL,
     mend: Annotated[
         bool, typer.Option("--fix", help="Let the planner mend the first culprit, and go on.")
     ] = False,

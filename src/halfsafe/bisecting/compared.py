@@ -12,8 +12,9 @@ from halfsafe.bisecting.record import Shown
 from halfsafe.bisecting.remainder import Values
 from halfsafe.bisecting.trials import Bench
 from halfsafe.deviation import deviation, largest_difference
-from halfsafe.faults import Fault
+from halfsafe.faults import Fault, FaultKind
 from halfsafe.formats import FLOAT16, FLOAT32
+from halfsafe.graph import Graph, Node
 from halfsafe.rules import traits_of
 from halfsafe.samples import Call
 
@@ -93,27 +94,45 @@ def reason(bench: Bench, place: int, found: Seen, faults: Sequence[Fault]) -> st
     """Why the outputs leave the tolerance behind an operator, as far as it is known."""
     graph = bench.network.graph
     node = graph.by_name[bench.cuts.operator(place)]
-    if agrees(bench, place, found) is not False:
-        near = [f for f in faults if f.value in {*node.inputs.values(), *node.outputs}]
-        told = "; ".join(f"{graph.describe(f.value)}: {f.kind.meaning}" for f in near[:2])
-        return told or _by_values(found)
+    of_node = {*node.inputs.values(), *node.outputs}
+    near = [f for f in faults if f.value in of_node and f.kind != FaultKind.LATENT]
+    told = [f"{graph.describe(f.value)}: {f.kind.meaning}" for f in near[:2]]
+    told = told or [f"{name} is {x:g}, which FP16 does not hold" for name, x in _odd(graph, node)]
+    if agrees(bench, place, found) is False and not told:
+        told = [_of_kernel(node, found)]
+    return "; ".join(told) or _by_values(found)
+
+
+def _odd(graph: Graph, node: Node) -> list[tuple[str, float]]:
+    """Numbers in the code that are beyond FP16, or 0 in it."""
+    numbers = [(operand, graph.values[v].number) for operand, v in node.inputs.items()]
+    half = FLOAT16
+    return [
+        (operand, x)
+        for operand, x in numbers
+        if x and (abs(x) > half.max or abs(x) < half.smallest_subnormal)
+    ]
+
+
+def _of_kernel(node: Node, found: Seen) -> str:
+    """The engine's own kernel is to blame: of the same operands it gives another result."""
     largest = _largest(found)
     if traits_of(node).relative and largest**2 > FLOAT16.max:
         return (
-            f"the engine stores squares of up to {largest**2:.3g} inside of {node.op}: a norm in "
-            "its parts"
+            f"of the same operands the engine gives another result than {node.op} in FP32 "
+            f"arithmetic; their squares, up to {largest**2:.3g}, are beyond FP16"
         )
     return (
-        f"of the same operands (amax {largest:.3g}) the engine gives another result than {node.op} "
-        "in FP32 arithmetic, stored in FP16: it stores or adds up in half precision inside"
+        f"of the same operands, amax {largest:.3g}, the engine gives another result than {node.op} "
+        "in FP32 arithmetic, as it does where it stores or adds up in half precision inside"
     )
 
 
 def _largest(found: Seen) -> float:
-    """The largest magnitude among the operands that the engine has shown."""
-    arrays = map(np.asarray, found.reads.values())
-    finite = (np.abs(x[np.isfinite(x)]) for x in arrays if x.dtype.kind == "f")
-    return max((float(x.max(initial=0.0)) for x in finite), default=0.0)
+    """The largest magnitude among the operands, in FP32."""
+    arrays = (np.asarray(found.known[name]) for name in found.reads)
+    floats = (np.abs(x) for x in arrays if x.dtype.kind == "f")
+    return max((float(x.max(initial=0.0)) for x in floats), default=0.0)
 
 
 def _by_values(found: Seen) -> str:

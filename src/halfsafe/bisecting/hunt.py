@@ -12,7 +12,6 @@ from halfsafe.bisecting.record import Culprit
 from halfsafe.bisecting.search import first_bad, trials_for
 from halfsafe.bisecting.spread import spread
 from halfsafe.bisecting.trials import Bench, Log, OutOfTime, Question
-from halfsafe.deviation import WRONG
 from halfsafe.edits import Island
 from halfsafe.engines import Engine
 from halfsafe.engines.strict import Strict
@@ -22,7 +21,7 @@ from halfsafe.formats import FLOOR
 from halfsafe.graph import Graph, Node
 from halfsafe.mending import SHARE, SMALL
 from halfsafe.samples import Call
-from halfsafe.source import Source
+from halfsafe.source import Part, Source
 
 MOST = 16
 """Culprits that are looked for: of more, the network's scale is to blame and no operator."""
@@ -35,6 +34,9 @@ USUAL = 1e-2
 
 GROWS = 2.0
 """Times the error ahead of an operator from which on it is that operator's own."""
+
+PART = 8.0
+"""An operator with so small a part of what rounding costs in all is one of many."""
 
 Planner = Callable[[Source], Source]
 """The network as the planner mends it."""
@@ -50,13 +52,13 @@ class Hunt:
     log: Log
     faults: Sequence[Fault]
     planner: Planner | None = None
-    adapts: bool = False
     culprits: list[Culprit] = field(default_factory=list[Culprit])
     notes: list[str] = field(default_factory=list[str])
     error: float = inf
     mended: float = inf
     complete: bool = False
     closed: bool = True
+    floor: float = 0.0
     measures: bool = False
     inside: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -82,28 +84,41 @@ class Hunt:
             self._stop(bench)
 
     def _eased(self) -> Bench | None:
-        """All anew with a larger tolerance, where any rounding is beyond it, and FP16 far more so.
+        """The same with a larger tolerance, once, where rounding alone is beyond this one.
 
-        None where the user has chosen the tolerance, or no larger one would tell more.
+        A last culprit that only rounds is none if others are found. None where nothing is worse
+        than rounding, or many operators share in it.
         """
-        floor = self._floor() if self.adapts and not self.closed else 0.0
-        if not self.question.tolerance < 2 * floor < 2 * self.error / WRONG:
+        if self.closed:
             return None
+        floor = self._floor(self.source)
+        if self.floor or 2 * floor <= self.question.tolerance:
+            self.notes.append("many operators share in the error: try halfsafe fix")
+            return None
+        self.floor = floor
+        told = f"11 bits at any exponent, the best that FP16 can do, cost {floor:.3g}"
+        if self.mended <= 2 * floor:
+            self.notes.append(f"{told}: below that, one operator after the other is a culprit")
+            self.complete = True
+            return None
+        self.notes.append(f"{told}: the search is for what costs more than twice that")
         self.question = replace(self.question, tolerance=2 * floor)
-        self.adapts, self.closed = False, True
-        self.culprits.clear()
-        self.notes[:] = [
-            f"any rounding is beyond a tolerance of {USUAL:g}: it is {2 * floor:.3g} instead, "
-            "twice what 11 bits at any exponent cost"
-        ]
-        return self.bench(self.source)
+        self.closed = True
+        self.culprits.pop()
+        return self._in_float32(self.culprits) if self.culprits else self.bench(self.source)
 
-    def _floor(self) -> float:
+    def _floor(self, network: Part) -> float:
         """The error at 11 bits and any exponent, the best that FP16 can do."""
         calls = self.question.supply
-        return max(self.question.error(c.number, self.source.evaluate(c, FLOOR)) for c in calls)
+        return max(self.question.error(c.number, network.evaluate(c, FLOOR)) for c in calls)
 
-    def bench(self, network: Source, kept: Sequence[str] = (), variant: str = "") -> Bench:
+    def _only_rounds(self, bench: Bench, found: Culprit) -> bool:
+        """Whether an operator shares in an error with many: it adds little to what comes ahead of
+        it, or is a small part of what rounding costs in all."""
+        adds = found.before * GROWS >= found.after
+        return adds or found.after * PART <= self._floor(bench.network)
+
+    def bench(self, network: Part, kept: Sequence[str] = (), variant: str = "") -> Bench:
         """A network on the engine, the samples in the order that was the best so far."""
         worst = self.culprits[0].sample if self.culprits else 0
         return Bench(network, self.engine, self.question, self.log, kept, worst, variant=variant)
@@ -118,7 +133,11 @@ class Hunt:
         if node.name in bench.kept:
             self._widen(bench, node)
         else:
-            self.culprits.append(self._culprit(bench, node, place, predicted))
+            found = self._culprit(bench, node, place, predicted)
+            self.culprits.append(found)
+            if self._only_rounds(bench, found):
+                self.closed = False
+                return None
             self._keep(bench, [node.name])
         if self.planner is not None and len(self.culprits) == 1:
             planned = self.planner(self.source)
@@ -140,7 +159,7 @@ class Hunt:
         before = bench.at(place - 1).error if place > 1 else 0.0
         call = self._sample(bench.worst)
         found = seen(bench, place, call)
-        if agrees(bench, place, found) is False:
+        if predicted != place and agrees(bench, place, found) is False:
             self._measure(bench, node, place, found)
         why = f"the engine refuses: {at.why}" if at.why else self._adds_up(before, at.error)
         why = why or reason(bench, place, found, self.faults)
@@ -225,7 +244,6 @@ class Hunt:
         kept = tuple(node.name for node in self.source.graph.nodes if node.name in names)
         self.closed &= len(kept) <= max(SMALL, SHARE * len(self.source.graph.nodes))
         if not self.closed:
-            self.notes.append(self._everywhere(len(kept)))
             return None
         try:
             network = self.source.apply([Island(kept, "culprits of a bisection")])
@@ -233,16 +251,6 @@ class Hunt:
             self.notes.append(f"the last culprit cannot be kept in FP32: {error}")
             return None
         return self.bench(network, kept)
-
-    def _everywhere(self, kept: int) -> str:
-        """What to say where no few operators in FP32 bring the outputs into the tolerance."""
-        floor = self._floor()
-        if floor > self.question.tolerance:
-            return (
-                f"11 bits at any exponent, the best that FP16 can do, are {floor:.3g} off: below a "
-                "tolerance of that, one operator after the other is a culprit"
-            )
-        return f"{kept} operators and more would have to be in FP32: try halfsafe fix"
 
     def _widen(self, bench: Bench, node: Node) -> None:
         """What a kept operator hands on does not fit: those who read it are kept as well."""
@@ -254,13 +262,13 @@ class Hunt:
         *_, last = self.culprits
         names, self.closed = spread(bench, nodes, self._sample(bench.worst))
         own = [name for name in names if name in self.source.graph.by_name]
-        self.culprits[-1] = replace(last, kept=tuple(dict.fromkeys((*last.kept, *own))))
+        kept = (*last.kept, *own) if self.closed else last.kept
+        self.culprits[-1] = replace(last, kept=tuple(dict.fromkeys(kept)))
 
     def _prune(self) -> None:
         """Drops culprits that only a cut shows: uncut, the network is good without them in FP32."""
-        if len(self.culprits) < 2 or self.planner is not None:
-            return
-        for culprit in list(self.culprits):
+        several = [culprit for culprit in self.culprits if culprit.kept]
+        for culprit in several if len(several) > 1 and self.planner is None else ():
             rest = [other for other in self.culprits if other is not culprit]
             bench = self._in_float32(rest) if rest else None
             error = inf if bench is None else bench.whole().error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Self
 
@@ -108,8 +108,10 @@ class Alone:
 class Bisection:
     """One bisection: what was asked where, all trials in their order, and who is to blame.
 
-    `error` is that of the whole network, `mended` that with all that was kept in FP32. It is
-    `complete` unless time or patience ran out. `alone` ranks single operators, the worst first.
+    `error` is that of the whole network, `mended` that with all that was kept in FP32. `floor` is
+    what rounding to 11 bits at any exponent costs, where that is beyond the tolerance, and 0 where
+    it is not. It is `complete` unless time or patience ran out. `alone` ranks single operators, the
+    worst first.
     """
 
     engine: str
@@ -125,7 +127,8 @@ class Bisection:
     culprits: tuple[Culprit, ...] = ()
     trials: tuple[Trial, ...] = ()
     alone: tuple[Alone, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    floor: float = 0.0
 
     @property
     def within(self) -> bool:
