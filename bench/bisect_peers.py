@@ -1,8 +1,8 @@
 """Other tools on files with one planted fault each: what they name, how often they build, how long.
 
 Run as ``python -m bench.bisect_peers`` after ``make peers`` has made the environment of Polygraphy.
-A fixed seed chooses FILES of the trials of bench/bisect_files.py. All tools have the same file and
-sample, and LIMIT seconds. What is exact: the planted node alone is named.
+The trials of bench/bisect_files.py with one fault. All tools have the same file and sample, and
+LIMIT seconds. What is exact: the planted node alone is named.
 
 - `polygraphy debug reduce` with bench/bisect_check.py as its check: each part of the file with its
   real inputs, strictly in FP16 beside FP32, since ONNX Runtime's CPU provider hides what overflows.
@@ -21,7 +21,6 @@ import copy
 import json
 import logging
 import os
-import random
 import re
 import subprocess
 import sys
@@ -44,7 +43,6 @@ from bench.prefixes import OnnxPrefixes, first_culprit
 from bench.record import record
 
 COMMAND = "python -m bench.bisect_peers"
-FILES = 10
 LIMIT = 180
 POLYGRAPHY = Path(".venv-autocast/bin/polygraphy")
 ROOT = Path(__file__).parents[1]
@@ -176,27 +174,21 @@ def summary(tool: str, rows: list[Row]) -> Row:
     }
 
 
-def chosen() -> list[tuple[str, str]]:
-    """Networks and plants, by a fixed seed, of all files with one fault."""
-    single = [(n, k[0]) for n in NETWORKS for k in bisect_files.kinds(n) if len(k) == 1]
-    single = [(n, kind) for n, kind in single if kind in bisect_files.SINGLE]
-    return random.Random(0).sample(single, FILES)
-
-
 def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     if not POLYGRAPHY.exists():
         raise SystemExit(f"there is no {POLYGRAPHY}: run `make peers` first")
     rows: list[Row] = []
-    for name, kind in chosen():
-        for trial in (t for t in bisect_files.trials(name) if t.kind == kind):
-            head = {"network": name, "plant": kind, "operators": trial.operators}
+    for name in sys.argv[1:] or NETWORKS:
+        for trial in (t for t in bisect_files.trials(name) if len(t.culprits) == 1):
+            head = {"network": name, "plant": trial.kind, "operators": trial.operators}
             rows.append({**head, **{tool: measure(tool, trial) for tool in TOOLS}})
             print(json.dumps(rows[-1]), flush=True)
     found = {tool: summary(tool, rows) for tool in TOOLS}
     print(json.dumps(found, indent=1))
-    record("bisect_peers", COMMAND, {"files": len(rows), "summary": found, "rows": rows})
+    if not sys.argv[1:]:
+        record("bisect_peers", COMMAND, {"files": len(rows), "summary": found, "rows": rows})
 
 
 if __name__ == "__main__":

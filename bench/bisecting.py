@@ -57,10 +57,13 @@ class Counted:
 def bisected(trial: Trial, engine: str) -> Row:
     """What halfsafe says of a trial, and at what cost."""
     counted = Counted(engine_of(engine))
-    start = time.perf_counter()
-    found = halfsafe.bisect(
-        trial.model, trial.samples, counted, metric="max_rel", tolerance=trial.tolerance
-    )
+    start, found, error = time.perf_counter(), None, ""
+    try:
+        found = halfsafe.bisect(
+            trial.model, trial.samples, counted, metric="max_rel", tolerance=trial.tolerance
+        )
+    except Exception as failure:  # of the tool that is measured: it has not found anything
+        error = f"{type(failure).__name__}: {str(failure)[:160]}"
     seconds = time.perf_counter() - start
     named = [] if found is None else [found, *found.others]
     bound = ceil(log2(trial.operators)) + 2
@@ -79,8 +82,9 @@ def bisected(trial: Trial, engine: str) -> Row:
         "builds": counted.builds,
         "builds_told": 0 if found is None else found.builds,
         "bound": bound,
-        "within": counted.builds <= bound,
+        "within": bool(named) and counted.builds <= bound,
         "seconds": round(seconds, 2),
+        "error": error,
     }
 
 
@@ -117,6 +121,7 @@ def summary(rows: list[Row]) -> Row:
         "planted": sum(len(row["planted"]) for row in rows),
         "exact": sum(row["exact"] for row in rows),
         "first_exact": sum(row["first_exact"] for row in rows),
+        "errors": sum(bool(row["error"]) for row in rows),
         "first_by_all_prefixes": sum(row["scanned"] for row in rows),
         "with_one_fault": len(single),
         "within_bound": sum(row["within"] for row in single),
@@ -136,7 +141,17 @@ def recorded() -> list[Row]:
 def figures(rows: list[Row]) -> Row:
     engines = sorted({row["engine"] for row in rows})
     by_engine = {e: summary([row for row in rows if row["engine"] == e]) for e in engines}
-    return {"summary": summary(rows), "by_engine": by_engine}
+    kinds = sorted({row["plant"] for row in rows})
+    by_kind = {k: [row["exact"] for row in rows if row["plant"] == k] for k in kinds}
+    names = {row["network"] for row in rows}
+    asked = sum(len(b.kinds(name)) for b in (bisect_plants, bisect_files) for name in names)
+    left_out = asked - len(rows)
+    return {
+        "summary": summary(rows),
+        "not_drawn": left_out,
+        "by_engine": by_engine,
+        "exact_by_kind": {k: f"{sum(found)} of {len(found)}" for k, found in by_kind.items()},
+    }
 
 
 def measured(name: str) -> list[Row]:
