@@ -1,18 +1,23 @@
 """What people's modules look like: every shape of arguments, outputs and constants."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import BaseModelOutput
 
 import halfsafe
+from halfsafe.frontends import open_model
+from halfsafe.samples import Call, Samples
 from tests.replicas import Net, RMSNorm, draws, scaled
 
 X = draws(6, 16)
@@ -305,3 +310,37 @@ def test_a_capture_that_is_not_bit_equal_says_by_how_much():
     assert "the captured graph differs from the model by" in report.notes[0]
     assert report.verification.bit_equal
     assert report.safe
+
+
+def test_the_least_number_of_a_dtype_is_that_of_the_dtype_it_runs_in():
+    """A mask of finfo(x.dtype).min, as models write it, is finite in FP16."""
+
+    class Masked(nn.Module):
+        def forward(self, x):
+            hidden = x < 0
+            scores = x.masked_fill(hidden, torch.finfo(x.dtype).min)
+            return torch.softmax(scores, -1)
+
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    x[0] = -1.0  # a row masked whole: NaN if the number became -inf
+    source = open_model(Masked().eval(), Samples((x,)).first)
+    (found,) = source.half().outputs(Call((x,), {}))
+    (known,) = (Masked().eval()(x.half()),)
+    assert np.array_equal(found, known.double().numpy())
+
+
+def test_a_container_whose_parts_have_no_names_can_be_run_in_half():
+    class Decoded(OrderedDict):
+        pass
+
+    register_pytree_node(
+        Decoded, lambda d: (list(d.values()), list(d)), lambda v, k: Decoded(zip(k, v, strict=True))
+    )
+
+    class Decoder(nn.Module):
+        def forward(self, x):
+            return Decoded(sample=2 * x, rest=x + 1)
+
+    x = torch.randn(3, 8)
+    proof = halfsafe.verify(Decoder().eval(), Decoder().eval(), (x,), engine="torch")
+    assert proof.safe

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from math import frexp, isfinite
+from math import copysign, frexp, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -25,12 +26,22 @@ def in_dtype(graph: fx.Graph, deployed: torch.dtype, dtype: torch.dtype) -> None
     """Makes a graph compute in `dtype` what is marked as deployed."""
     for node in graph.nodes:
         node.args, node.kwargs = map_aggregate(  # type: ignore[assignment]
-            (node.args, node.kwargs), lambda a: dtype if a is deployed else a
+            (node.args, node.kwargs), lambda a: _said_in(a, deployed, dtype)
         )
     if dtype != torch.float32:
         _cast_inputs(graph, deployed, dtype)
         _limit_bounds(graph, deployed, torch.finfo(dtype).max)
         _split_factors(graph, deployed, torch.finfo(dtype))
+
+
+def _said_in(a: Any, deployed: torch.dtype, dtype: torch.dtype) -> Any:
+    """An argument that is the deployed dtype, or its largest number, as `finfo(x.dtype).min` is in
+    a model's code, as it would be in another dtype. In FP32 that number is left as it is."""
+    if a is deployed:
+        return dtype
+    if dtype != torch.float32 and isinstance(a, float) and abs(a) == torch.finfo(deployed).max:
+        return copysign(torch.finfo(dtype).max, a)
+    return a
 
 
 def _cast_inputs(graph: fx.Graph, deployed: torch.dtype, dtype: torch.dtype) -> None:

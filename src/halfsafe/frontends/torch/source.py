@@ -119,7 +119,8 @@ class TorchSource(TorchPart):
         )
 
     def running(self, candidate: Any) -> HalfModule:
-        return HalfModule(candidate, places_of(self.program.unflatten(self.program.graph.outputs)))
+        leaves = [str(i) for i in range(self.program.out_spec.num_leaves)]
+        return HalfModule(candidate, places_of(self.program.unflatten(leaves)))
 
     def deliver(
         self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any

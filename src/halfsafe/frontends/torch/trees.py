@@ -96,8 +96,15 @@ def structure(outputs: Any) -> TreeSpec:
 
 
 def places_of(outputs: Any) -> tuple[str, ...]:
-    """Where each flat output lies in the structure that a model returns."""
-    return tuple(keystr(path) for path, _ in tree_leaves_with_path(_opened(outputs)))
+    """Where each flat output lies in the structure that a model returns.
+
+    Its number, in a container that pytree knows without names for its parts.
+    """
+    opened = _opened(outputs)
+    try:
+        return tuple(keystr(path) for path, _ in tree_leaves_with_path(opened))
+    except ValueError:
+        return tuple(str(i) for i in range(len(tree_leaves(opened))))
 
 
 def dataclasses_in(outputs: Any) -> set[type]:
