@@ -14,7 +14,7 @@ AMPLIFIES = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Culprit:
+class Amplified:
     """A value that is wrong although what it is computed from is right, and by how much."""
 
     value: str
@@ -31,19 +31,19 @@ class Culprit:
         return None if self.error == inf else 11 + max(round(log2(self.error) + 8), 1)
 
 
-def culprits(
+def amplified(
     graph: Graph, errors: Mapping[str, float], outputs: Iterable[str], limit: float
-) -> list[Culprit]:
+) -> list[Amplified]:
     """Values ahead of some outputs that are wrong, all they are computed from being right.
 
     Where errors grow little by little, the one value at which they grow most.
     """
-    found: list[Culprit] = []
+    found: list[Amplified] = []
     ahead = ahead_of(graph, outputs)
     for node in graph.nodes:
         before = max((errors.get(v, 0.0) for v in node.inputs.values()), default=0.0)
         found += [
-            Culprit(output, errors[output], before)
+            Amplified(output, errors[output], before)
             for output in node.outputs
             if output in ahead and errors.get(output, 0.0) > limit
         ]
@@ -63,7 +63,7 @@ def ahead_of(graph: Graph, outputs: Iterable[str]) -> set[str]:
     return found
 
 
-def explain(graph: Graph, found: Sequence[Culprit]) -> str:
+def explain(graph: Graph, found: Sequence[Amplified]) -> str:
     """What needs more bits, in words."""
     first = max(found, key=lambda c: c.error)
     what = graph.describe(first.value)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
-from halfsafe.amplifiers import culprits, explain
+from halfsafe.amplifiers import amplified, explain
 from halfsafe.deviation import Comparison, Comparisons
 from halfsafe.formats import FLOAT16
 from halfsafe.graph import Graph, Kind, Node, Use
@@ -419,7 +419,7 @@ def _bits(graph: Graph, compared: Comparisons, findings: Sequence[Finding]) -> d
         return {}
     errors = {name: c.floor.relative for name, c in compared.items()}
     worst = max(1.0 if f.floor_differing else min(f.floor, 1.0) for f in limited)
-    roots = culprits(graph, errors, {f.name for f in limited}, worst / 8)
+    roots = amplified(graph, errors, {f.name for f in limited}, worst / 8)
     return {
         c.value: _Finding(FaultKind.BITS, detail=explain(graph, [c]), by_itself=True)
         for c in roots

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from halfsafe.amplifiers import ahead_of, culprits, explain
+from halfsafe.amplifiers import ahead_of, amplified, explain
 from halfsafe.deviation import ROUNDING, Comparison, Comparisons
 from halfsafe.engines import Engine
 from halfsafe.errors import EditError
@@ -116,7 +116,7 @@ class Mending:
         """With operators in FP32 whose operands need more bits, as far back as it takes."""
         graph, limit = self.preparation.graph, self._limit(proof, call)
         errors = {name: error_of(comparison) for name, comparison in compared.items()}
-        found = culprits(prepared.source.graph, errors, wrong, limit)
+        found = amplified(prepared.source.graph, errors, wrong, limit)
         found = [c for c in found if c.value in graph.producers]
         if not found:
             return None
