@@ -104,7 +104,7 @@ class Hunt:
         self.notes.append(f"{told}: the search is for what costs more than twice that")
         self.question = replace(self.question, tolerance=2 * floor)
         self.closed = True
-        self.culprits.pop()
+        self.culprits = [c for c in self.culprits[:-1] if c.after > 2 * floor]
         return self._in_float32(self.culprits) if self.culprits else self.bench(self.source)
 
     def _floor(self, network: Part) -> float:
@@ -276,7 +276,7 @@ class Hunt:
                 self.culprits, self.mended = rest, error
                 self.notes.append(
                     f"{culprit.node} spoils the outputs only where the network is cut behind it: "
-                    f"uncut, {self.engine.name} does not store its result"
+                    f"uncut, {self.engine.name} is within the tolerance without it in FP32"
                 )
 
     def _stop(self, bench: Bench) -> None:
