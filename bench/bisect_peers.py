@@ -28,6 +28,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from bench.record import record
 
 COMMAND = "python -m bench.bisect_peers"
 LIMIT = 180
+CONVERTER = "onnxconverter-common"
 POLYGRAPHY = Path(".venv-autocast/bin/polygraphy")
 ROOT = Path(__file__).parents[1]
 
@@ -67,7 +69,7 @@ def precision(trial: Trial, folder: Path) -> Row:
     options = ["--fp16", "--mode", "bisect", "--check", "false"]
     lines = _polygraphy("precision", model, options, folder).strip().splitlines()
     wrong = [line for line in lines if "Error" in line or line.startswith("[!]")]
-    return {"named": [], "builds": 0, "error": (wrong or lines or ["no message"])[-1][:200]}
+    return {"named": [], "builds": 0, "error": (wrong or lines or ["no message"])[-1].strip()[:200]}
 
 
 def _polygraphy(tool: str, model: Path, options: Sequence[Any], folder: Path) -> str:
@@ -79,6 +81,11 @@ def _polygraphy(tool: str, model: Path, options: Sequence[Any], folder: Path) ->
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     return done.stdout + done.stderr
+
+
+def polygraphy_version() -> str:
+    told = subprocess.run([POLYGRAPHY, "--version"], capture_output=True, text=True, check=True)
+    return re.findall(r"\d+[.\d]+", told.stdout)[0]
 
 
 def all_values(trial: Trial) -> dict[str, Any]:
@@ -188,7 +195,9 @@ def main() -> None:
     found = {tool: summary(tool, rows) for tool in TOOLS}
     print(json.dumps(found, indent=1))
     if not sys.argv[1:]:
-        record("bisect_peers", COMMAND, {"files": len(rows), "summary": found, "rows": rows})
+        peers = {"polygraphy": polygraphy_version(), "onnxconverter-common": version(CONVERTER)}
+        figures = {"peers": peers, "files": len(rows), "limit_s": LIMIT, "summary": found}
+        record("bisect_peers", COMMAND, {**figures, "rows": rows})
 
 
 if __name__ == "__main__":
