@@ -11,6 +11,7 @@ from torch import nn
 
 import halfsafe
 from halfsafe import BadInput
+from halfsafe.bisect import Options, bisected
 from halfsafe.bisecting.cuts import Cuts
 from halfsafe.bisecting.record import Bisection
 from halfsafe.bisecting.remainder import Remainder
@@ -203,6 +204,19 @@ class Fusing(Strict):
         return Run()
 
 
+class Hiding(Strict):
+    """An engine that stores nothing but its outputs."""
+
+    def build(self, deliverable):
+        shown = set(deliverable.graph.outputs)
+
+        class Run:
+            def run(self, call):
+                return deliverable.evaluate(call, HALF.stores, shown)
+
+        return Run()
+
+
 def test_what_only_a_cut_shows_is_no_culprit():
     """The engine fuses the loud product away, and does not where the network is cut behind it."""
 
@@ -213,6 +227,13 @@ def test_what_only_a_cut_shows_is_no_culprit():
     found = halfsafe.bisect(net((3, Loud())), inputs(), Fusing(name="fusing"))
     assert (found.op, found.others) == ("aten.add", ())
     assert any("only where the network is cut" in note for note in found.bisection.notes)
+
+
+def test_what_an_engine_hides_is_told():
+    """Products stay in FP32 there, so that the loud one does no harm; elsewhere it would."""
+    report = bisected(net((3, Scaled(2.0**20))), inputs(), Hiding(name="hiding"), Options())
+    assert report.bisection.within
+    assert any("strict evaluation is not, from mul" in note for note in report.bisection.notes)
 
 
 # Several

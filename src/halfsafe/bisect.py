@@ -161,7 +161,7 @@ def _record(hunt: Hunt, question: _Question, alone: tuple[Alone, ...]) -> Bisect
         culprits=tuple(hunt.culprits),
         trials=tuple(log.trials),
         alone=alone,
-        notes=tuple(hunt.notes),
+        notes=(*hunt.notes, *log.notes),
     )
 
 

@@ -70,6 +70,7 @@ class Hunt:
             self.error = self.mended = bench.whole().error
             for _ in range(2 * MOST):
                 if self.mended <= self.question.tolerance:
+                    self._tell_hidden(bench)
                     self._prune()
                     self.complete = True
                     return
@@ -211,13 +212,23 @@ class Hunt:
                 "what the graph stores there, the engine keeps in a wider format, or the reverse"
             )
 
+    def _tell_hidden(self, bench: Bench) -> None:
+        """Where strict evaluation has a culprit, and the engine none."""
+        predicted = self._strict(bench).whole().error
+        if predicted <= max(self.question.tolerance, GROWS * self.mended):
+            return
+        place = self._predicted(bench)
+        if place is not None:
+            node = self._known(bench.network.graph, bench.cuts.operator(place))
+            self.notes.append(
+                f"{self.engine.name} is within the tolerance where strict evaluation is not, from "
+                f"{node} on: it keeps values wider than the graph stores them, and another engine, "
+                "or version, may not"
+            )
+
     def _predicted(self, bench: Bench) -> int | None:
         """The place at which strict evaluation leaves the tolerance; None where it does not."""
-        cuts = bench.cuts
-        strict = Bench(
-            bench.network, Strict(), self.question, self.log, bench.kept, bench.worst, counts=False
-        )
-        low = 0
+        cuts, strict, low = bench.cuts, self._strict(bench), 0
         for place in self._suspects(bench)[:SUSPECTS]:
             if strict.is_bad(place):
                 return first_bad(low, place, strict.is_bad, cuts.cost, (place,))
@@ -225,6 +236,13 @@ class Hunt:
         if strict.whole().error <= self.question.tolerance:
             return None
         return first_bad(low, cuts.last, strict.is_bad, cuts.cost)
+
+    def _strict(self, bench: Bench) -> Bench:
+        """The same network in strict evaluation, whose trials are not counted."""
+        worst = bench.worst
+        return Bench(
+            bench.network, Strict(), self.question, self.log, bench.kept, worst, counts=False
+        )
 
     def _suspects(self, bench: Bench) -> list[int]:
         """Places right behind operators at which an inspection has found faults."""

@@ -13,7 +13,7 @@ from halfsafe.bisecting.cuts import Cuts
 from halfsafe.bisecting.memory import Memory, Outcome
 from halfsafe.bisecting.record import Trial
 from halfsafe.bisecting.remainder import Remainder, Values
-from halfsafe.engines import Engine
+from halfsafe.engines import Engine, notes_of
 from halfsafe.errors import BadInput
 from halfsafe.samples import Call, Samples
 from halfsafe.source import Arrays, Part, Progress
@@ -57,6 +57,7 @@ class Log:
     trials: list[Trial] = field(default_factory=list[Trial])
     builds: int = 0
     expected: int = 0
+    notes: dict[str, None] = field(default_factory=dict[str, None])
 
     @property
     def seconds(self) -> float:
@@ -194,6 +195,7 @@ class Bench:
 
         def run(call: Call) -> Arrays:
             found = running.run(call)
+            self.log.notes |= dict.fromkeys(notes_of(running))
             outputs = self.network.graph.outputs
             if call.number == self.worst:
                 self.seen[self.cuts.last] = dict(zip(outputs, found, strict=False))
