@@ -519,6 +519,20 @@ def test_an_operator_that_the_engine_refuses_is_the_culprit():
     assert "refuses" in found.reason
 
 
+def test_an_operator_that_the_engine_does_not_know_at_all_is_named_once():
+    class Old(Strict):
+        def build(self, deliverable):
+            if any(node.op == "aten.gelu" for node in deliverable.graph.nodes):
+                raise BadInput("no kernel for gelu")
+            return super().build(deliverable)
+
+    found = halfsafe.bisect(net((3, nn.GELU())), inputs(), Old(name="old"))
+    assert (found.op, found.others) == ("aten.gelu", ())
+    assert found.reason == "the engine refuses: no kernel for gelu"
+    assert not found.bisection.complete
+    assert any("refuses gelu" in note for note in found.bisection.notes)
+
+
 def test_a_record_survives_json():
     bisection = halfsafe.bisect(net((3, Scaled(2.0**20))), inputs(), "torch", rank=2).bisection
     assert Bisection.from_json(bisection.to_json()) == bisection

@@ -132,6 +132,9 @@ class Hunt:
         place = first_bad(0, bench.cuts.last, bench.is_bad, bench.cuts.cost, suspects)
         node = self._known(graph, bench.cuts.operator(place))
         if node.name in bench.kept:
+            if why := bench.at(place).why:
+                self.notes.append(f"{self.engine.name} refuses {node} in FP32 as well: {why}")
+                return None
             self._widen(bench, node)
         else:
             found = self._culprit(bench, node, place, predicted)
