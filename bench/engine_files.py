@@ -7,9 +7,11 @@ that has them; the detectors of the two examples. Neither parsing nor building n
 
 In a strongly typed network the types of the file decide, so that every layer of type FLOAT is
 accounted for: it casts or hands on an input or an output of the network, it is of an island or a
-multiplication that the report declares, or it is a cast or a constant that only such layers read.
-What is left is a layer that nobody has declared. An engine is built for every compute capability
-that the package names. Where parser or builder refuse, the original FP32 file is tried too.
+multiplication that the report declares, or it is a cast, or made by the parser, and only such
+layers read it. Layers of operators that have to be FP32, as the report notes of Range, are counted
+by themselves. What is left is a layer that nobody has declared. An engine is built for every
+compute capability that the package names. Where parser or builder refuse, the original FP32 file is
+tried too.
 """
 
 # tensorrt_rtx has no types; torch is not in the environment of the trained files.
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -33,6 +36,7 @@ import numpy as np
 import onnx_ir as ir
 
 import halfsafe
+from halfsafe.frontends.onnx.kept import kept
 
 COMMAND = "python -m bench.engine_files"
 TRAINED = Path(".venv-trained/bin/python")
@@ -60,6 +64,7 @@ def write(group: str, name: str, folder: Path) -> dict[str, Any]:
         "operators": len(report.graph.nodes),
         "islands": list(report.islands),
         "inserted": list(report.insertions),
+        "notes": list(report.notes),
     }
 
 
@@ -106,6 +111,7 @@ def examine(folder: Path, original: Path, report: dict[str, Any]) -> dict[str, A
 
     feeds = dict(np.load(folder / "sample.npz"))
     model, declared = named(ir.load(folder / "half.onnx"), report["islands"])
+    has_to = told(model, report["notes"])
     scaled = any(text.endswith(", in FP32") for text in report["inserted"])
     try:
         network = Network(trt, model)
@@ -115,9 +121,11 @@ def examine(folder: Path, original: Path, report: dict[str, Any]) -> dict[str, A
     row: dict[str, Any] = {
         "layers": network.network.num_layers,
         "float_layers": len({layer.name for layer in floats}),
-        "undeclared": undeclared(trt, network, declared, scaled),
+        "undeclared": undeclared(trt, network, declared | has_to, scaled),
         "built": [],
     }
+    without = undeclared(trt, network, declared, scaled)
+    row["has_to_be_float"] = [text for text in without if text not in row["undeclared"]]
     for target in capabilities(trt):
         try:
             row.setdefault("bytes", len(network.engine(feeds, (target,))))
@@ -160,6 +168,16 @@ def named(model: ir.Model, islands: list[str]) -> tuple[ir.Model, set[str]]:
     return model, declared
 
 
+def told(model: ir.Model, notes: list[str]) -> set[str]:
+    """Names of the operators that have to be FP32, as far as a note tells of all of their type."""
+    found: set[str] = set()
+    for why, nodes in kept(model).items():
+        (note,) = [n for n in notes if f"since {why}: " in n] or [""]
+        count = Counter(node.op_type for node in nodes)
+        found |= {str(n.name) for n in nodes if f" {count[n.op_type]} {n.op_type}," in note}
+    return found
+
+
 def undeclared(trt: Any, network: Any, declared: set[str], scaled: bool) -> list[str]:
     """Layers of type FLOAT that are neither at the rim nor of an island, nor made for one.
 
@@ -169,14 +187,14 @@ def undeclared(trt: Any, network: Any, declared: set[str], scaled: bool) -> list
     readers = readers_of(network)
     makers = {output.name: layer for layer, output in network.outputs()}
     rim = {trt.LayerType.CAST} | ({trt.LayerType.ELEMENTWISE} if scaled else set())
-    fine = {
+    fine = {layer.name for layer, _ in network.outputs() if node_of(layer) in declared}
+    fine |= {
         name
         for name, layer in layers.items()
-        if node_of(layer) in declared
-        or hands_on(trt, layer, makers)
-        or (layer.type in rim and at_rim(layer))
+        if hands_on(trt, layer, makers) or (layer.type in rim and at_rim(layer))
     }
-    given = {n for n, x in layers.items() if not x.metadata or x.type == trt.LayerType.CAST}
+    casts = {n for n, x in layers.items() if x.type == trt.LayerType.CAST}
+    given = casts | {layer.name for layer, _ in network.outputs() if not layer.metadata}
     while more := {n for n in given - fine if readers[n] and readers[n] <= fine}:
         fine |= more
     left = (layers[name] for name in layers if name not in fine)
@@ -263,14 +281,15 @@ def files() -> Iterator[tuple[str, str]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    head = ("file", "layers", "FLOAT", "undeclared", "built for", "refused")
-    yield "{:24} {:>6} {:>6} {:>10} {:>9}  {}".format(*head)
+    head = ("file", "layers", "FLOAT", "has to", "undeclared", "built for", "refused")
+    yield "{:24} {:>6} {:>6} {:>6} {:>10} {:>9}  {}".format(*head)
     for row in rows:
         why = row.get("error") or row.get("refused") or row.get("not_built") or ""
-        left = len(row.get("undeclared", ())) if "layers" in row else ""
-        counts = (row.get("layers", ""), row.get("float_layers", ""), left)
+        lists = ("has_to_be_float", "undeclared")
+        left = [len(row.get(key, ())) if "layers" in row else "" for key in lists]
+        counts = (row.get("layers", ""), row.get("float_layers", ""), *left)
         alike = "FP32 too: " if row.get("original_refused") else ""
-        yield "{:24} {:>6} {:>6} {:>10} {:>9}  {}".format(
+        yield "{:24} {:>6} {:>6} {:>6} {:>10} {:>9}  {}".format(
             row["file"], *counts, len(row.get("built", ())), (alike + why)[:100]
         )
 
@@ -282,6 +301,7 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "files": len(rows),
         "parsed": len(parsed),
         "layers": sum(row["layers"] for row in parsed),
+        "has_to_be_float_layers": sum(len(row["has_to_be_float"]) for row in parsed),
         "undeclared_float_layers": sum(len(row["undeclared"]) for row in parsed),
         "built": sum("not_built" not in row for row in parsed),
         "refused_in_fp16_only": [r["file"] for r in failed if not r.get("original_refused")],

@@ -114,6 +114,33 @@ def test_the_deployable_is_pure_float16(tmp_path):
     assert np.isfinite(outputs[0]).all()
 
 
+GRID = """
+    start = Constant <value = float {0.0}> ()
+    step = Constant <value = float {1.0}> ()
+    axis = Constant <value = int64 {1}> ()
+    sizes = Shape (x)
+    width = Gather (sizes, axis)
+    limit = Cast <to = 1> (width)
+    [columns] columns = Range (start, limit, step)
+    grid = Add (x, columns)
+    y = Relu (grid)
+"""
+"""The anchor grid of YOLO: whole numbers in floats, for which the standard has no FP16."""
+
+
+def test_what_the_standard_has_in_float32_only_is_in_the_report(tmp_path):
+    fixed = halfsafe.fix(text_model(GRID), samples())
+    assert fixed.report.safe
+    (note,) = (n for n in fixed.report.notes if "the standard has no FP16 there" in n)
+    assert "1 Range, the first of them Range 'columns'; Casts between them and FP16: 1" in note
+    fixed.save(tmp_path / "half.onnx")
+    graph = onnx.load(tmp_path / "half.onnx").graph
+    casts = [(node.input[0], node.output[0]) for node in graph.node if node.op_type == "Cast"]
+    rim = [("x", "x_fp16"), ("y_fp16", "y")]
+    assert sorted(casts) == [("columns", "columns_fp16"), ("width", "limit"), *rim]
+    assert not halfsafe.fix(text_model(GROWN), samples()).report.notes
+
+
 def test_the_rescaled_float32_model_is_written_too(tmp_path):
     fixed = halfsafe.fix(text_model(GROWN), samples())
     fixed.save(tmp_path / "full.onnx", dtype="float32")

@@ -3,10 +3,12 @@
 import re
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.backend.test.loader
+import onnx.defs
 import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
@@ -16,6 +18,8 @@ from torch import nn
 
 from halfsafe.errors import BadInput
 from halfsafe.frontends.onnx.half import to_float16
+from halfsafe.frontends.onnx.half_groups import KEPT, NEWEST_OPSET, schema_of
+from halfsafe.frontends.onnx.kept import kept, kept_words
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -294,6 +298,72 @@ def test_other_domains_stay_in_fp32():
     text += "b = ai.onnx.ml.Scaler<offset = [0.5], scale = [2.0]>(a) y = Abs(b)}"
     half = convert(ir.from_proto(onnx.parser.parse_model(text)))
     assert_casts(half, "x -> x_fp16", "a -> a_fp32", "b -> b_fp16", "y_fp16 -> y")
+
+
+# What is told of that
+
+STANDARD = "FP32, since the standard has no FP16 there up to opset 23"
+
+
+def assert_told(model, *expected):
+    """Each note holds the text, and there are no others."""
+    notes = kept_words(model)
+    told = len(notes) == len(expected) and all(
+        text in note for text, note in zip(expected, notes, strict=True)
+    )
+    assert told, notes
+
+
+def test_operators_that_the_standard_has_in_fp32_only_are_told():
+    text = "g (float[2] x, int64 n) => (float[2] y, float[N] z) <float o = {0}, float i = {1}> {"
+    text += "a = Relu(x) [first] b = Celu(a) c = Celu(b) y = Abs(c) "
+    text += "f = Cast<to = 1>(n) r = Range(o, f, i) z = Neg(r)}"
+    half = convert(read(text))
+    assert_casts(
+        half, "x -> x_fp16", "a -> a_fp32", "c -> c_fp16", "n -> f", "r -> r_fp16", "y_fp16 -> y",
+        "z_fp16 -> z",
+    )  # fmt: skip
+    found = "2 Celu, 1 Range, the first of them Celu 'first'; Casts between them and FP16: 3"
+    assert_told(half, f"{STANDARD}: {found}")
+
+
+def test_an_operator_of_fp32_at_the_rim_costs_no_cast():
+    half = convert(read("g (float[2] x) => (float[2] y) {y = Celu(x)}"))
+    assert_told(half, f"{STANDARD}: 1 Celu, the first of them Celu 'y'; Casts between them and")
+    assert not casts(half)
+
+
+def test_computed_scales_are_told_and_constant_ones_are_not():
+    assert_told(convert(read(RESIZE)))
+    text = "g (float[1, 1, H, W] x, float[4] z) => (float[1, 1, A, B] y) "
+    text += '{s = Exp(z) [up] r = Resize<mode = "nearest">(x, , s) y = Relu(r)}'
+    assert_told(convert(read(text)), "1 Resize, the first of them Resize 'up'; Casts between them")
+
+
+def test_other_reasons_for_fp32_are_told_one_by_one():
+    text = '<ir_version: 8, opset_import: ["": 21, "ai.onnx.ml": 3]> g (float[2] x) => (float[2] y)'
+    text += "<float s = {0.1}, uint8 z = {128}, float[2] b> {q = QuantizeLinear(x, s, z) "
+    text += "d = DequantizeLinear(q, s, z) r = RandomUniformLike(d) "
+    text += "b = ai.onnx.ml.Scaler<offset = [0.5], scale = [2.0]>(r) y = Abs(b)}"
+    assert_told(
+        convert(ir.from_proto(onnx.parser.parse_model(text))),
+        "or are defined with FP32: 1 DequantizeLinear, 1 QuantizeLinear, the first of them Quant",
+        "ONNX Runtime has no FP16 form of them on a CPU: 1 RandomUniformLike",
+        "onnx does not know their domain: 1 Scaler, the first of them Scaler 'b'; Casts between "
+        "them and FP16: 1",
+    )
+
+
+def test_what_a_later_opset_has_in_fp16_is_fp16_there():
+    text = "g (float[2] x, float o, float n, float i) => (float[N] y) {y = Range(o, n, i)}"
+    assert_told(convert(read(text)), "1 Range")
+    later = to_float16(read(text, opset=27))
+    assert not kept_words(later)
+    assert node(later, "Range").outputs[0].dtype is HALF
+
+
+def test_an_island_is_not_told_again():
+    assert_told(convert(read(CHAIN), float32={"b", "c"}))
 
 
 # Islands
@@ -594,6 +664,10 @@ def is_float(value):
     return value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
+def rim(proto):
+    return (*proto.graph.input, *proto.graph.output)
+
+
 @pytest.fixture(scope="module")
 def operators():
     """The standard's test models that take or give FP32 tensors."""
@@ -603,8 +677,7 @@ def operators():
     return [
         case
         for case in cases
-        if any(map(is_float, (*case.model.graph.input, *case.model.graph.output)))
-        and not listed(case, EXCEPTIONS)
+        if any(map(is_float, rim(case.model))) and not listed(case, EXCEPTIONS)
     ]
 
 
@@ -669,6 +742,45 @@ def test_every_operator_of_the_standard(operators):
     faults = [fault(case) for case in operators]
     assert not [text for text in faults if text]
     assert faults.count("") > 1000
+
+
+def test_whatever_computes_in_fp32_is_told(operators):
+    """In a model converted without islands no operator gives FP32 that `kept` does not hold.
+
+    Sequences and optionals that enter or leave a model cannot be cast, and are handed on.
+    """
+    told, untold = Counter(), []
+    for case in operators:
+        if not all(v.type.HasField("tensor_type") for v in rim(case.model)):
+            continue
+        half = to_float16(ir.from_proto(case.model))
+        holds = {node for nodes in kept(half).values() for node in nodes}
+        told.update(node.op_type for node in holds)
+        untold += [
+            f"{case.name}: {node.op_type}"
+            for node in half.graph.all_nodes()
+            if node not in holds
+            and node.op_type not in ("Cast", "Constant")
+            and any(value.dtype is FLOAT for value in node.outputs)
+        ]
+    assert not untold
+    assert {"Range", "NonMaxSuppression", "TfIdfVectorizer", "QLinearConv"} <= told.keys()
+
+
+def in_fp32_only(schema):
+    """Whether an input or an output may be FP32, and not FP16."""
+    types = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    allowed = [types.get(p.type_str, [p.type_str]) for p in (*schema.inputs, *schema.outputs)]
+    return any("tensor(float)" in of and "tensor(float16)" not in of for of in allowed)
+
+
+def test_the_limitations_name_what_the_standard_has_in_fp32_only():
+    said = (Path(__file__).parents[1] / "docs" / "limitations.md").read_text(encoding="utf-8")
+    known = {s.name for s in onnx.defs.get_all_schemas() if not s.domain}
+    schemas = (schema_of(ir.Node("", name, []), NEWEST_OPSET) for name in known)
+    names = {s.name for s in schemas if s and in_fp32_only(s) and not KEPT.search(s.name)}
+    assert {"Range", "Celu", "Resize"} <= names
+    assert not [name for name in names if f"`{name}`" not in said]
 
 
 @pytest.mark.parametrize(

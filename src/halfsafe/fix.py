@@ -114,7 +114,7 @@ def fix(
     delivery = exact.deliver(original, deployed, supply.first, dynamic_shapes)
     progress("running what is delivered")
     proof, notes = delivered(delivery, original, supply, proof)
-    notes += bears.words(node.op for node in original.graph.nodes)
+    notes += [*delivery.notes, *bears.words(node.op for node in original.graph.nodes)]
     return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), delivery)
 
 

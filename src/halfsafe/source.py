@@ -76,9 +76,7 @@ class Part(Runnable, Protocol):
         """The same for the same operators with the same constants, and for no others."""
         ...
 
-    def evaluate(
-        self, call: Call, fmt: FloatFormat, only: Container[str] | None = None
-    ) -> Arrays:
+    def evaluate(self, call: Call, fmt: FloatFormat, only: Container[str] | None = None) -> Arrays:
         """Outputs in FP32 arithmetic, every value, or some, stored in a format."""
         ...
 
@@ -174,6 +172,11 @@ class Source(Part, Protocol):
 
 class Delivery(Protocol):
     """A fixed model in the forms in which people deploy it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the FP16 deployable."""
+        ...
 
     def float32(self) -> Any: ...
 

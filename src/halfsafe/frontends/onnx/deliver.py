@@ -25,6 +25,7 @@ from halfsafe.frontends.onnx.feeds import feeds_of
 from halfsafe.frontends.onnx.file import Given, data_of, label, load, write
 from halfsafe.frontends.onnx.flatten import flatten
 from halfsafe.frontends.onnx.half import drop_identities, to_float16
+from halfsafe.frontends.onnx.kept import kept_words
 from halfsafe.frontends.onnx.program import OnnxProgram
 from halfsafe.frontends.onnx.run import Evaluator, as_it_is
 from halfsafe.frontends.onnx.runtime import fits_session, session
@@ -114,9 +115,21 @@ class OnnxDelivery:
         """What the file gives, its nodes run one by one; it must load whole, too."""
         return self._delivered.evaluate(call, FLOAT16)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has to be FP32 in the FP16 file; nothing of a model that cannot be converted."""
+        try:
+            return tuple(kept_words(self._converted))
+        except BadInput:
+            return ()
+
+    @cached_property
+    def _converted(self) -> ir.Model:
+        return self._half()
+
     @cached_property
     def _delivered(self) -> HalfFile:
-        made = HalfFile(self._half())
+        made = HalfFile(self._converted)
         made.check()
         return made
 

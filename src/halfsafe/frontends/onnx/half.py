@@ -21,6 +21,7 @@ from halfsafe.frontends.onnx.half_groups import (
     Group,
     groups_of,
     schema_of,
+    sizes_of,
 )
 from halfsafe.frontends.onnx.opset import complete_types, raise_opset, refuse, settle_inputs
 from halfsafe.frontends.onnx.values import (
@@ -146,10 +147,7 @@ class _Conversion:
 
         Resize reads such sizes. In FP16 they would be rounded above 2048.
         """
-        sizes: set[ir.Value] = set()
-        for node in self.nodes:
-            if node.op_type in ("Shape", "Size") or self._is_size(node, sizes):
-                sizes.update(node.outputs)
+        sizes = sizes_of(self.nodes)
         casts = {n.outputs[0] for n in self.nodes if is_cast(n) and not is_float(value_at((n, 0)))}
         for value in self._latest_first((sizes | casts) & self.makes.keys()):
             group = self.makes[value]
@@ -160,13 +158,6 @@ class _Conversion:
     def _latest_first(self, values: set[ir.Value]) -> Iterator[ir.Value]:
         for node in reversed(self.nodes):
             yield from (value for value in node.outputs if value in values)
-
-    def _is_size(self, node: ir.Node, sizes: set[ir.Value]) -> bool:
-        """Whether a node computes from sizes and constants alone."""
-        inputs = [value for value in node.inputs if value is not None]
-        return not bodies_of(node) and all(
-            value in sizes or value.is_initializer() or is_constant(value) for value in inputs
-        )
 
     def _wants_half(self, use: Place, sizes: set[ir.Value]) -> bool:
         """A reader that follows has no wish of its own, unless its other operand is no size."""

@@ -15,6 +15,7 @@ from halfsafe.frontends.onnx.values import (
     HALF,
     Place,
     bodies_of,
+    is_constant,
     is_float,
     type_text,
     value_at,
@@ -35,6 +36,13 @@ onnx defines with FP32 constants."""
 GENERATED = re.compile("^Random|^EyeLike$|^MelWeightMatrix$")
 """Operators whose output stays in FP32, since onnxruntime has no FP16 form of them on a CPU."""
 
+BY_STANDARD = f"the standard has no FP16 there up to opset {NEWEST_OPSET}"
+BY_DOMAIN = "onnx does not know their domain"
+BY_DEFINITION = "they quantise, or are defined with FP32"
+BY_KERNEL = "ONNX Runtime has no FP16 form of them on a CPU"
+BY_SIZE = "they compute with sizes, which FP16 would round above 2048"
+"""Why something has to be FP32, as it is told of several operators."""
+
 
 @dataclass(eq=False)
 class Group:
@@ -43,6 +51,8 @@ class Group:
     uses: list[Place] = field(default_factory=list[Place])
     values: list[ir.Value] = field(default_factory=list[ir.Value])
     precision: ir.DataType = HALF
+    why: str = ""
+    """Why it has to be FP32, if it does."""
     opset: int | None = None
     """The later opset that allows FP16 here, if this one does not."""
     rim: bool = False
@@ -77,7 +87,8 @@ def _schema_groups(node: ir.Node, opsets: dict[str, int]) -> Iterable[Group]:
     Type parameters are not told apart: Attention and RMSNormalization have several, but their
     definitions only hold when those agree. Operators that state their output's type are different.
     """
-    schema = None if KEPT.search(node.op_type) or node.domain else schema_of(node, opsets[""])
+    kept = BY_DOMAIN if node.domain else BY_DEFINITION if KEPT.search(node.op_type) else ""
+    schema = None if kept else schema_of(node, opsets[""])
     states = schema is not None and (
         node.op_type == "CastLike" or not schema.attributes.keys().isdisjoint(DTYPE_ATTRIBUTES)
     )
@@ -96,11 +107,11 @@ def _schema_groups(node: ir.Node, opsets: dict[str, int]) -> Iterable[Group]:
             else:
                 group.uses.append((node, index))
             if not free:
-                group.precision = FLOAT
+                group.precision, group.why = FLOAT, kept or BY_STANDARD
                 group.opset = schema and _later_opset(node, made, index, text)
     for group in groups.values():
         if group.values and (GENERATED.search(node.op_type) or _accumulates(node)):
-            group.precision = FLOAT
+            group.precision, group.why = FLOAT, group.why or BY_KERNEL
     return groups.values()
 
 
@@ -119,6 +130,19 @@ def schema_of(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
         return onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def sizes_of(nodes: Iterable[ir.Node]) -> set[ir.Value]:
+    """Sizes, and what is computed from sizes and constants alone."""
+    sizes: set[ir.Value] = set()
+    for node in nodes:
+        inputs = [value for value in node.inputs if value is not None]
+        alone = not bodies_of(node) and all(
+            value in sizes or value.is_initializer() or is_constant(value) for value in inputs
+        )
+        if alone or node.op_type in ("Shape", "Size"):
+            sizes.update(node.outputs)
+    return sizes
 
 
 def _formal(

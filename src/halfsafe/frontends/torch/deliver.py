@@ -53,6 +53,7 @@ class TorchDelivery:
     deployed: Program
     call: Call
     dynamic_shapes: Any = None
+    notes: tuple[str, ...] = ()
 
     def float32(self) -> nn.Module:
         """A new FP32 module with the function of the original, and constants of its own."""
