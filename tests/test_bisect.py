@@ -476,6 +476,38 @@ def test_the_planner_mends_and_the_rest_is_found():
     assert [c.op for c in (found, *found.others)] == ["aten.mul", "halfsafe_test.energy"]
 
 
+def test_what_the_planner_has_mended_stays_so():
+    model = net((1, Scaled(2.0**20)), (3, StoredInside()))
+    found = halfsafe.bisect(model, inputs(), "torch", fix=True)
+    assert found.kept == ()
+    assert found.others[0].kept == ("energy",)
+    assert found.bisection.mended <= 1e-2
+
+
+def test_an_index_that_rounding_has_spoilt_is_no_refusal_of_the_engine():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows = nn.Embedding(2050, 16)
+
+        def forward(self, x):
+            place = 2049.0 + 0 * x[:, 0]
+            return self.rows((place + 0.4).long())
+
+    found = halfsafe.bisect(nn.Sequential(Table(), nn.Linear(16, 4)).eval(), inputs(), "torch")
+    assert "refuses" not in found.reason
+    assert found.module == "0"
+
+
+def test_the_last_operator_is_shown_on_the_sample_that_fails():
+    samples = [*inputs(1), (1e5 * inputs(1)[0][0],)]
+    model = nn.Sequential(nn.Linear(16, 16), nn.Identity()).eval()
+    found = halfsafe.bisect(model, samples, "torch")
+    (made,) = found.makes
+    assert (found.op, found.sample) == ("aten.linear", 1)
+    assert made.nonfinite > 0
+
+
 def test_single_operators_are_ranked():
     found = halfsafe.bisect(net((3, Scaled(2.0**20))), inputs(), "torch", rank=3)
     alone = found.bisection.alone

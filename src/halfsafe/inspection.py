@@ -58,13 +58,28 @@ def inspect(
 
 
 def observe(source: Source, all_calls: Iterable[Call], progress: Progress, tool: Tool) -> Report:
-    """The same of a model that is open, for another tool that begins with it."""
-    count = _Count(all_calls)
-    seen = _compare(source, count, progress)
-    return _report(source, seen, tool, count.seen, headroom=1)
+    """The same of a model that is open, for another tool that begins with it.
+
+    Where FP16 does not run to the end, since it spoils an index, values are measured in FP32 alone.
+    """
+    count, why = _Count(all_calls), list[str]()
+    try:
+        seen = _compare(source, count, progress)
+    except BadInput as error:
+        count = _Count(all_calls)
+        seen = _Seen(source.measure(count, progress), {}, ())
+        why.append(f"FP16 does not run to the end of the graph: {error}")
+    return _report(source, seen, tool, count.seen, headroom=1, notes=why)
 
 
-def _report(source: Source, seen: _Seen, tool: Tool, samples: int, headroom: int) -> Report:
+def _report(
+    source: Source,
+    seen: _Seen,
+    tool: Tool,
+    samples: int,
+    headroom: int,
+    notes: Iterable[str] = (),
+) -> Report:
     return observed(
         tool=tool,
         model=source.name,
@@ -75,7 +90,7 @@ def _report(source: Source, seen: _Seen, tool: Tool, samples: int, headroom: int
         ranges=source.constants() | seen.ranges,
         compared=seen.compared,
         findings=seen.findings,
-        notes=source.notes,
+        notes=(*source.notes, *notes),
     )
 
 

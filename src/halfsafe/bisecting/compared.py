@@ -12,6 +12,7 @@ from halfsafe.bisecting.record import Shown
 from halfsafe.bisecting.remainder import Values
 from halfsafe.bisecting.trials import Bench
 from halfsafe.deviation import deviation, largest_difference
+from halfsafe.errors import BadInput
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.formats import FLOAT16, FLOAT32
 from halfsafe.graph import Graph, Node
@@ -72,13 +73,16 @@ def _shown(name: str, there: Any, known: Any) -> Shown:
 def agrees(bench: Bench, place: int, found: Seen) -> bool | None:
     """Whether strict evaluation makes of the engine's own operands what the engine makes of them.
 
-    None where these were not all handed over.
+    None where these were not all handed over, or strict evaluation does not run.
     """
     reads, makes = bench.cuts.reads(place), bench.cuts.makes(place)
     if not (reads and found.reads.keys() >= set(reads) and found.makes.keys() >= set(makes)):
         return None
     part = bench.network.extract(reads, makes)
-    made = part.evaluate(bench.network.arguments(found.reads), FLOAT16)
+    try:
+        made = part.evaluate(bench.network.arguments(found.reads), FLOAT16)
+    except BadInput:
+        return None
     return all(alike(a, np.asarray(found.makes[v])) for a, v in zip(made, makes, strict=True))
 
 

@@ -62,6 +62,9 @@ class Hunt:
     measures: bool = False
     inside: dict[str, float] = field(default_factory=dict[str, float])
 
+    def __post_init__(self) -> None:
+        self._base, self._variant = self.source, ""  # the planner's network, once it has mended one
+
     def run(self) -> None:
         """Finds all culprits, unless time runs out."""
         bench = self.bench(self.source)
@@ -106,12 +109,12 @@ class Hunt:
         self.question = replace(self.question, tolerance=2 * floor)
         self.closed = True
         self.culprits = [c for c in self.culprits[:-1] if c.after > 2 * floor]
-        return self._in_float32(self.culprits) if self.culprits else self.bench(self.source)
+        return self._in_float32(self.culprits)
 
     def _floor(self, network: Part) -> float:
         """The error at 11 bits and any exponent, the best that FP16 can do."""
         calls = self.question.supply
-        return max(self.question.error(c.number, network.evaluate(c, FLOOR)) for c in calls)
+        return max(self.question.strictly(network, call, FLOOR) for call in calls)
 
     def _only_rounds(self, bench: Bench, found: Culprit) -> bool:
         """Whether an operator shares in an error with many: it adds little to what comes ahead of
@@ -119,9 +122,10 @@ class Hunt:
         adds = found.before * GROWS >= found.after
         return adds or found.after * PART <= self._floor(bench.network)
 
-    def bench(self, network: Part, kept: Sequence[str] = (), variant: str = "") -> Bench:
+    def bench(self, network: Part, kept: Sequence[str] = ()) -> Bench:
         """A network on the engine, the samples in the order that was the best so far."""
         worst = self.culprits[0].sample if self.culprits else 0
+        variant = self._variant
         return Bench(network, self.engine, self.question, self.log, kept, worst, variant=variant)
 
     def _next(self, bench: Bench) -> Bench | None:
@@ -142,16 +146,17 @@ class Hunt:
             if self._only_rounds(bench, found):
                 self.closed = False
                 return None
-            self._keep(bench, [node.name])
-        if self.planner is not None and len(self.culprits) == 1:
-            planned = self.planner(self.source)
-            return self.bench(planned, variant=planned.fingerprint())
+            if self.planner is not None and len(self.culprits) == 1:
+                self._base = self.planner(self.source)
+                self._variant = self._base.fingerprint()
+            else:
+                self._keep(bench, [node.name])
         return self._in_float32(self.culprits)
 
     def _known(self, graph: Graph, name: str) -> Node:
         """An operator of the network as it was given, in place of a Cast that keeping has added."""
         node = graph.by_name[name]
-        while node.name not in self.source.graph.by_name and node.inputs:
+        while node.name not in self._base.graph.by_name and node.inputs:
             maker = graph.producers.get(next(iter(node.inputs.values())))
             if maker is None:
                 break
@@ -262,12 +267,15 @@ class Hunt:
     def _in_float32(self, culprits: Sequence[Culprit]) -> Bench | None:
         """The network with culprits in FP32; None where that is no remedy."""
         names = {name for culprit in culprits for name in culprit.kept}
-        kept = tuple(node.name for node in self.source.graph.nodes if node.name in names)
-        self.closed &= len(kept) <= max(SMALL, SHARE * len(self.source.graph.nodes))
+        nodes = self._base.graph.nodes
+        kept = tuple(node.name for node in nodes if node.name in names)
+        self.closed &= len(kept) <= max(SMALL, SHARE * len(nodes))
         if not self.closed:
             return None
+        if not kept:
+            return self.bench(self._base)
         try:
-            network = self.source.apply([Island(kept, "culprits of a bisection")])
+            network = self._base.apply([Island(kept, "culprits of a bisection")])
         except EditError as error:
             self.notes.append(f"the last culprit cannot be kept in FP32: {error}")
             return None
@@ -275,14 +283,14 @@ class Hunt:
 
     def _widen(self, bench: Bench, node: Node) -> None:
         """What a kept operator hands on does not fit: those who read it are kept as well."""
-        graph = self.source.graph
+        graph = self._base.graph
         self._keep(bench, {u.node for output in node.outputs for u in graph.consumers[output]})
 
     def _keep(self, bench: Bench, nodes: Iterable[str]) -> None:
         """Keeps operators in FP32, and what their harm reaches, on account of the last culprit."""
         *_, last = self.culprits
         names, self.closed = spread(bench, nodes, self._sample(bench.worst))
-        own = [name for name in names if name in self.source.graph.by_name]
+        own = [name for name in names if name in self._base.graph.by_name]
         kept = (*last.kept, *own) if self.closed else last.kept
         self.culprits[-1] = replace(last, kept=tuple(dict.fromkeys(kept)))
 

@@ -45,5 +45,5 @@ def spread(bench: Bench, nodes: Iterable[str], call: Call) -> tuple[tuple[str, .
 
 def _spoils(bench: Bench, value: str, call: Call) -> bool:
     """Whether the outputs leave the tolerance if this value alone is stored in FP16."""
-    found = bench.network.evaluate(call, FLOAT16, (value,))
-    return bench.question.error(call.number, found) > bench.question.tolerance
+    error = bench.question.strictly(bench.network, call, FLOAT16, (value,))
+    return error > bench.question.tolerance

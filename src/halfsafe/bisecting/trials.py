@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isnan
 
@@ -15,6 +15,7 @@ from halfsafe.bisecting.record import Trial
 from halfsafe.bisecting.remainder import Remainder, Values
 from halfsafe.engines import Engine, notes_of
 from halfsafe.errors import BadInput
+from halfsafe.formats import FloatFormat
 from halfsafe.samples import Call, Samples
 from halfsafe.source import Arrays, Part, Progress
 from halfsafe.verdict import Metric
@@ -39,6 +40,15 @@ class Question:
         alike = [np.shape(x) for x in found] == [np.shape(x) for x in reference]
         error = float(self.metric(found, reference)) if alike else inf
         return inf if isnan(error) else error
+
+    def strictly(
+        self, network: Part, call: Call, fmt: FloatFormat, only: Container[str] | None = None
+    ) -> float:
+        """The error with values, or some, stored in a format; inf where that does not run."""
+        try:
+            return self.error(call.number, network.evaluate(call, fmt, only))
+        except BadInput:
+            return inf
 
     def calls(self, first: int) -> Iterator[Call]:
         """All samples, that of number `first` ahead of the others."""
@@ -81,8 +91,8 @@ class Bench:
     """One network on one engine. Each trial is run once, and its outcome is kept.
 
     Operators that are `kept` are in FP32 in the network; a `variant` tells networks apart that
-    differ in more. `interval` are the last places that were
-    good and bad, and `seen` what was handed over there on the `worst` sample, which runs first.
+    differ in more. `interval` are the last places that were good and bad, and `seen` what was
+    handed over there on the `worst` sample, which runs first.
     """
 
     network: Part
@@ -157,8 +167,9 @@ class Bench:
             known=known,
         )
         if self.counts:
-            self.log.memory.put(key, outcome)
             self.log.add(trial)
+        if self.counts and not known:
+            self.log.memory.put(key, outcome)
         return trial
 
     def _worst(self, outcome: Outcome) -> tuple[float, int]:
@@ -196,9 +207,8 @@ class Bench:
         def run(call: Call) -> Arrays:
             found = running.run(call)
             self.log.notes |= dict.fromkeys(notes_of(running))
-            outputs = self.network.graph.outputs
-            if call.number == self.worst:
-                self.seen[self.cuts.last] = dict(zip(outputs, found, strict=False))
+            outputs = self.network.graph.outputs  # those of the last sample are the worst
+            self.seen[self.cuts.last] = dict(zip(outputs, found, strict=False))
             return found
 
         return run
@@ -215,6 +225,9 @@ class Bench:
             handed = dict(zip(cut.handed, made, strict=True))
             if call.number == self.worst:
                 self.seen[place] = handed
-            return rest.outputs(call, handed, self.question.references[call.number])
+            try:
+                return rest.outputs(call, handed, self.question.references[call.number])
+            except BadInput:  # FP32 cannot go on from there, with an index beyond a table
+                return ()
 
         return run
