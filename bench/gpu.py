@@ -1,59 +1,53 @@
-"""The architectures at realistic widths on a CUDA device, fixed against naive FP16.
+"""The architectures at realistic widths on a CUDA device, fixed against naive FP16, and engines.
 
-Run as ``python -m bench.gpu``; without a GPU it says so and does nothing. Latencies are medians of
-runs taken in turns, as ratios to naive FP16 in the same process.
+Run as ``python -m bench.gpu``; without a GPU it says what is missing and does nothing. Latencies
+are medians of runs taken in turns, as ratios to naive FP16 in the same process. Then some of the
+networks, and the detectors of the two examples, run on the engines that need a GPU, and two planted
+faults are bisected there (bench/gpu_engines.py). Recorded is a run without arguments, row by row;
+``--device cpu --tiny`` tries the script out, on engines of the CPU or those of ``--engines``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import logging
-import statistics
-import time
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 import halfsafe
 from bench.architectures import ARCHITECTURES, REAL, TINY, Sample, Size
+from bench.gpu_engines import (
+    ENGINES,
+    NETWORKS,
+    Row,
+    at_hand,
+    bisections,
+    error,
+    latencies,
+    measured,
+)
 from bench.record import record
+from halfsafe.engines import Engine, version_of
+from halfsafe.errors import first_line
 
 COMMAND = "python -m bench.gpu"
 
 
-def outputs(model: nn.Module, sample: Sample) -> list[torch.Tensor]:
+def outputs(model: nn.Module, sample: Sample) -> list[np.ndarray[Any, Any]]:
     """Floating outputs in FP64."""
     with torch.no_grad():
         leaves = pytree.tree_leaves(model(**sample))
-    return [y.double() for y in leaves if isinstance(y, torch.Tensor) and y.is_floating_point()]
-
-
-def error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float | None:
-    """Root mean square of the outputs' relative errors; None if one is not finite."""
-    if not all(bool(torch.isfinite(y).all()) for y in found):
-        return None
-    each = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
-    return statistics.fmean(e * e for e in each) ** 0.5
-
-
-def latencies(variants: dict[str, Callable[[], Any]], device: str, turns: int) -> dict[str, float]:
-    """Median seconds of each variant, run in turns after warming up."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    with torch.no_grad():
-        for turn in range(turns + 3):
-            for name, run in variants.items():
-                _synchronise(device)
-                start = time.perf_counter()
-                run()
-                _synchronise(device)
-                if turn >= 3:
-                    times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    floating = (y for y in leaves if isinstance(y, torch.Tensor) and y.is_floating_point())
+    return [y.double().cpu().numpy() for y in floating]
 
 
 def measure(name: str, device: str, size: Size, turns: int, compiled: bool) -> dict[str, Any]:
@@ -105,32 +99,63 @@ def measure(name: str, device: str, size: Size, turns: int, compiled: bool) -> d
     }
 
 
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def main() -> None:
+def parsed() -> argparse.Namespace:
+    known = list(dict.fromkeys([*ARCHITECTURES, *NETWORKS]))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--engines", nargs="+", default=[], help="only these, of all networks")
     parser.add_argument("--tiny", action="store_true", help="tiny widths, to try the script out")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--eager-only", action="store_true")
-    parser.add_argument("architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("networks", nargs="*", metavar="network", help=", ".join(known))
     given = parser.parse_args()
+    unknown = set(given.networks) - set(known)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return given
+
+
+def main() -> None:
+    given = parsed()
+    wanted = given.engines or ENGINES[given.device]
+    engines = list(at_hand(wanted))
     if given.device == "cuda" and not torch.cuda.is_available():
         print("skipped: torch.cuda.is_available() is False, this needs a CUDA device")
         return
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    rows = []
-    for name in given.architectures:
-        size = TINY if given.tiny else REAL
-        rows.append(measure(name, given.device, size, given.turns, not given.eager_only))
-        print(rows[-1], flush=True)
-    if given.device == "cuda":
-        gpu = torch.cuda.get_device_name()
-        record("gpu", COMMAND, {"gpu": gpu, "cuda": torch.version.cuda, "rows": rows})
+    size = TINY if given.tiny else REAL
+    found: dict[str, Any] = {"engines": {engine.name: version_of(engine) for engine in engines}}
+    for part, rows in parts(given, size, engines).items():
+        found[part] = []
+        for row in rows:
+            found[part].append(row)
+            print(json.dumps(row), flush=True)
+            if not sys.argv[1:]:
+                gpu = torch.cuda.get_device_name()
+                record("gpu", COMMAND, {"gpu": gpu, "cuda": torch.version.cuda, **found})
+
+
+def attempted(name: str, given: argparse.Namespace, size: Size) -> Row:
+    """One architecture, or why it cannot be measured: the others are, all the same."""
+    try:
+        return measure(name, given.device, size, given.turns, not given.eager_only)
+    except Exception as failure:
+        return {"architecture": name, "failed": first_line(failure)}
+
+
+def parts(given: argparse.Namespace, size: Size, engines: list[Engine]) -> dict[str, Iterator[Row]]:
+    """What is measured, each part when it is read."""
+    here = [name for name in given.networks or ARCHITECTURES if name in ARCHITECTURES]
+    return {
+        "rows": (attempted(name, given, size) for name in here),
+        "on_engines": (
+            row
+            for name in given.networks or NETWORKS
+            for row in measured(name, size, engines, given.turns)
+        ),
+        "bisected": bisections(engines),
+    }
 
 
 if __name__ == "__main__":

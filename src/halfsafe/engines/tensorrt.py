@@ -181,20 +181,29 @@ class Execution:
 
     def run(self, feeds: Feeds, number: int) -> dict[str, NDArray[Any]]:
         """Outputs by name. Raises BadInput where the engine does not run on a sample."""
-        import torch
+        held = self.hold(feeds)
+        self.execute(number)
+        return {name: x.cpu().numpy() for name, x in held.items() if self._is(name, "OUTPUT")}
 
+    def hold(self, feeds: Feeds) -> dict[str, Any]:
+        """A sample, and room for outputs, where the engine finds them for as long as they live."""
         inputs = [name for name in self._names if self._is(name, "INPUT")]
         held = {name: self._given(name, feeds[name]) for name in inputs}
         held |= {name: self._room(name) for name in self._names if name not in held}
         for name, tensor in held.items():
             self._context.set_tensor_address(name, tensor.data_ptr())
+        return held
+
+    def execute(self, number: int = 0) -> None:
+        """Computes the outputs of what is held. Raises BadInput where that fails."""
+        import torch
+
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         done = self._context.execute_async_v3(stream.cuda_stream)
         stream.synchronize()
         if not done:
             raise BadInput(f"sample {number} does not run: {self._logger.last()}")
-        return {name: x.cpu().numpy() for name, x in held.items() if name not in inputs}
 
     def _is(self, name: str, mode: str) -> bool:
         found = self._engine.get_tensor_mode(name)
