@@ -113,11 +113,11 @@ BISECTED = replace(
         ),
     ),
     trials=(
-        Trial(8, "relu_3", inf, 1, whole=True),
-        Trial(4, "relu_1", 1e-3, 1),
-        Trial(6, "relu_2", 0.5, 1),
-        Trial(5, "linear_2", inf, 1, why="no kernel of this size"),
-        Trial(10, "cast_back", 2e-3, 1, whole=True, kept=2),
+        Trial(8, "relu_3", inf, 1, whole=True, limit=0.01),
+        Trial(4, "relu_1", 1e-3, 1, limit=0.01),
+        Trial(6, "relu_2", 0.5, 1, limit=0.01),
+        Trial(5, "linear_2", inf, 1, why="no kernel of this size", limit=0.01),
+        Trial(10, "cast_back", 2e-3, 1, whole=True, kept=2, limit=0.01),
     ),
     alone=(Alone("linear_2", "aten.linear", "blocks.2.mlp", inf),),
 )

@@ -16,7 +16,7 @@ from halfsafe.bisecting.record import Bisection, Culprit, Shown, Trial
 from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.plan import Plan
 from halfsafe.ranges import Range
-from halfsafe.report.bisection import runs
+from halfsafe.report.bisection import runs, verdict
 from halfsafe.report.data import Reason, Tie
 from halfsafe.report.explorer import explorer
 from halfsafe.report.model_explorer import node_data
@@ -188,11 +188,11 @@ HALVED = Bisection(
     seconds=2.5,
     culprits=(CULPRIT,),
     trials=(
-        Trial(8, "sum", inf, 1, whole=True),
-        Trial(4, "relu", 1e-3, 1, known=True),
-        Trial(6, "tanh", 0.5, 0),
-        Trial(5, "mul", inf, 1, why="no kernel"),
-        Trial(10, "sum", 2e-3, 1, whole=True, kept=1),
+        Trial(8, "sum", inf, 1, whole=True, limit=0.01),
+        Trial(4, "relu", 1e-3, 1, known=True, limit=0.01),
+        Trial(6, "tanh", 0.5, 0, limit=0.01),
+        Trial(5, "mul", inf, 1, why="no kernel", limit=0.01),
+        Trial(10, "sum", 2e-3, 1, whole=True, kept=1, limit=0.01),
     ),
     notes=("a note",),
 )
@@ -267,22 +267,31 @@ def test_the_interval_shrinks_run_by_run():
 
 
 def test_runs_after_the_end_let_one_culprit_go():
-    more = Trial(10, "sum", inf, 1, whole=True, kept=1)
+    more = Trial(10, "sum", inf, 1, whole=True, kept=1, limit=0.01)
     *_, last = runs(replace(HALVED, trials=(*HALVED.trials, more)))
     assert (last.what, last.left) == ("the whole network, one culprit fewer", "")
 
 
-def test_a_tolerance_that_was_raised_contradicts_no_interval():
-    """Beyond the first tolerance and within the last one: good, unless what follows says more."""
-    ahead = (HALVED.trials[0], Trial(6, "tanh", 5e-3, 0), Trial(3, "relu", 0.5, 0))
-    assert [run.left for run in runs(replace(HALVED, trials=ahead))] == [
-        "1 to 8",
-        "7 to 8",
-        "7 to 8",
-    ]
+def test_a_run_is_good_by_what_was_asked_of_it():
+    """The tolerance was raised where rounding alone is beyond it."""
+    ahead = (
+        HALVED.trials[0],
+        Trial(6, "tanh", 0.08, 0, limit=0.2),
+        Trial(7, "mul", 0.5, 0, limit=0.2),
+    )
+    found = replace(HALVED, trials=ahead, floor=0.1)
+    assert [run.left for run in runs(found)] == ["1 to 8", "7 to 8", "7"]
+    assert "beyond twice what rounding costs" in verdict(found)
 
 
-WITHIN = replace(HALVED, error=1e-3, culprits=(), trials=(Trial(8, "sum", 1e-3, 0, whole=True),))
+def test_where_rounding_is_beyond_the_tolerance_fp16_cannot_do_better():
+    found = replace(HALVED, error=0.15, floor=0.1)
+    assert "FP16 cannot do better on onnxruntime: rounding alone costs 0.1" in verdict(found)
+
+
+WITHIN = replace(
+    HALVED, error=1e-3, culprits=(), trials=(Trial(8, "sum", 1e-3, 0, whole=True, limit=0.01),)
+)
 
 
 @pytest.mark.parametrize(
@@ -300,9 +309,9 @@ WITHIN = replace(HALVED, error=1e-3, culprits=(), trials=(Trial(8, "sum", 1e-3, 
         (replace(HALVED, culprits=(CULPRIT, CULPRIT)), "; 1 more culprit once that is mended."),
         (replace(HALVED, culprits=()),
          "Beyond the tolerance on onnxruntime, and no culprit is known."),
-        (HALVED, "error with 1 operator in FP32 0.002, within the tolerance"),
+        (HALVED, "error with 1 operator in FP32 0.002, at most 0.01"),
         (replace(HALVED, trials=(HALVED.trials[0], replace(WITHIN.trials[0], error=2e-3))),
-         "error as the planner mends it 0.002, within the tolerance"),
+         "error as the planner mends it 0.002, at most 0.01"),
         (HALVED, "6 builds for 8 operators, 2.5 s, 1 run known from before"),
         (HALVED, "note: a note"),
         (HALVED, "makes mul 1e+06 5e+04 0.001 3 inf or NaN, 1 zero of 8"),

@@ -289,12 +289,13 @@ def bisect_command(
             progress=progress,
         )
         found = replace(bisected(loaded, inputs, engine, options), command=command())
+    given = f" --samples {samples}" if samples else ""
+    found = advised(found, f"{model}{given}", engine, profile)
     if output:
         write(found, output)
     show(found, as_json)
     if not as_json:
-        given = f" --samples {samples}" if samples else ""
-        say_next(after_bisecting(found, f"{model}{given}", engine, profile, output))
+        say_next(after_writing(output, "-o") if found.safe else advice_of(found))
     raise typer.Exit(0 if found.safe else 1)
 
 
@@ -367,17 +368,27 @@ def mending(model: str) -> str:
     return f"halfsafe fix {model} -o {fixed}"
 
 
-def after_bisecting(
-    report: Report, model: str, engine: str, profile: Path | None, output: Path | None
-) -> str:
-    """What mends the culprits; where the engine's own kernels are to blame, what measures these."""
+def advised(report: Report, model: str, engine: str, profile: Path | None) -> Report:
+    """With what mends the culprits, or measures the engine's own kernels where these are to blame.
+
+    Nothing where the network is within the tolerance.
+    """
     found = report.bisection
     if found is None or found.within:
-        return after_writing(output, "-o")
-    if profile is not None:
-        return mending(f"{model} --engine {engine} --profile {profile}")
+        return report
     own = found.complete and not all(culprit.predicted for culprit in found.culprits)
-    return f"{command()} --profile {engine}.json" if own else mending(model)
+    if profile is not None:
+        advice = mending(f"{model} --engine {engine} --profile {profile}")
+    elif own:
+        advice = f"{command()} --profile {engine}.json"
+    else:
+        advice = mending(model)
+    return replace(report, bisection=replace(found, advice=advice))
+
+
+def advice_of(report: Report) -> str:
+    """What a bisection says to try next."""
+    return "" if report.bisection is None else report.bisection.advice
 
 
 def cache_folder() -> Path:

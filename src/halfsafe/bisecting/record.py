@@ -16,7 +16,8 @@ class Trial:
 
     `node` is the last of these. `whole` is a run of the network uncut. `error` is that of the worst
     `sample`, or of the first that is beyond the tolerance; inf where the engine refuses, for a
-    reason, `why`. `kept` operators were in FP32. What was `known` from before was not run again.
+    reason, `why`. It is good up to `limit`. `kept` operators were in FP32. What was `known` from
+    before was not run again.
     """
 
     place: int
@@ -28,6 +29,12 @@ class Trial:
     kept: int = 0
     why: str = ""
     known: bool = False
+    limit: float = inf
+
+    @property
+    def good(self) -> bool:
+        """Whether the outputs are within what was asked of this run."""
+        return self.error <= self.limit
 
     def __str__(self) -> str:
         where = "the whole network" if self.whole else f"FP16 up to {self.node}"
@@ -111,7 +118,7 @@ class Bisection:
     `error` is that of the whole network, `mended` that with all that was kept in FP32. `floor` is
     what rounding to 11 bits at any exponent costs, where that is beyond the tolerance, and 0 where
     it is not. It is `complete` unless time or patience ran out. `alone` ranks single operators, the
-    worst first.
+    worst first, and `advice` is what to try next.
     """
 
     engine: str
@@ -124,11 +131,17 @@ class Bisection:
     complete: bool
     builds: int
     seconds: float
+    advice: str = ""
     culprits: tuple[Culprit, ...] = ()
     trials: tuple[Trial, ...] = ()
     alone: tuple[Alone, ...] = ()
     notes: tuple[str, ...] = ()
     floor: float = 0.0
+
+    @property
+    def rounds(self) -> bool:
+        """Whether nothing is worse than rounding, though that is beyond the tolerance."""
+        return self.tolerance < self.error <= 2 * self.floor
 
     @property
     def within(self) -> bool:

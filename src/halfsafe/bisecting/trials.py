@@ -165,6 +165,7 @@ class Bench:
             kept=len(self.kept),
             why=outcome.why,
             known=known,
+            limit=self.question.tolerance,
         )
         if self.counts:
             self.log.add(trial)

@@ -49,12 +49,11 @@ class Run:
 def runs(found: Bisection) -> Iterator[Run]:
     """All trials with the interval as it shrinks. The network uncut begins with all its steps.
 
-    Good is what the tolerance of the record says; what was tried with another one narrows nothing
-    where it contradicts.
+    A run is good by what was asked of it; one that contradicts the interval narrows nothing.
     """
     low, high, steps, settled = 0, 0, 0, False
     for trial in found.trials:
-        good, how = trial.error <= found.tolerance, ""
+        good, how = trial.good, ""
         if trial.whole:
             settled = settled and trial.kept > 0
             if not trial.kept and trial.error != found.error:
@@ -78,6 +77,11 @@ def verdict(found: Bisection) -> str:
     if not found.culprits:
         return f"Beyond the tolerance on {found.engine}, and no culprit is known."
     first, *others = found.culprits
+    if found.rounds:
+        return (
+            f"FP16 cannot do better on {found.engine}: rounding alone costs {found.floor:.3g}, "
+            f"more than the tolerance; {named(first)} is the first operator after which it does."
+        )
     if is_open(first):
         between = f"it is one of those from {first.since} to {first.node}"
         return f"Time ran out on {found.engine} before the culprit was known: {between}."
@@ -85,7 +89,8 @@ def verdict(found: Bisection) -> str:
     also = f"; {counted(len(closed), 'more culprit')} once that is mended"
     more = also if closed else ""
     ends = "" if found.complete else "; the search is not complete"
-    what = f"{named(first)} is the first operator after which outputs are beyond the tolerance"
+    beyond = "twice what rounding costs" if found.floor else "the tolerance"
+    what = f"{named(first)} is the first operator after which outputs are beyond {beyond}"
     return f"{what} on {found.engine}{more}{ends}."
 
 
@@ -106,7 +111,7 @@ def whole(found: Bisection) -> str:
 
 
 def mended(found: Bisection) -> tuple[str, str]:
-    """What has brought the network uncut into the tolerance, and its error then; empty if none."""
+    """What has brought the network uncut within what was asked, and its error; empty if none."""
     if found.within:
         return "", ""
     good = [run for run in runs(found) if run.trial.whole and run.good]
@@ -114,7 +119,7 @@ def mended(found: Bisection) -> tuple[str, str]:
         return "", ""
     *_, last = good
     how = in_float32(last.trial.kept) if last.trial.kept else "as the planner mends it"
-    return how, f"{last.trial.error:.3g}"
+    return how, f"{last.trial.error:.3g}, at most {last.trial.limit:.3g}"
 
 
 def in_float32(number: int) -> str:

@@ -44,7 +44,7 @@ def numbers_of(found: Bisection) -> list[tuple[str, str, str]]:
 def _number_mended(found: Bisection) -> Iterable[tuple[str, str, str]]:
     how, error = mended(found)
     if how:
-        yield error, f"error {how}", "within the tolerance"
+        yield error, f"error {how}", "within what was asked"
     elif not found.within:
         yield "none", "network found within the tolerance", "of those that have run"
 
@@ -63,6 +63,8 @@ def section(report: Record) -> Markup:
         _runs(report, found),
         _alone(report, found.alone),
     ]
+    if found.advice:
+        parts.append(tag("p", "Next: ", tag("code", found.advice)))
     return tag("section", *parts, class_="bisection", aria_labelledby="bisection-title")
 
 
@@ -102,7 +104,7 @@ def _runs(report: Record, found: Bisection) -> Markup:
     legend = (
         ("tried", "in FP16 on the engine"),
         ("left", "left after the run"),
-        ("good", "within the tolerance"),
+        ("good", "within what was asked"),
         ("bad", "beyond it: the stronger, the further"),
     )
     marks = [tag("li", tag("i", class_=name), text) for name, text in legend]
@@ -149,7 +151,7 @@ def _share(place: int, steps: int) -> str:
 
 def _strength(found: Bisection, run: Run) -> float:
     """From 0.4 at the tolerance to 1 where an error is far from it."""
-    error, tolerance = run.trial.error, found.tolerance
+    error, tolerance = run.trial.error, run.trial.limit
     if run.good or error == inf or not tolerance:
         return 1.0
     return min(1.0, 0.4 + 0.6 * log10(error / tolerance) / STRONG)

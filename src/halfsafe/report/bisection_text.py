@@ -63,7 +63,7 @@ def _totals(found: Bisection) -> Table:
     table.add_row("error of the whole network", whole(found))
     how, error = mended(found)
     if how:
-        table.add_row(f"error {how}", f"{error}, within the tolerance")
+        table.add_row(f"error {how}", error)
     table.add_row("cost", f"{counted(found.builds, 'build')} {cost(found)}")
     return table
 
