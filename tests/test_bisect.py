@@ -318,7 +318,7 @@ def test_what_is_worse_than_rounding_is_found_where_rounding_is_beyond_the_toler
     found = halfsafe.bisect(model, inputs(), "strict")
     assert (found.op, found.module, found.others) == ("aten.mul", "5", ())
     assert 1e-2 < found.bisection.mended <= 2 * found.bisection.floor
-    assert any("the best that FP16 can do, cost" in note for note in found.bisection.notes)
+    assert any("the best that there can be, cost" in note for note in found.bisection.notes)
 
 
 def test_where_rounding_alone_is_beyond_the_tolerance_that_is_said_and_not_that_all_is_well():

@@ -130,9 +130,9 @@ def bisected(model: Any, samples: Any, engine: str | Engine, options: Options) -
     asked = question.of(source, supply)
     _check_draws(source, asked, supply.first)
     log.memory = Memory(_folder(options.cache), *_identity(source, supply, runs_in))
-    hunt = Hunt(source, runs_in, asked, log, report.faults)
-    hunt.measures = options.profile is not None
-    hunt.planner = _planner(supply, progress) if options.fix else None
+    planner = _planner(supply, progress) if options.fix else None
+    measures = options.profile is not None
+    hunt = Hunt(source, runs_in, asked, log, report.faults, planner, measures)
     hunt.run()
     if not log.trials:
         raise BadInput(

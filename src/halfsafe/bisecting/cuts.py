@@ -88,9 +88,3 @@ class Cuts:
 
     def _module(self, step: int) -> str:
         return self.graph.by_name[self.steps[step][-1]].module if 0 <= step < self.last else ""
-
-
-def activations(graph: Graph) -> list[str]:
-    """The floating values that operators compute."""
-    values = graph.values.values()
-    return [v.name for v in values if v.floating and v.kind == Kind.ACTIVATION]

@@ -17,7 +17,7 @@ from halfsafe.engines import Engine
 from halfsafe.engines.strict import Strict
 from halfsafe.errors import EditError
 from halfsafe.faults import Fault, FaultKind
-from halfsafe.formats import FLOOR
+from halfsafe.formats import FloatFormat
 from halfsafe.graph import Graph, Node
 from halfsafe.mending import SHARE, SMALL
 from halfsafe.samples import Call
@@ -52,6 +52,7 @@ class Hunt:
     log: Log
     faults: Sequence[Fault]
     planner: Planner | None = None
+    measures: bool = False
     culprits: list[Culprit] = field(default_factory=list[Culprit])
     notes: list[str] = field(default_factory=list[str])
     error: float = inf
@@ -59,7 +60,6 @@ class Hunt:
     complete: bool = False
     closed: bool = True
     floor: float = 0.0
-    measures: bool = False
     inside: dict[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
@@ -100,7 +100,8 @@ class Hunt:
             self.notes.append("many operators share in the error: try halfsafe fix")
             return None
         self.floor = floor
-        told = f"11 bits at any exponent, the best that FP16 can do, cost {floor:.3g}"
+        bits = self._rounds.mantissa_bits + 1
+        told = f"{bits} bits at any exponent, the best that there can be, cost {floor:.3g}"
         if self.mended <= 2 * floor:
             self.notes.append(f"{told}: below that, one operator after the other is a culprit")
             self.complete = True
@@ -111,16 +112,22 @@ class Hunt:
         self.culprits = [c for c in self.culprits[:-1] if c.after > 2 * floor]
         return self._in_float32(self.culprits)
 
+    @property
+    def _rounds(self) -> FloatFormat:
+        """What the engine stores in, at any exponent."""
+        return self.engine.profile.stores.at_any_exponent
+
     def _floor(self, network: Part) -> float:
-        """The error at 11 bits and any exponent, the best that FP16 can do."""
+        """The error of rounding alone, the best that there can be."""
         calls = self.question.supply
-        return max(self.question.strictly(network, call, FLOOR) for call in calls)
+        return max(self.question.strictly(network, call, self._rounds) for call in calls)
 
     def _only_rounds(self, bench: Bench, found: Culprit) -> bool:
         """Whether an operator shares in an error with many: it adds little to what comes ahead of
         it, or is a small part of what rounding costs in all."""
-        adds = found.before * GROWS >= found.after
-        return adds or found.after * PART <= self._floor(bench.network)
+        if found.after == inf or found.before * GROWS >= found.after:
+            return found.after < inf
+        return found.after * PART <= self._floor(bench.network)
 
     def bench(self, network: Part, kept: Sequence[str] = ()) -> Bench:
         """A network on the engine, the samples in the order that was the best so far."""
@@ -210,14 +217,13 @@ class Hunt:
         engine = self.engine.name
         if predicted is None:
             self.notes.append(
-                f"strict evaluation is within the tolerance where {engine} is not: {node.name} "
-                "fails for what the engine stores inside of it"
+                f"strict evaluation is within the tolerance where {engine} is not, and does not "
+                f"tell of {node.name}"
             )
         elif predicted != place:
             expected = bench.cuts.operator(predicted)
             self.notes.append(
-                f"strict evaluation has {expected} as the first culprit, {engine} has {node.name}: "
-                "what the graph stores there, the engine keeps in a wider format, or the reverse"
+                f"strict evaluation has {expected} as the first culprit, {engine} has {node.name}"
             )
 
     def _tell_hidden(self, bench: Bench) -> None:
@@ -230,8 +236,8 @@ class Hunt:
             node = self._known(bench.network.graph, bench.cuts.operator(place))
             self.notes.append(
                 f"{self.engine.name} is within the tolerance where strict evaluation is not, from "
-                f"{node} on: it keeps values wider than the graph stores them, and another engine, "
-                "or version, may not"
+                f"{node} on, as one that fuses operators or keeps values wider; another engine, or "
+                "version, may not"
             )
 
     def _predicted(self, bench: Bench) -> int | None:
@@ -247,9 +253,9 @@ class Hunt:
 
     def _strict(self, bench: Bench) -> Bench:
         """The same network in strict evaluation, whose trials are not counted."""
-        worst = bench.worst
+        strict, worst = Strict(profile=self.engine.profile), bench.worst
         return Bench(
-            bench.network, Strict(), self.question, self.log, bench.kept, worst, counts=False
+            bench.network, strict, self.question, self.log, bench.kept, worst, counts=False
         )
 
     def _suspects(self, bench: Bench) -> list[int]:
@@ -315,7 +321,7 @@ class Hunt:
             self.notes.append(f"{spent}, before the network with all that was found ran once more")
             return
         if self.mended <= self.question.tolerance:
-            self.notes.append(f"{spent}, before it was seen whether all culprits are needed")
+            self.notes.append(f"{spent}, within the tolerance, before all was compared")
             return
         low, high = bench.interval
         first, last = bench.cuts.operator(low + 1), bench.cuts.operator(high)
