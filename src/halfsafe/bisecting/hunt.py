@@ -106,7 +106,7 @@ class Hunt:
             self.notes.append(f"{told}: below that, one operator after the other is a culprit")
             self.complete = True
             return None
-        self.notes.append(f"{told}: the search is for what costs more than twice that")
+        self.notes[:] = [f"{told}: the search is for what costs more than twice that"]
         self.question = replace(self.question, tolerance=2 * floor)
         self.closed = True
         self.culprits = [c for c in self.culprits[:-1] if c.after > 2 * floor]

@@ -110,16 +110,16 @@ def whole(found: Bisection) -> str:
     return f"{found.error:.3g}" if _ran(found) else "not run"
 
 
-def mended(found: Bisection) -> tuple[str, str]:
-    """What has brought the network uncut within what was asked, and its error; empty if none."""
+def mended(found: Bisection) -> tuple[str, str, str]:
+    """What has brought the network uncut within what was asked, its error, and that; or nothing."""
     if found.within:
-        return "", ""
+        return "", "", ""
     good = [run for run in runs(found) if run.trial.whole and run.good]
     if not good:
-        return "", ""
+        return "", "", ""
     *_, last = good
     how = in_float32(last.trial.kept) if last.trial.kept else "as the planner mends it"
-    return how, f"{last.trial.error:.3g}, at most {last.trial.limit:.3g}"
+    return how, f"{last.trial.error:.3g}", f"at most {last.trial.limit:.3g}"
 
 
 def in_float32(number: int) -> str:

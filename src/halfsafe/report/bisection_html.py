@@ -42,9 +42,9 @@ def numbers_of(found: Bisection) -> list[tuple[str, str, str]]:
 
 
 def _number_mended(found: Bisection) -> Iterable[tuple[str, str, str]]:
-    how, error = mended(found)
+    how, error, most = mended(found)
     if how:
-        yield error, f"error {how}", "within what was asked"
+        yield error, f"error {how}", most
     elif not found.within:
         yield "none", "network found within the tolerance", "of those that have run"
 

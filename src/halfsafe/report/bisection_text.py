@@ -61,9 +61,9 @@ def parts_of(found: Bisection) -> Iterator[RenderableType]:
 def _totals(found: Bisection) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row("error of the whole network", whole(found))
-    how, error = mended(found)
+    how, error, most = mended(found)
     if how:
-        table.add_row(f"error {how}", error)
+        table.add_row(f"error {how}", f"{error}, {most}")
     table.add_row("cost", f"{counted(found.builds, 'build')} {cost(found)}")
     return table
 
