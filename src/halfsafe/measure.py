@@ -116,9 +116,7 @@ class Measuring(Generic[R]):
         """The same ranges, and what FP16 as it is makes of each value, in one pass a sample."""
         return compare(self.program, calls, progress, shown)
 
-    def evaluate(
-        self, call: Call, fmt: FloatFormat, only: Container[str] | None = None
-    ) -> Arrays:
+    def evaluate(self, call: Call, fmt: FloatFormat, only: Container[str] | None = None) -> Arrays:
         """Outputs of the graph, in FP32 arithmetic, every value, or some, stored in a format."""
         return evaluate(self.program, call, fmt, only)
 
@@ -163,9 +161,7 @@ def compare(
     return ranges, compared
 
 
-def evaluate(
-    run: Run, call: Call, fmt: FloatFormat, only: Container[str] | None = None
-) -> Arrays:
+def evaluate(run: Run, call: Call, fmt: FloatFormat, only: Container[str] | None = None) -> Arrays:
     """Strict evaluation: the outputs with every deployed value, or some, rounded when stored."""
     if fmt == FLOAT32:
         return run.arithmetic.arrays(run.run(call))
