@@ -23,6 +23,10 @@ class Call(NamedTuple):
     number: int = 0
     computed: bool = False
 
+    def holding(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """The same sample in other arrays: of another type, or on another device."""
+        return Call(args, kwargs, self.number, self.computed)
+
 
 def calls(samples: Any) -> Iterator[Call]:
     """Samples as calls, lazily; a DataLoader or a generator is never held in memory.

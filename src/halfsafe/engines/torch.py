@@ -106,4 +106,4 @@ class Module:
 
     def _there(self, call: Call) -> Call:
         args, kwargs = tree_map_only(Tensor, lambda x: x.to(self.device), (call.args, call.kwargs))
-        return call._replace(args=args, kwargs=kwargs)
+        return call.holding(args, kwargs)

@@ -240,7 +240,7 @@ class HalfModule:
         if not self.casts:
             return call
         args, kwargs = cast((call.args, call.kwargs), torch.float16)
-        return call._replace(args=args, kwargs=kwargs)
+        return call.holding(args, kwargs)
 
     def leaves(self, found: Any) -> list[Any]:
         """What the module gives, flat, in the order of the original's outputs."""
