@@ -74,7 +74,8 @@ class Memory:
             return
         held = io.BytesIO()
         arrays |= {"why": np.array(outcome.why), "sample": np.array(outcome.sample)}
-        np.savez(held, allow_pickle=False, **arrays)
+        save: Any = np.savez  # whose newest types take no arrays by name
+        save(held, **arrays)
         path = self.folder / f"{key}.npz"
         atomically(path, lambda partial: Path(partial).write_bytes(held.getvalue()))
 
