@@ -12,10 +12,12 @@ TRAINED := .venv-trained
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 # What `oldest` leaves out: figures of the models of one transformers, onnx's own tests and reference
-# of one onnx, which opsets one onnxruntime reads, and a tutorial that shows what one makes of inf.
+# of one onnx, which opsets one onnxruntime reads and how exact its FP16 is, and a tutorial that shows
+# what one makes of inf.
 NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignore tests/test_localising.py \
 	--ignore tests/test_bisect_plants.py --ignore tests/test_onnx_nodes.py -k 'not (exported_architecture or every_operator \
 	or onnxruntime_does_not_read or (every_opset and 26) or whatever_computes or later_opset \
+	or runs_on_engines \
 	or (test_rules_onnx and (LSTM or ScatterElements)))'
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
