@@ -249,6 +249,20 @@ def test_all_of_several_culprits_are_found_in_their_order():
     assert found.bisection.complete
 
 
+def test_a_small_culprit_ahead_of_one_that_costs_bits_is_no_rounding():
+    """What underflows there is small beside what a later sum loses, and no other operator's."""
+
+    class Faint(nn.Module):
+        def forward(self, x):
+            return x + 0.05 * ((x * 2.0**-30) * 2.0**30)
+
+    model = net((1, Faint()), (3, Offset()))
+    found = halfsafe.bisect(model, inputs(), "torch")
+    named = [(c.op, c.module) for c in (found, *found.others)]
+    assert named == [("aten.mul", "2"), ("aten.add", "5")]
+    assert found.bisection.complete
+
+
 @pytest.mark.parametrize("engine", ["torch", "strict"])
 def test_culprits_that_cancel_are_found_with_a_later_one(engine):
     """The error that the first one leaves is undone by the second; the third stays."""

@@ -22,7 +22,6 @@ from halfsafe.bisecting.ranking import ranked
 from halfsafe.bisecting.record import Alone, Bisection, Culprit
 from halfsafe.bisecting.remainder import Remainder
 from halfsafe.bisecting.trials import Log, OutOfTime, Question
-from halfsafe.deviation import bit_equal
 from halfsafe.engines import Engine, engine_of, version_of
 from halfsafe.engines.profile import Profile
 from halfsafe.engines.strict import Strict
@@ -199,7 +198,8 @@ def _check_draws(source: Source, question: Question, call: Call) -> None:
             values = source.extract(None, cut.handed).evaluate(call, FLOAT32)
             handed = dict(zip(cut.handed, values, strict=True))
         reference = question.references[call.number]
-        if not bit_equal(Remainder(source, cut).outputs(call, handed, reference), reference):
+        found = Remainder(source, cut).outputs(call, handed, reference)
+        if question.error(call.number, found) > question.tolerance:
             raise BadInput(
                 "the model draws random numbers, and a part of it draws others than the whole: "
                 "pass them as an input"

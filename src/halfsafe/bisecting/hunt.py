@@ -14,6 +14,7 @@ from halfsafe.bisecting.spread import spread
 from halfsafe.bisecting.trials import Bench, Log, OutOfTime, Question
 from halfsafe.edits import Island
 from halfsafe.engines import Engine
+from halfsafe.engines.profile import Profile
 from halfsafe.engines.strict import Strict
 from halfsafe.errors import EditError
 from halfsafe.faults import Fault, FaultKind
@@ -122,12 +123,13 @@ class Hunt:
         calls = self.question.supply
         return max(self.question.strictly(network, call, self._rounds) for call in calls)
 
-    def _only_rounds(self, bench: Bench, found: Culprit) -> bool:
+    def _only_rounds(self, bench: Bench, place: int, found: Culprit) -> bool:
         """Whether an operator shares in an error with many: it adds little to what comes ahead of
-        it, or is a small part of what rounding costs in all."""
+        it, or, with rounding alone, is a small part of what that costs in all."""
         if found.after == inf or found.before * GROWS >= found.after:
             return found.after < inf
-        return found.after * PART <= self._floor(bench.network)
+        small = found.after * PART <= self._floor(bench.network)
+        return small and self._strict(bench, self._rounds).is_bad(place)
 
     def bench(self, network: Part, kept: Sequence[str] = ()) -> Bench:
         """A network on the engine, the samples in the order that was the best so far."""
@@ -150,7 +152,7 @@ class Hunt:
         else:
             found = self._culprit(bench, node, place, predicted)
             self.culprits.append(found)
-            if self._only_rounds(bench, found):
+            if self._only_rounds(bench, place, found):
                 self.closed = False
                 return None
             if self.planner is not None and len(self.culprits) == 1:
@@ -228,7 +230,7 @@ class Hunt:
 
     def _tell_hidden(self, bench: Bench) -> None:
         """Where strict evaluation has a culprit, and the engine none."""
-        predicted = self._strict(bench).whole().error
+        predicted = self._strict(bench, self.engine.profile.stores).whole().error
         if predicted <= max(self.question.tolerance, GROWS * self.mended):
             return
         place = self._predicted(bench)
@@ -242,7 +244,8 @@ class Hunt:
 
     def _predicted(self, bench: Bench) -> int | None:
         """The place at which strict evaluation leaves the tolerance; None where it does not."""
-        cuts, strict, low = bench.cuts, self._strict(bench), 0
+        cuts, low = bench.cuts, 0
+        strict = self._strict(bench, self.engine.profile.stores)
         for place in self._suspects(bench)[:SUSPECTS]:
             if strict.is_bad(place):
                 return first_bad(low, place, strict.is_bad, cuts.cost, (place,))
@@ -251,9 +254,9 @@ class Hunt:
             return None
         return first_bad(low, cuts.last, strict.is_bad, cuts.cost)
 
-    def _strict(self, bench: Bench) -> Bench:
+    def _strict(self, bench: Bench, stores: FloatFormat) -> Bench:
         """The same network in strict evaluation, whose trials are not counted."""
-        strict, worst = Strict(profile=self.engine.profile), bench.worst
+        strict, worst = Strict(profile=Profile(stores)), bench.worst
         return Bench(
             bench.network, strict, self.question, self.log, bench.kept, worst, counts=False
         )
