@@ -183,6 +183,8 @@ class Bench:
 
     def _is_enough(self, outcome: Outcome) -> bool:
         """Whether it has all samples, or one that is beyond the tolerance."""
+        if not outcome.outputs and not outcome.why:  # nothing came of it, so that nothing was kept
+            return False
         every = outcome.outputs.keys() == self.question.references.keys()
         return every or self._worst(outcome)[0] > self.question.tolerance
 
