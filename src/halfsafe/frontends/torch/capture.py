@@ -1,9 +1,9 @@
 """Captures a PyTorch model with torch.export, seen as the low-precision model that it becomes.
 
-The capture is made on a bfloat16 copy, so that the model's own upcasts to FP32 are visible; a
-float16 copy would not do, because models carry float16-only clamps. It is then read with the FP32
-weights, and must be bit-equal to the user's model on the first sample; if it is not, a capture in
-FP32 is tried, where those upcasts cannot be seen.
+The capture is made on a bfloat16 copy without values, so that the model's own upcasts to FP32 are
+visible; a float16 copy would not do, because models carry float16-only clamps. It is then read with
+the FP32 weights, and must be bit-equal to the user's model on the first sample; if it is not, a
+capture in FP32 is tried, where those upcasts cannot be seen.
 """
 
 # torch.export is only partly typed.
@@ -12,7 +12,6 @@ FP32 is tried, where those upcasts cannot be seen.
 
 from __future__ import annotations
 
-import copy
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -30,8 +29,8 @@ from halfsafe.frontends.torch.complexes import ComplexInFloat32, has_complex
 from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.exported import read_exported
 from halfsafe.frontends.torch.lines import is_own
-from halfsafe.frontends.torch.model import check_model, run_model
-from halfsafe.frontends.torch.private import registered, with_tensors
+from halfsafe.frontends.torch.model import Opened
+from halfsafe.frontends.torch.private import registered
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.frontends.torch.sizes import dynamic_where_they_differ, mark_held
@@ -50,23 +49,23 @@ class Capture:
 
 
 def capture(
-    model: nn.Module, call: Call, dynamic_shapes: Any = None, others: Sequence[Call] = ()
+    model: nn.Module | Opened, call: Call, dynamic_shapes: Any = None, others: Sequence[Call] = ()
 ) -> Capture:
-    """Captures `model` for calls like `call`, and of any size on axes on which `others` differ.
+    """Captures a model for calls like `call`, and of any size on axes on which `others` differ.
 
     A capture in bfloat16 that is as close to the model as one in FP32 is preferred, since it shows
     the model's own upcasts. Raises BadInput for a model or sample that cannot be used as it is, and
     CaptureError, with the line of the user's code, when torch.export cannot follow the model.
     """
-    check_model(model)
+    opened = model if isinstance(model, Opened) else Opened.of(model)
     check_call(call)
-    asked = _Asked(model, call, run_model(model, call), dynamic_shapes)
+    asked = _Asked(opened, call, opened.run(call), dynamic_shapes)
     found = None
     if dynamic_shapes is None:
         found = _of_any_size(asked, others)
     if found is None:
         found = _closest(asked)
-    mark_held(found.program.fx, call, others, partial(_holds, model, found))
+    mark_held(found.program.fx, call, others, partial(_holds, opened, found))
     return found
 
 
@@ -77,7 +76,7 @@ class _Asked:
     With `free_sizes`, sizes of 0 and 1 are no special ones.
     """
 
-    model: nn.Module
+    opened: Opened
     call: Call
     reference: Any
     dynamic_shapes: Any
@@ -95,19 +94,19 @@ class _Asked:
 
 def _of_any_size(asked: _Asked, others: Sequence[Call]) -> Capture | None:
     """A capture of any size on axes on which samples differ; None where there is no such one."""
-    shapes = dynamic_where_they_differ(asked.model, asked.call, others)
+    shapes = dynamic_where_they_differ(asked.opened.module, asked.call, others)
     if shapes is None:
         return None
     with suppress(CaptureError, BadInput):
         found = _closest(replace(asked, dynamic_shapes=shapes, free_sizes=True))
-        if all(_holds(asked.model, found, other) for other in others[:2]):
+        if all(_holds(asked.opened, found, other) for other in others[:2]):
             return found
     return None
 
 
-def _holds(model: nn.Module, found: Capture, call: Call) -> bool:
+def _holds(opened: Opened, found: Capture, call: Call) -> bool:
     """Whether a captured graph gives on a call what the model gives. Raises where that fails."""
-    wanted = flat(run_model(model, call))
+    wanted = flat(opened.run(call))
     try:
         made = found.program.run(call)
     except BadInput:
@@ -131,7 +130,7 @@ def _closest(asked: _Asked) -> Capture:
     if low is not None and distance == 0:
         return Capture(low, 0.0, ())
     full = _export(asked, torch.float32)
-    _check_float32(asked.model, full, reason)
+    _check_float32(asked.opened.name, full, reason)
     full_distance = asked.off(full)
     if low is not None and distance <= 2 * full_distance:
         return Capture(low, distance, (_inexact(distance),))
@@ -140,13 +139,13 @@ def _closest(asked: _Asked) -> Capture:
     return Capture(full, full_distance, notes)
 
 
-def _check_float32(model: nn.Module, program: Program, reason: str) -> None:
+def _check_float32(name: str, program: Program, reason: str) -> None:
     """Raises CaptureError where FP32 has to be told from what is stored, and cannot be."""
     odd = "complex values" if has_complex([n.meta.get("val") for n in program.fx.nodes]) else ""
     odd = odd or ("torch.cond" if program.bodies else "")
     if odd:
         raise CaptureError(
-            f"{type(model).__name__} computes with {odd}, which has to stay in FP32, and a capture "
+            f"{name} computes with {odd}, which has to stay in FP32, and a capture "
             f"in bfloat16, which would show what else does, fails: {reason}"
         )
 
@@ -163,10 +162,10 @@ def _export(asked: _Asked, dtype: torch.dtype) -> Program:
     known = structure(asked.reference) if asked.dataclasses else None
     try:
         parts = _decomposed(asked, exported, splitting())
-        return read_exported(parts, asked.model, dtype, known)
+        return read_exported(parts, asked.opened.tensors, dtype, known)
     except Exception:  # a composite that decides by its data, say, stays whole
         parts = _decomposed(asked, exported, {})
-        return read_exported(parts, asked.model, dtype, known)
+        return read_exported(parts, asked.opened.tensors, dtype, known)
 
 
 def _exported(asked: _Asked, dtype: torch.dtype) -> ExportedProgram:
@@ -174,12 +173,12 @@ def _exported(asked: _Asked, dtype: torch.dtype) -> ExportedProgram:
     args, kwargs = cast((asked.call.args, asked.call.kwargs), dtype)
     try:
         with _ready(asked), _casting(dtype):
-            source = asked.model if dtype == torch.float32 else _copy_in(dtype, asked.model)
+            source = asked.opened.to_trace(dtype)
             return torch.export.export(
                 source, args, kwargs, dynamic_shapes=asked.dynamic_shapes, strict=False
             )
     except Exception as error:
-        raise CaptureError(_explain(asked.model, error)) from error
+        raise CaptureError(_explain(asked.opened.name, error)) from error
 
 
 def _decomposed(
@@ -190,7 +189,7 @@ def _decomposed(
         with _ready(asked):
             return exported.run_decompositions(dict(table))
     except Exception as error:
-        raise CaptureError(_explain(asked.model, error)) from error
+        raise CaptureError(_explain(asked.opened.name, error)) from error
 
 
 @contextmanager
@@ -205,16 +204,11 @@ def _casting(dtype: torch.dtype) -> AbstractContextManager[object]:
     return nullcontext() if dtype == torch.float32 else ComplexInFloat32(dtype)
 
 
-def _copy_in(dtype: torch.dtype, model: nn.Module) -> nn.Module:
-    """A copy of a model in another format; what is complex stays as it is."""
-    return with_tensors(copy.deepcopy(model), lambda x: cast(x, dtype))
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
+def _explain(name: str, error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_own(f.filename)]
     where = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
     return (
-        f"torch.export cannot follow {type(model).__name__}{where}: {first_line(error)}; "
+        f"torch.export cannot follow {name}{where}: {first_line(error)}; "
         "replace data-dependent Python by torch.where or torch.cond, or pass a wrapper module "
         "whose forward() is the exportable part"
     )

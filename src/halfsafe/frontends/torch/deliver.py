@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
 from halfsafe.formats import FloatFormat
 from halfsafe.frontends.torch.arithmetic import arrays
-from halfsafe.frontends.torch.model import run_model
+from halfsafe.frontends.torch.constants import Rounded
+from halfsafe.frontends.torch.hollow import lent
+from halfsafe.frontends.torch.model import Opened, run_model
 from halfsafe.frontends.torch.private import (
     TorchDispatchMode,
     tree_leaves,
@@ -32,6 +33,7 @@ from halfsafe.frontends.torch.program import Program, same_draws
 from halfsafe.frontends.torch.quiet import ALONE
 from halfsafe.frontends.torch.recipe import Recipe
 from halfsafe.frontends.torch.trees import cast, dataclasses_in, difference, flat, places_of
+from halfsafe.frontends.torch.weights_file import WeightsFile, write_tensors
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
 from halfsafe.verdict import TOLERANCE
@@ -42,12 +44,12 @@ LARGE = 20_000_000
 
 @dataclass(frozen=True)
 class TorchDelivery:
-    """`original` is the user's module, `before` its capture and `after` the edited capture.
+    """`original` is the user's model, `before` its capture and `after` the edited capture.
 
     `deployed` is `after` with what FP16 cannot hold replaced.
     """
 
-    original: nn.Module
+    original: Opened
     before: Program
     after: Program
     deployed: Program
@@ -69,6 +71,11 @@ class TorchDelivery:
         Raises FoldError when the plan needs anything else: operators, or numbers that modules keep
         as attributes (epsilons, clip bounds), which `apply_to` sets too.
         """
+        recipe = self._tensors_alone()
+        return {name: source.read() for name, source in recipe.tensors.items()}
+
+    def _tensors_alone(self) -> Recipe:
+        """The recipe. Raises FoldError if it is more than tensors."""
         recipe = self._recipe
         if recipe.attributes:
             name, number = next(iter(recipe.attributes.items()))
@@ -76,7 +83,7 @@ class TorchDelivery:
                 f"the plan needs {name} = {number:.6g} as well, which no state_dict holds: use "
                 "apply_to(model), which sets both, or save a .pt2"
             )
-        return recipe.tensors
+        return recipe
 
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Loads the folded constants into a model of the original's class, epsilons included.
@@ -113,50 +120,50 @@ class TorchDelivery:
 
         On a CPU these are slow: of a large model only the types are run, which gives None.
         """
-        half = self._delivered
-        large = sum(x.numel() for x in self.deployed.constants.values()) > LARGE
         with torch.no_grad(), same_draws(self.deployed.draws):
-            if not large:
-                return arrays(flat(half(*call.args, **call.kwargs)))
+            if not self._is_large:
+                return arrays(flat(self._delivered(*call.args, **call.kwargs)))
+            half = self.deployed.without_values().module(torch.float16)
             with types_only() as fake:
                 given = tree_map_only(Tensor, fake.from_tensor, (call.args, call.kwargs))
                 half(*given[0], **given[1])
         return None
+
+    @property
+    def _is_large(self) -> bool:
+        return self.deployed.constants.size > LARGE
 
     @cached_property
     def _delivered(self) -> nn.Module:
         return self.half()
 
     def _save_state_dict(self, path: Path, dtype: torch.dtype) -> None:
-        """What is written is read again, and proved in a model of the original's class."""
-        from safetensors.torch import load_file, save_file
-
-        tensors = {
-            name: (t.to(dtype) if t.is_floating_point() else t).clone().contiguous()
-            for name, t in self.state_dict().items()
-        }
+        """Tensor by tensor; what is written is read again, and proved in a model of the
+        original's class."""
+        recipe = self._tensors_alone()
+        tensors = {name: Rounded.of(source, dtype) for name, source in recipe.tensors.items()}
 
         def write(partial: str) -> None:
-            save_file(tensors, partial)
-            self._check_weights(load_file(partial), dtype)
+            write_tensors(partial, tensors)
+            self._check_weights(WeightsFile.open(Path(partial)), dtype)
 
         atomically(path, write)
 
-    def _check_weights(self, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-        """Raises FoldError if the original's class is not as good with these as what was proved."""
-        trial = copy.deepcopy(self.original).to(dtype)
-        trial.load_state_dict(tensors)
-        expected = self._outputs(self.original, torch.float32)
-        if dtype == torch.float32:
-            apart = difference(self._outputs(trial, dtype), expected)
-            limit = 0.0
-        else:
-            found = self._outputs(trial, dtype)
-            apart = difference([x.float() if _is_half(x) else x for x in found], expected)
-            limit = TOLERANCE
-        if not apart <= limit:
+    def _check_weights(self, file: WeightsFile, dtype: torch.dtype) -> None:
+        """Raises FoldError if the original's class is not as good with these as what was proved.
+
+        It runs in FP32 with the rounded weights where its half kernels would take minutes.
+        """
+        computes = torch.float32 if self._is_large else dtype
+        held = {name: file.constant(name) for name in file.held}
+        held = {name: Rounded.of(source, computes) for name, source in held.items()}
+        trial = lent(self.original.module, held, computes)
+        expected = self._outputs(self.original.runs, torch.float32)
+        found = self._outputs(trial, computes)
+        apart = difference([x.float() if _is_half(x) else x for x in found], expected)
+        if not apart <= (0.0 if dtype == torch.float32 else TOLERANCE):
             raise FoldError(
-                f"{type(trial).__name__} with these weights alone is {apart:.2g} off in "
+                f"{self.original.name} with these weights alone is {apart:.2g} off in "
                 f"{str(dtype).removeprefix('torch.')}: save a .pt2, which holds the whole plan"
             )
 
@@ -168,7 +175,7 @@ class TorchDelivery:
     def _save_program(self, path: Path, dtype: torch.dtype) -> None:
         """What is written is read again, and must give the bits of what was proved."""
         _check_exportable(self.after)
-        module = self.half() if dtype == torch.float16 else self.float32()
+        module = self.half() if dtype == torch.float16 else self.after.module(torch.float32)
         taken = torch.float32 if self.deployed.needs_float32 else dtype
         args, kwargs = cast((self.call.args, self.call.kwargs), taken)
         with ALONE, torch.no_grad():
@@ -195,15 +202,13 @@ class TorchDelivery:
     def _recipe(self) -> Recipe:
         """Proved on one sample: the original with the folded constants must give the same bits."""
         recipe = Recipe.read(self.original, self.before, self.after)
-        trial = copy.deepcopy(self.original)
-        recipe.apply(trial)
-        with torch.no_grad():
-            found, expected = (
-                flat(m(*self.call.args, **self.call.kwargs)) for m in (trial, self.original)
-            )
+        trial = recipe.trial(self.original.module)
+        found, expected = (
+            self._outputs(module, torch.float32) for module in (trial, self.original.runs)
+        )
         if difference(found, expected):
             raise FoldError(
-                f"{type(trial).__name__} with the folded constants is not bit-equal to the "
+                f"{self.original.name} with the folded constants is not bit-equal to the "
                 "original: some number is written into its code; use fixed.model instead"
             )
         return recipe

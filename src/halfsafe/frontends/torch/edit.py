@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import map_aggregate, map_arg
 
 from halfsafe.edits import (
@@ -28,6 +28,7 @@ from halfsafe.edits import (
     steps,
 )
 from halfsafe.errors import EditError, first_line
+from halfsafe.frontends.torch.constants import Constants, Limited, Scaled
 from halfsafe.frontends.torch.forms import lower
 from halfsafe.frontends.torch.half import NEEDS_FLOAT32
 from halfsafe.frontends.torch.program import Program
@@ -46,13 +47,13 @@ def apply(program: Program, edits: Iterable[Edit]) -> Program:
     editor.apply(list(edits))
     graph.eliminate_dead_code()
     graph.lint()
-    return program.with_graph(graph, editor.constants)
+    return program.with_graph(graph, Constants(editor.constants))
 
 
 class _Editor:
     def __init__(self, program: Program, graph: fx.Graph) -> None:
         self.program, self.graph = program, graph
-        self.constants = dict(program.constants)
+        self.constants = dict(program.constants.sources)
         self.nodes = {node.name: node for node in graph.nodes}
         self.inserted: dict[tuple[fx.Node, int, bool], fx.Node] = {}
 
@@ -94,17 +95,17 @@ class _Editor:
             held, _ = argument(self.nodes[fold.use.node], fold.use.operand)
             chosen[str(held.target)][fold.use] = fold.exponent
         for name, exponents in chosen.items():
-            tensor = self.constants[name]
+            source = self.constants[name]
             uses = self.program.graph.consumers[name]
             wanted = [exponents.get(use, 0) for use in uses]
             kept = Counter(wanted).most_common(1)[0][0]
             for use, exponent in zip(uses, wanted, strict=True):
                 if exponent != kept:
                     clone = f"{name}__times_2_to_{-exponent}".replace("-", "minus_")
-                    self.constants[clone] = scaled(tensor, exponent)
+                    self.constants[clone] = Scaled.of(source, exponent)
                     self._read_instead(use, clone)
             if kept:
-                self.constants[name] = scaled(tensor, kept)
+                self.constants[name] = Scaled.of(source, kept)
 
     def _replace(self, edit: Replace) -> None:
         """A literal gets the new number; in a constant, every entry beyond it does, sign kept."""
@@ -112,9 +113,8 @@ class _Editor:
         if not isinstance(held, fx.Node):
             write(edit.new)
             return
-        tensor, limit = self.constants[str(held.target)], abs(edit.new)
         name = f"{held.target}__limited"
-        self.constants[name] = torch.where(tensor.isinf(), tensor, tensor.clamp(-limit, limit))
+        self.constants[name] = Limited.of(self.constants[str(held.target)], abs(edit.new))
         self._read_instead(edit.use, name)
 
     def _read_instead(self, use: Use, constant: str) -> None:
@@ -213,14 +213,6 @@ class _Editor:
                 source = self.call(aten.to.dtype, source, torch.float32, like=source)
             flat[edit.index] = self.call(aten.mul.Tensor, source, 2.0**edit.bits, like=source)
         output.args = (tuple(flat),)
-
-
-def scaled(tensor: Tensor, exponent: int) -> Tensor:
-    """tensor * 2**-exponent, exactly (in two steps, so that the factor itself cannot overflow)."""
-    half = -exponent // 2
-    return torch.ldexp(torch.ldexp(tensor, torch.tensor(half)), torch.tensor(-exponent - half)).to(
-        tensor.dtype
-    )
 
 
 def _say_float32(node: fx.Node, deployed: torch.dtype) -> None:

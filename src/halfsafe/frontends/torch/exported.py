@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.node import map_aggregate
 
 from halfsafe.errors import CaptureError
 from halfsafe.frontends.torch.bodies import widen_bodies
+from halfsafe.frontends.torch.constants import Constant, Constants, Held
 from halfsafe.frontends.torch.lines import source_line
 from halfsafe.frontends.torch.private import (
     ASSERT_TENSOR_METADATA,
@@ -30,15 +32,18 @@ from halfsafe.frontends.torch.schema import argument, aten
 
 
 def read_exported(
-    exported: ExportedProgram, model: nn.Module, dtype: torch.dtype, outputs: TreeSpec | None
+    exported: ExportedProgram,
+    tensors: Mapping[str, Constant],
+    dtype: torch.dtype,
+    outputs: TreeSpec | None,
 ) -> Program:
-    """A program with the FP32 model's values, from what was exported in a dtype.
+    """A program with the FP32 model's `tensors`, from what was exported in a dtype.
 
     `outputs` is their structure, unless it is the one that torch.export has found.
     """
     graph = fx.Graph()
     graph.output(graph.graph_copy(exported.graph, {}))
-    constants, roles = _hold_constants(graph, exported, model)
+    constants, roles = _hold_constants(graph, exported, tensors)
     _drop_side_outputs(graph, exported)
     bodies = widen_bodies(graph, exported.graph_module, dtype)
     _simplify(graph)
@@ -62,31 +67,32 @@ def read_exported(
 
 
 def _hold_constants(
-    graph: fx.Graph, exported: ExportedProgram, model: nn.Module
-) -> tuple[dict[str, Tensor], dict[str, Role]]:
+    graph: fx.Graph, exported: ExportedProgram, tensors: Mapping[str, Constant]
+) -> tuple[Constants, dict[str, Role]]:
     """Constants become attributes with the FP32 model's values; user inputs stay placeholders."""
-    constants: dict[str, Tensor] = {}
+    constants: dict[str, Constant] = {}
     roles: dict[str, Role] = {}
-    originals = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
     placeholders = list(graph.find_nodes(op="placeholder"))
     for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
         if spec.kind == InputKind.USER_INPUT:
             continue
         name = str(spec.target)
         roles[name] = _role(spec.kind, bool(spec.persistent))
-        held: Any = originals.get(name, exported.constants.get(name))
-        if not isinstance(held, Tensor):
-            raise CaptureError(f"the constant '{name}' is a {type(held).__name__}, not a tensor")
-        constants[name] = _real(held.detach())
+        constants[name] = tensors[name] if name in tensors else _lifted(exported, name)
         with graph.inserting_before(node):
             attribute = graph.create_node("get_attr", name, name=node.name)
         attribute.meta = dict(node.meta)
         node.replace_all_uses_with(attribute)
         graph.erase_node(node)
-    return constants, roles
+    return Constants(constants), roles
+
+
+def _lifted(exported: ExportedProgram, name: str) -> Constant:
+    """A constant that is no tensor of the model's, but was made in its code."""
+    held: Any = exported.constants.get(name)
+    if not isinstance(held, Tensor):
+        raise CaptureError(f"the constant '{name}' is a {type(held).__name__}, not a tensor")
+    return Held.of(_real(held.detach()))
 
 
 def _mark_deployed(graph: fx.Graph) -> torch.dtype:

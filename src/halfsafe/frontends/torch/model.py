@@ -6,17 +6,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.torch.constants import Constant, Held
+from halfsafe.frontends.torch.hollow import hollow
 from halfsafe.frontends.torch.program import check_memory, same_draws
 from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.samples import Call
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A user's module in FP32, checked, and what its parameters and buffers are by all their names.
+
+    `runs` is what has its function: the module itself.
+    """
+
+    module: nn.Module
+    tensors: Mapping[str, Constant]
+    runs: nn.Module
+
+    @classmethod
+    def of(cls, module: Any) -> Self:
+        """Raises BadInput for what is not an nn.Module in eval mode with finite FP32 weights."""
+        check_model(module)
+        held: dict[int, Constant] = {}
+        named = named_tensors(module)
+        tensors = {name: held.setdefault(id(x), Held.of(x)) for name, x in named.items()}
+        return cls(module, tensors, module)
+
+    @property
+    def name(self) -> str:
+        """What the user calls the class."""
+        return type(self.module).__name__
+
+    def to_trace(self, dtype: torch.dtype) -> nn.Module:
+        """What torch.export is given: the module itself, or a copy in a dtype without values."""
+        whole = dtype == torch.float32 and self.runs is self.module
+        return self.module if whole else hollow(self.module, dtype)
+
+    def run(self, call: Call) -> Any:
+        """What the user's own model gives on a sample. Raises BadInput for a misfit."""
+        return run_model(self.runs, call)
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a tied one has several."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def load_exported(path: Path) -> tuple[nn.Module, Any]:
@@ -74,11 +120,19 @@ def check_model(model: Any) -> None:
                 f"'{name}' is already {_name(tensor.dtype)}: pass the FP32 model, the values that "
                 "rounding lost cannot be found again"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _is_finite(tensor):
             allowed = not isinstance(tensor, nn.Parameter) and not bool(torch.isnan(tensor).any())
             if not allowed:  # a buffer may hold the -inf of an attention mask
                 bad = int((~torch.isfinite(tensor)).sum())
                 raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether all entries are finite, found without a second tensor: NaN spoils both extremes."""
+    if not x.numel():
+        return True
+    least, largest = torch.aminmax(x.detach())
+    return bool(torch.isfinite(least) & torch.isfinite(largest))
 
 
 def _name(dtype: torch.dtype) -> str:

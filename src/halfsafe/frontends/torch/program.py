@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from torch.random import fork_rng
 
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.torch import arithmetic
+from halfsafe.frontends.torch.constants import Constants, Held
 from halfsafe.frontends.torch.door import add_doors, check_call, check_doors
 from halfsafe.frontends.torch.half import NEEDS_FLOAT32, in_dtype
 from halfsafe.frontends.torch.private import TreeSpec, taking, tree_flatten, tree_unflatten
@@ -39,12 +40,12 @@ class Program:
     """A functional graph of ATen calls over named constants. Never mutated.
 
     `deployed` is the dtype that marks, in the graph's metadata and arguments, what is stored in
-    the deployed format: bfloat16 for a capture in bfloat16. `constants` hold FP32 and integers,
-    `bodies` the branches of conditions.
+    the deployed format: bfloat16 for a capture in bfloat16. `constants` are FP32 and integers, and
+    are read when they are needed; `bodies` are the branches of conditions.
     """
 
     fx: fx.Graph
-    constants: Mapping[str, Tensor]
+    constants: Constants
     deployed: torch.dtype
     in_spec: TreeSpec
     out_spec: TreeSpec
@@ -72,13 +73,7 @@ class Program:
         With `share`, constants are the program's own, and thereby the user's, where their dtype
         allows it. The module raises BadInput for sizes other than those that the graph holds.
         """
-        return self._module(dtype, share, add_doors)
-
-    def _module(
-        self, dtype: torch.dtype, share: bool, finish: Callable[[fx.Graph], None]
-    ) -> fx.GraphModule:
-        graph = fx.Graph()
-        graph.output(graph.graph_copy(self.fx, {}))
+        graph = self._copied()
         module = fx.GraphModule(nn.Module(), fx.Graph(), "Halfsafe")
         for name, body in self.bodies.items():
             module.add_module(name, body)
@@ -86,15 +81,20 @@ class Program:
         for name, deployed in fits.items():
             if name in self.bodies:
                 continue
-            tensor = self.constants[str(name)]
-            role = self.roles.get(str(name), "constant")
-            tensor = tensor.to(dtype) if deployed else tensor
-            _assign(module, str(name), tensor if share else tensor.clone(), role)
+            source = self.constants.sources[str(name)]
+            made = source.read_as(dtype) if deployed else source.read()
+            if not share and isinstance(source, Held) and made is source.tensor:
+                made = made.clone()
+            _assign(module, str(name), made, self.roles.get(str(name), "constant"))
         in_dtype(graph, self.deployed, dtype)
-        finish(graph)
+        add_doors(graph)
         graph.set_codegen(taking(self.argument_names, self.in_spec, self.out_spec))
         module.graph = graph  # set last: a GraphModule copies buffers without their persistence
         return module.eval()
+
+    def without_values(self) -> Program:
+        """The same for who asks for shapes and types alone: no constant is read."""
+        return self.with_graph(self.fx, self.constants.unread())
 
     @cached_property
     def draws(self) -> bool:
@@ -102,9 +102,16 @@ class Program:
         return any(draws(node) for node in self.fx.nodes)
 
     @cached_property
-    def runnable(self) -> fx.GraphModule:
-        """The module in FP32, for interpreters of its graph."""
-        return self._module(torch.float32, True, lambda _: None)
+    def _in_float32(self) -> fx.Graph:
+        """The graph in FP32, to be interpreted."""
+        graph = self._copied()
+        in_dtype(graph, self.deployed, torch.float32)
+        return graph
+
+    def _copied(self) -> fx.Graph:
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.fx, {}))
+        return graph
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -128,7 +135,7 @@ class Program:
         check_doors(self.fx, flat, call.number)
         try:
             with torch.no_grad(), same_draws(self.draws):
-                evaluation = Evaluation(self.runnable, store, lanes)
+                evaluation = Evaluation(self._in_float32, self.bodies, self.constants, store, lanes)
                 return evaluation.run(*flat, enable_io_processing=False)
         except (RuntimeError, IndexError, MemoryError) as error:
             check_memory(call, error)
@@ -159,7 +166,7 @@ class Program:
         """Flat outputs in the structure that the user's model returns."""
         return tree_unflatten(list(outputs), self.out_spec)
 
-    def with_graph(self, graph: fx.Graph, constants: Mapping[str, Tensor]) -> Program:
+    def with_graph(self, graph: fx.Graph, constants: Constants) -> Program:
         """The same interface around another graph."""
         return replace(self, fx=graph, constants=constants)
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from halfsafe.frontends.torch.schema import is_number, items, moves, operator_na
 from halfsafe.graph import Graph, Kind, Node, Value
 
 
-def read_graph(graph: fx.Graph, constants: Mapping[str, Tensor], deployed: torch.dtype) -> Graph:
+def read_graph(graph: fx.Graph, constants: Container[str], deployed: torch.dtype) -> Graph:
     """An FX graph as halfsafe's. Operands get the names of the operator's own schema."""
     return _Reader(constants, deployed).read(graph)
 
@@ -28,7 +28,7 @@ def read_graph(graph: fx.Graph, constants: Mapping[str, Tensor], deployed: torch
 class _Reader:
     """Builds a Graph from an fx.Graph."""
 
-    def __init__(self, constants: Mapping[str, Tensor], deployed: torch.dtype) -> None:
+    def __init__(self, constants: Container[str], deployed: torch.dtype) -> None:
         self.constants, self.deployed = constants, deployed
         self.names: dict[fx.Node, str] = {}
         self.values: dict[str, Value] = {}

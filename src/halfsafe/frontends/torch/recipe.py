@@ -14,6 +14,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from halfsafe.errors import FoldError
+from halfsafe.frontends.torch.constants import Constant, Held
+from halfsafe.frontends.torch.hollow import lent
+from halfsafe.frontends.torch.model import Opened
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.schema import argument
 from halfsafe.graph import Kind, Node
@@ -21,16 +24,17 @@ from halfsafe.graph import Kind, Node
 
 @dataclass(frozen=True)
 class Recipe:
-    """Tensors of the original's state_dict, and attributes of its modules."""
+    """Tensors of the original's state_dict, read when needed, and attributes of its modules."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Constant]
     attributes: dict[str, float]
 
     @classmethod
-    def read(cls, model: nn.Module, before: Program, after: Program) -> Recipe:
+    def read(cls, opened: Opened, before: Program, after: Program) -> Recipe:
         """Compares the two captures. Raises FoldError where they differ in more than constants."""
+        model = opened.module
         names = _tied_names(model)
-        filed: dict[str, Tensor] = {}
+        filed: dict[str, Constant] = {}
         attributes: dict[str, float] = {}
         for old, new in _same_calls(before.fx, after.fx):
             node = before.graph.by_name[old.name]
@@ -38,9 +42,9 @@ class Recipe:
                 found = before.graph.values[value]
                 stored, _ = argument(new, operand)
                 if found.kind == Kind.CONSTANT and found.floating:
-                    tensor = after.constants[str(stored.target)]
-                    changed = tensor is not before.constants[value]
-                    _file(filed, names, node, value, tensor, changed)
+                    source = after.constants.sources[str(stored.target)]
+                    changed = source is not before.constants.sources[value]
+                    _file(filed, names, node, value, source, changed)
                 elif found.number is not None and stored != found.number:
                     name = _attribute(model, node.module, operand, found.number)
                     if name is None or attributes.get(name, stored) != stored:
@@ -49,8 +53,15 @@ class Recipe:
                             "written into the code of the model: use fixed.model instead"
                         )
                     attributes[name] = float(stored)
-        tensors: dict[str, Tensor] = model.state_dict()
-        return cls({name: filed.get(name, t) for name, t in tensors.items()}, attributes)
+        ours: dict[str, Tensor] = model.state_dict()
+        known = {name: opened.tensors.get(name) or Held.of(x) for name, x in ours.items()}
+        return cls({name: filed.get(name, source) for name, source in known.items()}, attributes)
+
+    def trial(self, model: nn.Module) -> nn.Module:
+        """A copy of a model with these tensors, each read when it is needed, and attributes."""
+        made = lent(model, self.tensors)
+        self._set_attributes(made)
+        return made
 
     def apply(self, model: nn.Module) -> None:
         """Changes a model in place."""
@@ -58,13 +69,16 @@ class Recipe:
         if set(ours) != set(self.tensors):
             odd = sorted(set(ours) ^ set(self.tensors))[0]
             raise FoldError(f"'{odd}' is in one state_dict only: use a model of the same class")
-        for name, tensor in self.tensors.items():
+        for name, source in self.tensors.items():
             parent, _, leaf = name.rpartition(".")
             owner: Any = model.get_submodule(parent)
-            fresh = tensor.clone()
+            fresh = source.read().clone()
             if isinstance(ours[name], nn.Parameter):
                 fresh = nn.Parameter(fresh, requires_grad=ours[name].requires_grad)
             setattr(owner, leaf, fresh)
+        self._set_attributes(model)
+
+    def _set_attributes(self, model: nn.Module) -> None:
         for name, number in self.attributes.items():
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, number)
@@ -100,11 +114,11 @@ def _tied_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _file(
-    filed: dict[str, Tensor],
+    filed: dict[str, Constant],
     tied: Mapping[str, list[str]],
     node: Node,
     constant: str,
-    tensor: Tensor,
+    source: Constant,
     changed: bool,
 ) -> None:
     """Files a constant under the names by which the reading module knows it."""
@@ -113,7 +127,7 @@ def _file(
     if changed and not own:
         raise FoldError(f"'{constant}' is made inside forward(): use fixed.model instead")
     for name in own:
-        if filed.setdefault(name, tensor) is not tensor:
+        if filed.setdefault(name, source) is not source:
             raise FoldError(
                 f"'{name}' is needed at two exponents, one of them by {node}: use fixed.model "
                 "instead, which holds a clone"

@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.random import fork_rng
 
@@ -28,6 +28,10 @@ def _check_state(x: Tensor, state: Tensor | Sequence[Tensor], *rest: Any) -> Non
     first = state if isinstance(state, Tensor) else state[0]
     if first.shape[1] != batch:
         raise RuntimeError(f"a state of {first.shape[1]} rows for a batch of {batch}")
+
+
+_NOT_READ = object()
+"""What stands for a constant that no node has needed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,40 @@ class Evaluation(fx.Interpreter):
     """Runs a graph, every tensor passing through `store`; frees each after its last use.
 
     Gives the outputs lane by lane. On one lane, values are what torch.fx knows them to be; on
-    several, they are OnLanes.
+    several, they are OnLanes. A constant is read when a node needs it. On one lane it is dropped
+    after that node, and read again for the next; on several, where a store may count what it sees,
+    it is kept until its last reader.
     """
 
-    def __init__(self, module: fx.GraphModule, store: Store, lanes: int) -> None:
-        super().__init__(module)
-        self._store, self._lanes = store, lanes
+    def __init__(
+        self,
+        graph: fx.Graph,
+        bodies: Mapping[str, nn.Module],
+        constants: Mapping[str, Tensor],
+        store: Store,
+        lanes: int,
+    ) -> None:
+        super().__init__(nn.ModuleDict(bodies), graph=graph)
+        self._constants, self._store, self._lanes = constants, store, lanes
 
     def run_node(self, n: fx.Node) -> Any:
+        if self._is_constant(n):
+            return _NOT_READ
+        unread = [x for x in n.all_input_nodes if self.env.get(x) is _NOT_READ]
+        for source in unread:
+            results = self._stored(source, (self._constants[str(source.target)],) * self._lanes)
+            self.env[source] = OnLanes(results) if self._lanes > 1 else results[0]
+        try:
+            return self._run_call(n)
+        finally:
+            if self._lanes == 1:
+                self.env.update(dict.fromkeys(unread, _NOT_READ))
+
+    def _is_constant(self, n: fx.Node) -> bool:
+        """Whether a node is a tensor of the program's; else it is the branch of a condition."""
+        return n.op == "get_attr" and str(n.target) in self._constants
+
+    def _run_call(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         results = self._on_lanes(n, args, kwargs)
         if n.op == "output":

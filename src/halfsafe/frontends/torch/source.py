@@ -12,13 +12,13 @@ from torch import nn
 from halfsafe.edits import Edit
 from halfsafe.errors import CaptureError
 from halfsafe.formats import FLOAT16
-from halfsafe.frontends.torch.arithmetic import arrays, range_of, rounded
+from halfsafe.frontends.torch.arithmetic import arrays, rounded
 from halfsafe.frontends.torch.capture import capture
 from halfsafe.frontends.torch.deliver import HalfModule, TorchDelivery
 from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.edit import apply
 from halfsafe.frontends.torch.extract import arguments, extract
-from halfsafe.frontends.torch.model import run_model
+from halfsafe.frontends.torch.model import Opened
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.trees import flat, places_of
 from halfsafe.graph import Kind
@@ -44,8 +44,8 @@ class TorchPart(Measuring[Program]):
         return self.program.draws
 
     def fingerprint(self) -> str:
-        constants = sorted(self.program.constants.items())
-        arrays = ((name, x.detach().cpu().numpy()) for name, x in constants)
+        held = self.program.constants
+        arrays = ((name, held[name].detach().cpu().numpy()) for name in sorted(held))
         return fingerprint(self.graph, arrays)
 
     def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> TorchPart:
@@ -65,7 +65,7 @@ class TorchPart(Measuring[Program]):
 class TorchSource(TorchPart):
     """The user's module, untouched, and the program captured from it."""
 
-    model: nn.Module
+    opened: Opened
     captured_exactly: bool
     notes: tuple[str, ...]
 
@@ -78,23 +78,29 @@ class TorchSource(TorchPart):
         others: Sequence[Call] = (),
     ) -> Self:
         """Captures a module, sizes on which `others` differ free. Raises BadInput, CaptureError."""
-        found = capture(model, call, dynamic_shapes, others)
+        opened = Opened.of(model)
+        found = capture(opened, call, dynamic_shapes, others)
         if found.difference > CAPTURED:
             raise CaptureError(
                 f"torch.export gives another function than {type(model).__name__}: their outputs "
                 f"differ by {found.difference:.2g} in FP32 on sample 0; forward() may ask whether "
                 "it is exported, or draw numbers"
             )
-        return cls(found.program, model, found.difference == 0, found.notes)
+        return cls(found.program, opened, found.difference == 0, found.notes)
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's own."""
+        return self.opened.module
 
     @property
     def name(self) -> str:
-        return type(self.model).__name__
+        return self.opened.name
 
     def constants(self) -> dict[str, Range]:
         values = self.program.graph.values.values()
         return {
-            v.name: range_of(self.program.constants[v.name])
+            v.name: self.program.constants.sources[v.name].range
             if v.number is None
             else Range.of(v.number)
             for v in values
@@ -111,7 +117,7 @@ class TorchSource(TorchPart):
 
     def reference(self, call: Call) -> Arrays:
         check_call(call)
-        return arrays(flat(run_model(self.model, call)))
+        return arrays(flat(self.opened.run(call)))
 
     def is_half(self, candidate: Any) -> bool:
         return isinstance(candidate, nn.Module) and any(
@@ -126,7 +132,7 @@ class TorchSource(TorchPart):
         self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any
     ) -> TorchDelivery:
         return TorchDelivery(
-            original.model,
+            original.opened,
             original.program,
             self.program,
             deployed.program,

@@ -1,0 +1,178 @@
+"""The constants of a program: where each comes from, read when a node needs it and dropped after.
+
+What an edit makes of a constant is not computed when the edit is made. A folded constant is its
+source and an exponent, so that an edited program costs no memory: it is multiplied when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from halfsafe.frontends.torch.arithmetic import range_of
+from halfsafe.ranges import Range
+
+ONE_STEP = 126
+"""The largest exponent whose power of two, and its inverse, FP32 holds as normal numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A tensor that can be had. Two are the same if they are one object."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def read(self) -> Tensor:
+        """The tensor: the user's own if it is in memory, else a new one. Not to be written to."""
+        raise NotImplementedError
+
+    def read_as(self, dtype: torch.dtype) -> Tensor:
+        """The same in another type."""
+        return self.read().to(dtype)
+
+    @property
+    def size(self) -> int:
+        """How many entries it has."""
+        return self.shape.numel()
+
+    @cached_property
+    def range(self) -> Range:
+        """Statistics of its magnitudes, measured once."""
+        return range_of(self.read())
+
+
+@dataclass(frozen=True, eq=False)
+class Held(Constant):
+    """A tensor in memory."""
+
+    tensor: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Held:
+        return cls(tensor.shape, tensor.dtype, tensor.detach())
+
+    def read(self) -> Tensor:
+        return self.tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded(Constant):
+    """A tensor that someone loads each time that it is asked for, in the type of its own."""
+
+    load: Callable[[], Tensor]
+
+    def read(self) -> Tensor:
+        return self.load().detach().to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Constant):
+    """Another one times 2**-exponent."""
+
+    source: Constant
+    exponent: int
+
+    @classmethod
+    def of(cls, source: Constant, exponent: int) -> Scaled:
+        return cls(source.shape, source.dtype, source, exponent)
+
+    def read(self) -> Tensor:
+        return scaled(self.source.read(), self.exponent)
+
+
+@dataclass(frozen=True, eq=False)
+class Limited(Constant):
+    """Another one with no finite entry beyond a magnitude; inf stays."""
+
+    source: Constant
+    limit: float
+
+    @classmethod
+    def of(cls, source: Constant, limit: float) -> Limited:
+        return cls(source.shape, source.dtype, source, limit)
+
+    def read(self) -> Tensor:
+        tensor = self.source.read()
+        return torch.where(tensor.isinf(), tensor, tensor.clamp(-self.limit, self.limit))
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded(Constant):
+    """Another one in the deployed type, if it is floating."""
+
+    source: Constant
+
+    @classmethod
+    def of(cls, source: Constant, dtype: torch.dtype) -> Rounded:
+        kind = dtype if source.dtype.is_floating_point else source.dtype
+        return cls(source.shape, kind, source)
+
+    def read(self) -> Tensor:
+        return self.source.read_as(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Unread(Constant):
+    """Another one of which only shape and type are of interest: memory that nobody touches."""
+
+    @classmethod
+    def of(cls, source: Constant) -> Unread:
+        return cls(source.shape, source.dtype)
+
+    def read(self) -> Tensor:
+        return self.read_as(self.dtype)
+
+    def read_as(self, dtype: torch.dtype) -> Tensor:
+        return torch.empty(self.shape, dtype=dtype)
+
+
+class Constants(Mapping[str, Tensor]):
+    """Constants by name. Looking one up reads it: whoever goes through all holds one at a time.
+
+    >>> weight = Held.of(torch.tensor([3.0, 5.0]))
+    >>> Constants({"weight": Scaled.of(weight, 2)})["weight"]
+    tensor([0.7500, 1.2500])
+    """
+
+    def __init__(self, sources: Mapping[str, Constant]) -> None:
+        self.sources = dict(sources)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.sources[name].read()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.sources
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def size(self) -> int:
+        """How many entries they have, shared ones counted once."""
+        return sum(source.size for source in set(self.sources.values()))
+
+    def unread(self) -> Constants:
+        """The same names, shapes and types, without values."""
+        return Constants({name: Unread.of(source) for name, source in self.sources.items()})
+
+
+def scaled(tensor: Tensor, exponent: int) -> Tensor:
+    """tensor * 2**-exponent, in as many steps as factors need that FP32 holds.
+
+    >>> scaled(torch.tensor([1.0]), -3), scaled(scaled(torch.tensor([1.0]), 200), -200)
+    (tensor([8.]), tensor([0.]))
+    """
+    made = tensor
+    while exponent:
+        step = max(-ONE_STEP, min(exponent, ONE_STEP))
+        made = tensor * 2.0**-step if made is tensor else made.mul_(2.0**-step)
+        exponent -= step
+    return made
