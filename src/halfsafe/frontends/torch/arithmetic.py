@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf, nan
+from math import inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from halfsafe.source import Arrays
 
 _MAGNITUDE, _INFINITY, _NORMAL = 0x7FFFFFFF, 0x7F800000, 0x00800000
 """Bit patterns of FP32: all but the sign, infinity, and the smallest normal number."""
+
+_FAR_FROM_INFINITY = 2.0**127
+"""What is smaller is not rounded up to infinity by cutting its bits."""
 
 _NATIVE = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """Formats that PyTorch rounds to by itself."""
@@ -39,27 +42,48 @@ def range_of(x: Tensor) -> Range:
     >>> range_of(torch.tensor([0.0, -3.0, 0.5])).binades
     {-1: 1, 1: 1}
     """
-    x = x.detach()
-    if x.numel() == 0:
-        return Range()
-    if x.dtype != torch.float32:
-        x = x.float()  # narrower formats are exact in FP32; FP64 is judged as FP32 sees it
-    bits = x.contiguous().view(torch.int32).flatten() & _MAGNITUDE
-    counts: list[int] = torch.bincount((bits >> 23).to(torch.uint8), minlength=256).tolist()
-    nonfinite = counts[255]
-    if nonfinite:
-        bits = torch.where(bits < _INFINITY, bits, 0)
-    smallest = int(((bits - 1) & _MAGNITUDE).min()) + 1  # 0 wraps around to the largest pattern
-    if smallest > _INFINITY:
-        return Range(zeros=x.numel() - nonfinite, nonfinite=nonfinite, count=x.numel())
-    binades = {i - 127: n for i, n in enumerate(counts) if n and 0 < i < 255}
-    zeros = counts[0]
-    if smallest < _NORMAL:
-        subnormal = bits[(bits > 0) & (bits < _NORMAL)]
-        zeros -= subnormal.numel()
-        binades = {**_subnormal_binades(subnormal), **binades}
-    amax = _number(int(bits.max()))
-    return Range(amax, _number(smallest), zeros, nonfinite, x.numel(), binades)
+    patterns = _Patterns()
+    for chunk in _chunks(x):
+        patterns.add(chunk if chunk.dtype == torch.float32 else chunk.float())
+    return patterns.range
+
+
+class _Patterns:
+    """Counts the bit patterns of FP32 magnitudes; FP64 is judged as FP32 sees it."""
+
+    def __init__(self) -> None:
+        self.counts: Tensor | None = None
+        self.largest, self.smallest = 0, _INFINITY
+        self.subnormal: dict[int, int] = {}
+
+    def add(self, chunk: Tensor) -> None:
+        bits = chunk.contiguous().view(torch.int32) & _MAGNITUDE
+        counts = torch.bincount((bits >> 23).to(torch.uint8), minlength=256)
+        self.counts = counts if self.counts is None else self.counts.add_(counts)
+        least, largest = (int(found) for found in torch.aminmax(bits))
+        if largest >= _INFINITY:
+            bits = torch.where(bits < _INFINITY, bits, 0)
+            largest, least = int(bits.max()), 0
+        if least < _NORMAL:
+            tiny = bits[(bits > 0) & (bits < _NORMAL)]
+            for binade, entries in _subnormal_binades(tiny).items():
+                self.subnormal[binade] = self.subnormal.get(binade, 0) + entries
+        if least == 0:  # 0 wraps around to the largest pattern
+            least = int(((bits - 1) & _MAGNITUDE).min()) + 1
+        self.largest, self.smallest = max(self.largest, largest), min(self.smallest, least)
+
+    @property
+    def range(self) -> Range:
+        if self.counts is None:
+            return Range()
+        counts: list[int] = self.counts.tolist()
+        zeros, nonfinite = counts[0] - sum(self.subnormal.values()), counts[255]
+        if self.largest == 0:
+            return Range(zeros=zeros, nonfinite=nonfinite, count=sum(counts))
+        binades = {i - 127: n for i, n in enumerate(counts) if n and 0 < i < 255}
+        binades = {**dict(sorted(self.subnormal.items())), **binades}
+        extremes = _number(self.largest), _number(self.smallest)
+        return Range(*extremes, zeros, nonfinite, sum(counts), binades)
 
 
 def rounded(x: Tensor, fmt: FloatFormat) -> Tensor:
@@ -72,9 +96,31 @@ def rounded(x: Tensor, fmt: FloatFormat) -> Tensor:
     2048.0
     """
     native = _NATIVE.get(fmt.name)
-    if native or fmt == FLOAT32:
-        return x.to(native or x.dtype).to(x.dtype)
-    return by_bits(x, fmt)
+    if fmt == FLOAT32:
+        return x
+    made = torch.empty_like(x)
+    if made.stride() != x.stride():  # entries that share memory, say: they have no common order
+        return x.to(native).to(x.dtype) if native else by_bits(x, fmt)
+    for entries, into in zip(_chunks(x), _chunks(made), strict=True):
+        if native:
+            into.copy_(entries.to(native))
+        elif fmt.unlimited and x.dtype == torch.float32:
+            _cut(entries, fmt, into)
+        else:
+            into.copy_(by_bits(entries, fmt))
+    return made
+
+
+def _cut(x: Tensor, fmt: FloatFormat, into: Tensor) -> None:
+    """`by_bits` for an unlimited format, of FP32, without a tensor in between."""
+    least, largest = (float(found) for found in torch.aminmax(x))
+    if not max(-least, largest) < _FAR_FROM_INFINITY:  # NaN as well
+        into.copy_(by_bits(x, fmt))
+        return
+    cut = FLOAT32.mantissa_bits - fmt.mantissa_bits
+    bits, made = x.view(torch.int32), into.view(torch.int32)
+    torch.bitwise_right_shift(bits, cut, out=made)
+    made.bitwise_and_(1).add_(bits).add_((1 << (cut - 1)) - 1).bitwise_and_(-(1 << cut))
 
 
 def by_bits(x: Tensor, fmt: FloatFormat) -> Tensor:
@@ -106,14 +152,29 @@ def deviation(candidate: Tensor, reference: Tensor) -> Deviation:
     >>> deviation(torch.tensor([1.0, torch.inf]), torch.tensor([2.0, 2.0]))
     Deviation(squared_error=1.0, squared_norm=8.0, nonfinite=1, count=2)
     """
-    wide = reference.double()
-    difference = candidate.double() - wide
-    counted = torch.isfinite(wide)
-    squared = difference.square_()
+    error = norm = 0.0
+    nonfinite = count = 0
+    for ours, meant in _pairs(candidate, reference):
+        wide = meant.double()
+        apart = wide - ours
+        squares = float(torch.dot(apart, apart)), float(torch.dot(wide, wide))
+        if isfinite(sum(squares)):
+            found = Deviation(*squares, 0, wide.numel())
+        else:
+            found = _deviation_of_some(apart, wide)
+        error, norm = error + found.squared_error, norm + found.squared_norm
+        nonfinite, count = nonfinite + found.nonfinite, count + found.count
+    return Deviation(error, norm, nonfinite, count)
+
+
+def _deviation_of_some(apart: Tensor, reference: Tensor) -> Deviation:
+    """Where some entries are not finite, or their squares are not in FP64."""
+    counted = torch.isfinite(reference)
+    squared = apart.square()
     broken = counted & ~torch.isfinite(squared)
     return Deviation(
         squared_error=float(torch.where(counted & ~broken, squared, 0.0).sum()),
-        squared_norm=float(torch.where(counted, wide, 0.0).square_().sum()),
+        squared_norm=float(torch.where(counted, reference, 0.0).square().sum()),
         nonfinite=int(broken.sum()),
         count=int(counted.sum()),
     )
@@ -121,7 +182,35 @@ def deviation(candidate: Tensor, reference: Tensor) -> Deviation:
 
 def differing(a: Tensor, b: Tensor) -> int:
     """Entries that are not the same; NaN is the same as NaN."""
-    return int(((a != b) & ~(a.isnan() & b.isnan())).sum())
+    found = 0
+    for one, other in _pairs(a, b):
+        unequal = int(torch.count_nonzero(one != other))
+        if unequal and one.is_floating_point():
+            unequal -= int(torch.count_nonzero((one != one) & (other != other)))
+        found += unequal
+    return found
+
+
+CHUNK = 2**16
+"""Entries that are looked at together: what is made of them stays in a cache of 1 MB."""
+
+
+def _chunks(x: Tensor) -> Iterable[Tensor]:
+    """A tensor's entries in parts, in the order in which they lie in memory."""
+    return _in_memory_order(x.detach()).split(CHUNK) if x.numel() else ()
+
+
+def _pairs(a: Tensor, b: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """The entries of two tensors of one shape, part by part."""
+    if a.stride() != b.stride():
+        a, b = a.contiguous(), b.contiguous()
+    return zip(_chunks(a), _chunks(b), strict=True)
+
+
+def _in_memory_order(x: Tensor) -> Tensor:
+    """Flat: a view, unless entries share memory or lie apart."""
+    axes = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    return x.permute(axes).reshape(-1)
 
 
 def arrays(outputs: Iterable[Any]) -> Arrays:
