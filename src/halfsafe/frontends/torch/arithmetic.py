@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import inf, isfinite, nan
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from halfsafe.deviation import Deviation
 from halfsafe.formats import FLOAT32, FloatFormat
 from halfsafe.ranges import Range
 from halfsafe.source import Arrays
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _MAGNITUDE, _INFINITY, _NORMAL = 0x7FFFFFFF, 0x7F800000, 0x00800000
 """Bit patterns of FP32: all but the sign, infinity, and the smallest normal number."""
@@ -43,39 +47,49 @@ def range_of(x: Tensor) -> Range:
     {-1: 1, 1: 1}
     """
     patterns = _Patterns()
-    for chunk in _chunks(x):
-        patterns.add(chunk if chunk.dtype == torch.float32 else chunk.float())
+    for part in on_threads(_patterns, _chunks(x)):
+        patterns.add(part)
     return patterns.range
+
+
+def _patterns(chunk: Tensor) -> _Patterns:
+    found = _Patterns()
+    found.look(chunk if chunk.dtype == torch.float32 else chunk.float())
+    return found
 
 
 class _Patterns:
     """Counts the bit patterns of FP32 magnitudes; FP64 is judged as FP32 sees it."""
 
     def __init__(self) -> None:
-        self.counts: Tensor | None = None
+        self.counts = torch.zeros(256, dtype=torch.int64)
         self.largest, self.smallest = 0, _INFINITY
         self.subnormal: dict[int, int] = {}
 
-    def add(self, chunk: Tensor) -> None:
+    def add(self, other: _Patterns) -> None:
+        """What another part of the tensor shows."""
+        self.counts += other.counts
+        self.largest = max(self.largest, other.largest)
+        self.smallest = min(self.smallest, other.smallest)
+        for binade, entries in other.subnormal.items():
+            self.subnormal[binade] = self.subnormal.get(binade, 0) + entries
+
+    def look(self, chunk: Tensor) -> None:
+        """What a part of the tensor shows, the first that is looked at."""
         bits = chunk.contiguous().view(torch.int32) & _MAGNITUDE
-        counts = torch.bincount((bits >> 23).to(torch.uint8), minlength=256)
-        self.counts = counts if self.counts is None else self.counts.add_(counts)
+        self.counts = torch.bincount((bits >> 23).to(torch.uint8), minlength=256).cpu()
         least, largest = (int(found) for found in torch.aminmax(bits))
         if largest >= _INFINITY:
             bits = torch.where(bits < _INFINITY, bits, 0)
             largest, least = int(bits.max()), 0
         if least < _NORMAL:
-            tiny = bits[(bits > 0) & (bits < _NORMAL)]
-            for binade, entries in _subnormal_binades(tiny).items():
-                self.subnormal[binade] = self.subnormal.get(binade, 0) + entries
+            self.subnormal = _subnormal_binades(bits[(bits > 0) & (bits < _NORMAL)])
         if least == 0:  # 0 wraps around to the largest pattern
             least = int(((bits - 1) & _MAGNITUDE).min()) + 1
-        self.largest, self.smallest = max(self.largest, largest), min(self.smallest, least)
+        self.largest, self.smallest = largest, least
 
     @property
     def range(self) -> Range:
-        if self.counts is None:
-            return Range()
         counts: list[int] = self.counts.tolist()
         zeros, nonfinite = counts[0] - sum(self.subnormal.values()), counts[255]
         if self.largest == 0:
@@ -101,13 +115,17 @@ def rounded(x: Tensor, fmt: FloatFormat) -> Tensor:
     made = torch.empty_like(x)
     if made.stride() != x.stride():  # entries that share memory, say: they have no common order
         return x.to(native).to(x.dtype) if native else by_bits(x, fmt)
-    for entries, into in zip(_chunks(x), _chunks(made), strict=True):
+
+    def fill(both: tuple[Tensor, Tensor]) -> None:
+        entries, into = both
         if native:
             into.copy_(entries.to(native))
         elif fmt.unlimited and x.dtype == torch.float32:
             _cut(entries, fmt, into)
         else:
             into.copy_(by_bits(entries, fmt))
+
+    on_threads(fill, list(zip(_chunks(x), _chunks(made), strict=True)))
     return made
 
 
@@ -152,19 +170,23 @@ def deviation(candidate: Tensor, reference: Tensor) -> Deviation:
     >>> deviation(torch.tensor([1.0, torch.inf]), torch.tensor([2.0, 2.0]))
     Deviation(squared_error=1.0, squared_norm=8.0, nonfinite=1, count=2)
     """
-    error = norm = 0.0
-    nonfinite = count = 0
-    for ours, meant in _pairs(candidate, reference):
-        wide = meant.double()
-        apart = wide - ours
-        squares = float(torch.dot(apart, apart)), float(torch.dot(wide, wide))
-        if isfinite(sum(squares)):
-            found = Deviation(*squares, 0, wide.numel())
-        else:
-            found = _deviation_of_some(apart, wide)
-        error, norm = error + found.squared_error, norm + found.squared_norm
-        nonfinite, count = nonfinite + found.nonfinite, count + found.count
-    return Deviation(error, norm, nonfinite, count)
+    found = on_threads(_deviation, _pairs(candidate, reference))
+    return Deviation(
+        squared_error=sum((part.squared_error for part in found), 0.0),
+        squared_norm=sum((part.squared_norm for part in found), 0.0),
+        nonfinite=sum(part.nonfinite for part in found),
+        count=sum(part.count for part in found),
+    )
+
+
+def _deviation(both: tuple[Tensor, Tensor]) -> Deviation:
+    candidate, reference = both
+    wide = reference.double()
+    apart = wide - candidate
+    error, norm = float(apart.square().sum()), float(wide.square().sum())
+    if isfinite(error + norm):
+        return Deviation(error, norm, 0, wide.numel())
+    return _deviation_of_some(apart, wide)
 
 
 def _deviation_of_some(apart: Tensor, reference: Tensor) -> Deviation:
@@ -182,29 +204,55 @@ def _deviation_of_some(apart: Tensor, reference: Tensor) -> Deviation:
 
 def differing(a: Tensor, b: Tensor) -> int:
     """Entries that are not the same; NaN is the same as NaN."""
-    found = 0
-    for one, other in _pairs(a, b):
-        unequal = int(torch.count_nonzero(one != other))
-        if unequal and one.is_floating_point():
-            unequal -= int(torch.count_nonzero((one != one) & (other != other)))
-        found += unequal
+    return sum(on_threads(_differing, _pairs(a, b)))
+
+
+def _differing(both: tuple[Tensor, Tensor]) -> int:
+    a, b = both
+    found = int(torch.count_nonzero(a != b))
+    if found and a.is_floating_point():
+        found -= int(torch.count_nonzero((a != a) & (b != b)))
     return found
 
 
-CHUNK = 2**16
-"""Entries that are looked at together: what is made of them stays in a cache of 1 MB."""
+CHUNK = 2**15
+"""Entries that are looked at together: what is made of them stays in a cache of 1 MB, and PyTorch
+computes them on one thread."""
+
+FEW = 64
+"""Parts for which threads are not worth their start."""
 
 
-def _chunks(x: Tensor) -> Iterable[Tensor]:
+def on_threads(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
+    """What `work` gives for each part, in their order, on as many threads as PyTorch may use.
+
+    PyTorch's own threads wait for each other in every operator; these meet once.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) < FEW:
+        return [work(part) for part in parts]
+    share = -(-len(parts) // threads)
+    shares = [parts[i : i + share] for i in range(0, len(parts), share)]
+
+    def work_on(some: Sequence[T]) -> list[R]:
+        return [work(part) for part in some]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [one for found in pool.map(work_on, shares) for one in found]
+
+
+def _chunks(x: Tensor) -> Sequence[Tensor]:
     """A tensor's entries in parts, in the order in which they lie in memory."""
-    return _in_memory_order(x.detach()).split(CHUNK) if x.numel() else ()
+    if not x.numel():
+        return ()
+    return _in_memory_order(x.detach()).split(CHUNK if x.device.type == "cpu" else x.numel())
 
 
-def _pairs(a: Tensor, b: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+def _pairs(a: Tensor, b: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
     """The entries of two tensors of one shape, part by part."""
     if a.stride() != b.stride():
         a, b = a.contiguous(), b.contiguous()
-    return zip(_chunks(a), _chunks(b), strict=True)
+    return list(zip(_chunks(a), _chunks(b), strict=True))
 
 
 def _in_memory_order(x: Tensor) -> Tensor:
