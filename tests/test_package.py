@@ -16,7 +16,7 @@ SOURCE = Path(halfsafe.__file__).parent
 LOWER = (
     "errors", "samples", "formats", "graph", "ranges", "deviation", "rules", "edits", "forms",
     "windows", "integer_program", "measure", "plan", "rewrite", "remedies", "faults", "source",
-    "verdict", "amplifiers", "prepare", "mending", "proof", "replacements",
+    "verdict", "amplifiers", "prepare", "mending", "proof", "replacements", "exponents",
 )  # fmt: skip
 """Modules below the front ends; none of them knows a framework."""
 

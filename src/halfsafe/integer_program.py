@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 SECONDS = 60.0
-"""Time limit of one solve; the best solution known by then is used, and the plan says so."""
+"""Time limit of a program, all levels together, unless another one is given."""
 
 Columns = dict[int, float]
 """A linear expression: factors by column."""
@@ -25,8 +26,9 @@ class IntegerProgram:
     is minimised. Within the level `free`, the last, nothing has to be kept.
     """
 
-    def __init__(self, free: int) -> None:
+    def __init__(self, free: int, seconds: float = SECONDS) -> None:
         self.free = free
+        self.seconds = seconds
         self.timed_out = False
         self.low: list[float] = []
         self.high: list[float] = []
@@ -58,7 +60,7 @@ class IntegerProgram:
         self.row({**columns, size: 1.0}, 0, inf)
 
     def solve(self) -> NDArray[np.float64] | None:
-        """The values of all columns; None without a solution, or with none within SECONDS.
+        """The values of all columns; None without a solution, or with none in time.
 
         `timed_out` tells which, and whether the solution is merely the best one known by then. What
         a level has reached is kept as the cost of a row, not column by column: a later level may
@@ -68,6 +70,7 @@ class IntegerProgram:
 
         level, cost = np.array(self._level), np.array(self._cost)
         self.timed_out = False
+        end = monotonic() + self.seconds
         if np.any(np.array(self.low) > np.array(self.high)):
             return None
         solution: NDArray[np.float64] | None = None
@@ -78,7 +81,7 @@ class IntegerProgram:
                 integrality=np.array(self._integer),
                 bounds=Bounds(np.array(self.low), np.array(self.high)),
                 constraints=self._constraints(),
-                options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
+                options={"mip_rel_gap": 0.0, "time_limit": max(end - monotonic(), 0.1)},
             )
             self.timed_out |= result.status == 1
             if result.x is None:
