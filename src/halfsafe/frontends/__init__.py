@@ -12,16 +12,25 @@ from halfsafe.source import Group, Source
 
 
 def open_model(
-    model: Any, call: Call, dynamic_shapes: Any = None, others: Sequence[Call] = ()
+    model: Any,
+    call: Call,
+    dynamic_shapes: Any = None,
+    others: Sequence[Call] = (),
+    weights: Any = None,
 ) -> Source:
     """The source for a user's model. Raises BadInput for what no front end takes.
 
-    It is captured on `call`; sizes on which `others` differ from it are left free.
+    It is captured on `call`; sizes on which `others` differ from it are left free. `weights` are
+    those of a PyTorch module on the meta device.
     """
     if any(kind.__module__.startswith("torch.") for kind in type(model).__mro__):
         from halfsafe.frontends.torch.source import TorchSource
 
-        return TorchSource.open(model, call, dynamic_shapes, others)
+        return TorchSource.open(model, call, dynamic_shapes, others, weights)
+    if weights is not None:
+        raise BadInput(
+            "weights are those of a torch.nn.Module on the meta device, and this is none"
+        )
     if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
         try:
             from halfsafe.frontends.onnx.source import OnnxSource

@@ -6,15 +6,19 @@ source and an exponent, so that an edited program costs no memory: it is multipl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import mmap
 
 import torch
 from torch import Tensor
 
 from halfsafe.frontends.torch.arithmetic import range_of
 from halfsafe.ranges import Range
+
+MAPPED = 2**20
+"""Bytes from which on a tensor is mapped."""
 
 ONE_STEP = 126
 """The largest exponent whose power of two, and its inverse, FP32 holds as normal numbers."""
@@ -118,7 +122,7 @@ class Rounded(Constant):
 
 @dataclass(frozen=True, eq=False)
 class Unread(Constant):
-    """Another one of which only shape and type are of interest: memory that nobody touches."""
+    """Another one of which only shape and type are of interest."""
 
     @classmethod
     def of(cls, source: Constant) -> Unread:
@@ -160,8 +164,22 @@ class Constants(Mapping[str, Tensor]):
         return sum(source.size for source in set(self.sources.values()))
 
     def unread(self) -> Constants:
-        """The same names, shapes and types, without values."""
+        """The same names, shapes and types, for who asks for no values."""
         return Constants({name: Unread.of(source) for name, source in self.sources.items()})
+
+
+def fresh(shape: torch.Size, dtype: torch.dtype, stride: Sequence[int] | None = None) -> Tensor:
+    """A new tensor on the CPU, not initialised, dense in memory.
+
+    A large one is mapped: pages that nobody touches are not there, and all of them go back as soon
+    as it is dropped, where a heap keeps what lies below anything that is still in use.
+    """
+    length = shape.numel() * dtype.itemsize
+    if length < MAPPED:
+        made = torch.empty(shape.numel(), dtype=dtype)
+    else:
+        made = torch.frombuffer(mmap(-1, length), dtype=dtype)
+    return made.view(shape) if stride is None else made.as_strided(shape, stride)
 
 
 def scaled(tensor: Tensor, exponent: int) -> Tensor:

@@ -21,7 +21,6 @@ from halfsafe.errors import BadInput, FoldError
 from halfsafe.formats import FloatFormat
 from halfsafe.frontends.torch.arithmetic import arrays
 from halfsafe.frontends.torch.constants import Rounded
-from halfsafe.frontends.torch.hollow import lent
 from halfsafe.frontends.torch.model import Opened, run_model
 from halfsafe.frontends.torch.private import (
     TorchDispatchMode,
@@ -123,8 +122,8 @@ class TorchDelivery:
         with torch.no_grad(), same_draws(self.deployed.draws):
             if not self._is_large:
                 return arrays(flat(self._delivered(*call.args, **call.kwargs)))
-            half = self.deployed.without_values().module(torch.float16)
             with types_only() as fake:
+                half = self.deployed.without_values().module(torch.float16)
                 given = tree_map_only(Tensor, fake.from_tensor, (call.args, call.kwargs))
                 half(*given[0], **given[1])
         return None
@@ -157,7 +156,7 @@ class TorchDelivery:
         computes = torch.float32 if self._is_large else dtype
         held = {name: file.constant(name) for name in file.held}
         held = {name: Rounded.of(source, computes) for name, source in held.items()}
-        trial = lent(self.original.module, held, computes)
+        trial = self.original.lent(held, computes)
         expected = self._outputs(self.original.runs, torch.float32)
         found = self._outputs(trial, computes)
         apart = difference([x.float() if _is_half(x) else x for x in found], expected)
@@ -202,7 +201,7 @@ class TorchDelivery:
     def _recipe(self) -> Recipe:
         """Proved on one sample: the original with the folded constants must give the same bits."""
         recipe = Recipe.read(self.original, self.before, self.after)
-        trial = recipe.trial(self.original.module)
+        trial = recipe.trial(self.original)
         found, expected = (
             self._outputs(module, torch.float32) for module in (trial, self.original.runs)
         )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halfsafe.frontends.torch.constants import Constant
+from halfsafe.frontends.torch.constants import Constant, fresh
 from halfsafe.frontends.torch.private import tree_leaves, with_tensors
 from halfsafe.frontends.torch.trees import cast
 
@@ -25,14 +25,16 @@ from halfsafe.frontends.torch.trees import cast
 def hollow(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in a dtype, to be captured: parameters have shapes and types, but no values.
 
-    Memory that was allocated and is never touched is not there. Buffers are small, and code that
-    is traced may compute with them, so that they have values, but for those on the meta device.
+    Buffers are small, and code that is traced may compute with them, so that they have values, but
+    for those on the meta device.
     """
 
     def emptied(x: Tensor) -> Tensor:
         kind = dtype if x.is_floating_point() else x.dtype
-        device = "cpu" if x.is_meta else x.device
-        made = torch.empty_like(x, dtype=kind, device=device, requires_grad=False)
+        if x.device.type in ("cpu", "meta"):
+            made = fresh(x.shape, kind, torch.empty_like(x, device="meta").stride())
+        else:
+            made = torch.empty_like(x, dtype=kind, requires_grad=False)
         return nn.Parameter(made, requires_grad=False) if isinstance(x, nn.Parameter) else made
 
     memo = {id(p): emptied(p) for p in module.parameters()}

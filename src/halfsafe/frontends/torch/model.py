@@ -16,31 +16,41 @@ from torch import Tensor, nn
 
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.torch.constants import Constant, Held
-from halfsafe.frontends.torch.hollow import hollow
+from halfsafe.frontends.torch.hollow import hollow, lent
 from halfsafe.frontends.torch.program import check_memory, same_draws
 from halfsafe.frontends.torch.quiet import exporting
+from halfsafe.frontends.torch.weights import Weights, weights_of
 from halfsafe.samples import Call
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A user's module in FP32, checked, and what its parameters and buffers are by all their names.
+    """A user's module in FP32, checked, and its parameters and buffers by all their names.
 
-    `runs` is what has its function: the module itself.
+    `runs` is what has its function: the module itself, or, if tensors of it are elsewhere, a copy
+    that reads them when its code asks for them.
     """
 
     module: nn.Module
     tensors: Mapping[str, Constant]
     runs: nn.Module
+    elsewhere: Mapping[str, Constant]
 
     @classmethod
-    def of(cls, module: Any) -> Self:
-        """Raises BadInput for what is not an nn.Module in eval mode with finite FP32 weights."""
+    def of(cls, module: Any, weights: Weights | None = None) -> Self:
+        """Raises BadInput for what is not an nn.Module in eval mode with finite FP32 weights.
+
+        What is on the meta device comes from `weights`, all else is as it is in the module.
+        """
         check_model(module)
         held: dict[int, Constant] = {}
         named = named_tensors(module)
+        absent = {name: x for name, x in named.items() if x.is_meta}
+        if absent or weights is not None:
+            _supply(held, absent, weights)
         tensors = {name: held.setdefault(id(x), Held.of(x)) for name, x in named.items()}
-        return cls(module, tensors, module)
+        elsewhere = {name: tensors[name] for name in absent}
+        return cls(module, tensors, lent(module, elsewhere) if absent else module, elsewhere)
 
     @property
     def name(self) -> str:
@@ -52,9 +62,51 @@ class Opened:
         whole = dtype == torch.float32 and self.runs is self.module
         return self.module if whole else hollow(self.module, dtype)
 
+    def lent(self, tensors: Mapping[str, Constant], dtype: torch.dtype | None = None) -> nn.Module:
+        """A copy with other tensors in place of some, and the rest in a dtype, if one is given."""
+        return lent(self.module, {**self.elsewhere, **tensors}, dtype)
+
     def run(self, call: Call) -> Any:
         """What the user's own model gives on a sample. Raises BadInput for a misfit."""
         return run_model(self.runs, call)
+
+
+def _supply(
+    held: dict[int, Constant], absent: Mapping[str, Tensor], weights: Weights | None
+) -> None:
+    """Finds what is on the meta device, tied tensors under any of their names.
+
+    Raises BadInput for what is not found, or holds NaN or inf.
+    """
+    if weights is None:
+        raise BadInput(
+            f"'{next(iter(absent))}' is on the meta device and has no values: pass weights=, a "
+            ".safetensors file, a folder of them, or a function from a tensor's name to the tensor"
+        )
+    if not absent:
+        raise BadInput(
+            "weights are given for a model that has its own: build it within torch.device('meta')"
+        )
+    find = weights_of(weights)
+    for name, x in absent.items():
+        if id(x) not in held and (source := find(name, x)) is not None:
+            held[id(x)] = source
+    for name, x in absent.items():
+        if id(x) not in held:
+            raise BadInput(f"weights has no '{name}': {_how_to_give(name, x)}")
+        bad = held[id(x)].range.nonfinite if x.is_floating_point() else 0
+        if bad and isinstance(x, nn.Parameter):
+            raise BadInput(f"'{name}' holds {bad} NaN or inf: repair the checkpoint first")
+
+
+def _how_to_give(name: str, x: Tensor) -> str:
+    if isinstance(x, nn.Parameter):
+        return "are these the weights of this model? Their names have to be those of its state_dict"
+    module = name.rpartition(".")[0] or "it"
+    return (
+        f"a buffer that __init__ computes has to have its values, so make the module '{module}' "
+        "again outside of torch.device('meta')"
+    )
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -120,6 +172,8 @@ def check_model(model: Any) -> None:
                 f"'{name}' is already {_name(tensor.dtype)}: pass the FP32 model, the values that "
                 "rounding lost cannot be found again"
             )
+        if tensor.is_meta:
+            continue
         if tensor.is_floating_point() and not _is_finite(tensor):
             allowed = not isinstance(tensor, nn.Parameter) and not bool(torch.isnan(tensor).any())
             if not allowed:  # a buffer may hold the -inf of an attention mask

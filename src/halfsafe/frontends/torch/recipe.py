@@ -15,7 +15,6 @@ from torch import Tensor, fx, nn
 
 from halfsafe.errors import FoldError
 from halfsafe.frontends.torch.constants import Constant, Held
-from halfsafe.frontends.torch.hollow import lent
 from halfsafe.frontends.torch.model import Opened
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.schema import argument
@@ -57,9 +56,9 @@ class Recipe:
         known = {name: opened.tensors.get(name) or Held.of(x) for name, x in ours.items()}
         return cls({name: filed.get(name, source) for name, source in known.items()}, attributes)
 
-    def trial(self, model: nn.Module) -> nn.Module:
+    def trial(self, opened: Opened) -> nn.Module:
         """A copy of a model with these tensors, each read when it is needed, and attributes."""
-        made = lent(model, self.tensors)
+        made = opened.lent(self.tensors)
         self._set_attributes(made)
         return made
 

@@ -21,6 +21,7 @@ from halfsafe.frontends.torch.extract import arguments, extract
 from halfsafe.frontends.torch.model import Opened
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.trees import flat, places_of
+from halfsafe.frontends.torch.weights import Weights
 from halfsafe.graph import Kind
 from halfsafe.measure import Measuring, fingerprint
 from halfsafe.ranges import Range
@@ -76,9 +77,10 @@ class TorchSource(TorchPart):
         call: Call,
         dynamic_shapes: Any = None,
         others: Sequence[Call] = (),
+        weights: Weights | None = None,
     ) -> Self:
         """Captures a module, sizes on which `others` differ free. Raises BadInput, CaptureError."""
-        opened = Opened.of(model)
+        opened = Opened.of(model, weights)
         found = capture(opened, call, dynamic_shapes, others)
         if found.difference > CAPTURED:
             raise CaptureError(
@@ -115,7 +117,8 @@ class TorchSource(TorchPart):
     def apply(self, edits: Iterable[Edit]) -> Self:
         return replace(self, program=apply(self.program, edits))
 
-    def reference(self, call: Call) -> Arrays:
+    def reference(self, call: Call, computed: Arrays | None = None) -> Arrays:
+        del computed  # of another sample than the first, the graph may be another function
         check_call(call)
         return arrays(flat(self.opened.run(call)))
 

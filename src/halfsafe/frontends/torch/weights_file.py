@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from halfsafe.errors import BadInput
-from halfsafe.frontends.torch.constants import Constant, Loaded
+from halfsafe.frontends.torch.constants import Constant, Loaded, fresh
 
 TYPES = {
     "F64": torch.float64,
@@ -111,7 +111,7 @@ class WeightsFile:
         other bits where operands are aligned otherwise.
         """
         dtype, shape, start = self.held[name]
-        made = torch.empty(shape, dtype=dtype)
+        made = fresh(torch.Size(shape), dtype)
         if made.numel():
             with open(self.path, "rb") as file:
                 file.seek(start)
