@@ -80,6 +80,7 @@ def fix(
     dynamic_shapes: Any = None,
     engine: str | Engine = "strict",
     profile: str | Path | Profile | None = None,
+    weights: Any = None,
     progress: Progress = lambda _: None,
 ) -> Fixed:
     """The same function, safe in half precision. The argument is never changed.
@@ -92,7 +93,9 @@ def fix(
     ("top-1", "cosine" or a callable of two lists of arrays), the largest value of that.
     `dynamic_shapes` goes to torch.export. `engine` chooses where FP16 is run for the proof:
     in strict evaluation, or in a framework's own kernels (`halfsafe.engines.names()`). A `profile`
-    that `halfsafe.bisect` has written tells what its operators bear. Raises BadInput and
+    that `halfsafe.bisect` has written tells what its operators bear. `weights` are those of a
+    module on the meta device, read when they are needed and never held whole: a .safetensors file,
+    a folder of them, or a function from a tensor's name to the tensor. Raises BadInput and
     CaptureError.
     """
     if target != "torch":
@@ -103,7 +106,7 @@ def fix(
     bears = runs_in.profile | profile_of(profile)
     supply = Samples(samples)
     progress("capturing")
-    original = open_model(model, supply.first, dynamic_shapes, supply.some)
+    original = open_model(model, supply.first, dynamic_shapes, supply.some, weights)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     preparation = Preparation(

@@ -27,6 +27,7 @@ def inspect(
     headroom: int = 1,
     dynamic_shapes: Any = None,
     distributed: bool = False,
+    weights: Any = None,
     progress: Progress = lambda _: None,
 ) -> Report:
     """The range of every value, and every fault with its producer. Nothing is changed.
@@ -36,8 +37,8 @@ def inspect(
     FP16 and rounded to 11 bits side by side, so that a value that is finite and wrong is found
     where it is born. `headroom` is the number of bits above the largest magnitude seen within which
     an overflow counts as latent. With `distributed`, each of the n processes of a torch.distributed
-    group takes every nth sample, and all of them return the report on all samples.
-    Raises BadInput and CaptureError.
+    group takes every nth sample, and all of them return the report on all samples. `weights` are
+    those of a module on the meta device, as `fix` takes them. Raises BadInput and CaptureError.
     """
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
@@ -46,7 +47,7 @@ def inspect(
     streamed = isinstance(samples, Iterator)  # its samples are not held
     others = list[Call]() if streamed else list(islice(calls(samples), 1, SOME))
     progress("capturing")
-    source = open_model(model, first, dynamic_shapes, others)
+    source = open_model(model, first, dynamic_shapes, others, weights)
     if not any(v.floating for v in source.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     count = _Count(chain([first], stream))
