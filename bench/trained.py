@@ -785,8 +785,9 @@ def judged_torch(name: str, folder: Path) -> dict[str, Any]:
         "autocast": lambda s: _autocast(model, s),
     }
     if (folder / "halfsafe.pt2").exists():
-        program = torch.export.load(folder / "halfsafe.pt2").module()
-        runs["halfsafe"] = lambda s: judge.torch_called(program, s, lambda x: x.half())
+        exported = torch.export.load(folder / "halfsafe.pt2")
+        program, taken = exported.module(), takes(exported)
+        runs["halfsafe"] = lambda s: judge.torch_called(program, s, lambda x: x.to(taken))
     floors = [
         (judge.torch_called(model, s), judge.torch_strict(model, s, "floor")) for s in samples
     ]
@@ -804,7 +805,30 @@ def judged_torch(name: str, folder: Path) -> dict[str, Any]:
         )
         same = alike(wanted, [read(found.answer, y) for y in after], found.slack)
         results[tool] = {**told(verdict), "same_answer": same}
+    if "halfsafe" in runs:
+        results["halfsafe"]["float32"] = torch_in_float32(exported)
     return results
+
+
+def takes(exported: Any) -> Any:
+    """The type of floating inputs: FP32 where an island reads them."""
+    import torch
+
+    names = set(exported.graph_signature.user_inputs)
+    found = {n.meta["val"].dtype for n in exported.graph.nodes if n.name in names}
+    return torch.float32 if torch.float32 in found else torch.float16
+
+
+def torch_in_float32(exported: Any) -> int:
+    """Operators that give FP32; casts are none."""
+    import torch
+
+    casts = ("to", "_to_copy", "_assert_tensor_metadata", "detach", "clone")
+    return sum(
+        isinstance(v := n.meta.get("val"), torch.Tensor) and v.dtype == torch.float32
+        for n in exported.graph.nodes
+        if n.op == "call_function" and str(n.target).split(".")[1] not in casts
+    )
 
 
 def _autocast(model: Any, sample: Any) -> list[Array]:

@@ -8,6 +8,7 @@ The library is a file of the package espeakng-loader, which is not imported.
 from __future__ import annotations
 
 import ctypes
+import tempfile
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +31,7 @@ SENTENCES = (
     "The quick brown fox jumps over the lazy dog.", "My phone number is five five five.",
     "She sells sea shells by the sea shore.", "It will rain in the afternoon, and then",
 )  # fmt: skip
-VOICES = ("en-us", "en-gb", "en-us+f3", "en-us+m3", "en-gb+f2")
+VOICES = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-rp")
 
 Heard = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -38,35 +39,40 @@ Heard = ctypes.CFUNCTYPE(
 
 
 @cache
-def library() -> tuple[Any, int, list[Array]]:
-    """The library, its rate, and where it puts what it says."""
+def said_by(voice: str, text: str) -> tuple[Array, int]:
+    """What a voice says, and its rate.
+
+    Each time by a copy of the library, since one goes on from where it was.
+    """
     spec = find_spec("espeakng_loader")
     assert spec is not None and spec.submodule_search_locations
     root = Path(spec.submodule_search_locations[0])
-    found: Any = ctypes.CDLL(str(root / "libespeak-ng.so.1"))
     said: list[Array] = []
 
-    def heard(samples: Any, count: int, events: Any) -> int:
+    def hear(samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             said.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    found.kept = Heard(heard)
-    synchronous = 2
-    rate = found.espeak_Initialize(synchronous, 0, str(root).encode(), 0)
-    found.espeak_SetSynthCallback(found.kept)
-    return found, rate, said
+    synchronous, utf8, raw, heard = 2, 1, text.encode(), Heard(hear)
+    with tempfile.NamedTemporaryFile(suffix=".so") as copied:
+        copied.write((root / "libespeak-ng.so.1").read_bytes())
+        copied.flush()
+        speaks = ctypes.CDLL(copied.name)
+    rate = speaks.espeak_Initialize(synchronous, 0, str(root).encode(), 0)
+    speaks.espeak_SetSynthCallback(heard)
+    speaks.espeak_SetVoiceByName(voice.encode())
+    ctypes.CDLL(None).srand(1)
+    speaks.espeak_Synth(raw, len(raw) + 1, 0, 0, 0, utf8, None, None)
+    speaks.espeak_Synchronize()
+    speaks.espeak_Terminate()
+    return np.concatenate(said).astype(np.float64), rate
 
 
 def spoken(text: str, seed: int = 0, rate: int = RATE) -> Array:
     """A sentence between two short pauses; the seed chooses voice, loudness and noise."""
-    speaks, own, said = library()
-    said.clear()
-    speaks.espeak_SetVoiceByName(VOICES[seed % len(VOICES)].encode())
-    raw, utf8 = text.encode(), 1
-    speaks.espeak_Synth(raw, len(raw) + 1, 0, 0, 0, utf8, None, None)
-    speaks.espeak_Synchronize()
-    audio = signal.resample_poly(np.concatenate(said).astype(np.float64), rate, own)
+    audio, own = said_by(VOICES[seed % len(VOICES)], text)
+    audio = signal.resample_poly(audio, rate, own)
     rng = np.random.default_rng(seed)
     audio *= rng.uniform(0.2, 0.7) / np.abs(audio).max()
     audio = np.pad(audio, (int(0.2 * rate), int(0.3 * rate)))
