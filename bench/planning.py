@@ -1,6 +1,7 @@
-"""How planning grows: Llamas of 32 to 256 layers with an overflowing residual stream.
+"""How planning grows: seven families of graphs, from 1,000 to 40,000 operators.
 
-Run as ``python -m bench.planning``. The seconds are those of rules, windows and integer program.
+Run as ``python -m bench.planning``. Seconds are those of a processor, of windows and of the plan.
+Of a thousand operators five need an insertion, but in "folding alone", which needs none.
 """
 
 from __future__ import annotations
@@ -8,72 +9,79 @@ from __future__ import annotations
 import gc
 import math
 import time
+from functools import partial
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from bench.architectures import amplify
+from bench.planning_graphs import FAMILIES, Drawing, transformer
 from bench.record import record
-from halfsafe.frontends.torch.source import TorchSource
-from halfsafe.plan import plan
-from halfsafe.samples import calls
+from halfsafe.graph import Kind, Use
+from halfsafe.plan import Plan, plan
 from halfsafe.windows import Limits, windows
 
 COMMAND = "python -m bench.planning"
-LAYERS = (32, 64, 128, 288)
-TIMES = 5
+SIZES = (1_000, 2_500, 5_000, 10_000, 20_000, 40_000)
+TIMES = 2
+DRAWN = {"folding alone": partial(transformer, forced=0), **FAMILIES}
 
 
-def measure(layers: int) -> dict[str, Any]:
-    """Captures and measures a Llama once, then plans it a few times; the best one counts."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        vocab_size=99,
-        use_cache=False,
-    )
-    model = LlamaForCausalLM(config).eval()
-    amplify(model, "embed_tokens|o_proj|down_proj", 1e6)
-    (call,) = calls({"input_ids": torch.randint(2, 99, (1, 16))})
-    source = TorchSource.open(model, call)
-    ranges = source.measure([call], lambda _: None) | source.constants()
-    times = []
+def measure(family: str, operators: int) -> dict[str, Any]:
+    """Draws a graph once and plans it a few times; the best one counts."""
+    drawing = DRAWN[family](operators)
+    graph, times = drawing.graph(), list[tuple[float, float]]()
     for _ in range(TIMES):
         gc.collect()
-        start = time.perf_counter()
-        found = plan(source.graph, windows(source.graph, ranges, Limits()))
-        times.append(time.perf_counter() - start)
-    assert not found.conflicts
-    nodes = len(source.graph.nodes)
+        start = time.process_time()
+        bounds = windows(graph, drawing.ranges, Limits())
+        between = time.process_time()
+        found = plan(graph, bounds)
+        times.append((time.process_time() - between, between - start))
+    planning, drawing_windows = min(times)
     return {
-        "layers": layers,
-        "nodes": nodes,
-        "values": len(source.graph.values),
-        "changed": found.changed,
-        "seconds": round(min(times), 3),
+        "family": family,
+        "operators": len(graph.nodes),
+        "insertions": _insertions(drawing, found),
+        "conflicts": len(found.conflicts),
+        "proved": not any("stopped after" in note for note in found.notes),
+        "seconds_windows": round(drawing_windows, 2),
+        "seconds_plan": round(planning, 2),
     }
+
+
+def _insertions(drawing: Drawing, found: Plan) -> int:
+    """Muls in front of operators and at the rim."""
+    graph = drawing.graph()
+    computed = (Kind.INPUT, Kind.ACTIVATION)
+    inside = sum(
+        found.uses[Use(node.name, operand)] != found.exponents[value]
+        for node in graph.nodes
+        for operand, value in node.inputs.items()
+        if graph.values[value].kind in computed
+    )
+    return inside + sum(found.exponents[name] != 0 for name in (*graph.inputs, *graph.outputs))
+
+
+def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of one family, from 2,500 operators on: how the time grows, and n log n."""
+    first, last = (row for row in rows if row["operators"] in _ends(rows))
+    a, b = first["operators"], last["operators"]
+    return {
+        "seconds": last["seconds_plan"],
+        "growth": round(last["seconds_plan"] / first["seconds_plan"], 1),
+        "n_log_n_growth": round(b * math.log(b) / (a * math.log(a)), 1),
+    }
+
+
+def _ends(rows: list[dict[str, Any]]) -> tuple[int, int]:
+    return rows[1]["operators"], rows[-1]["operators"]
 
 
 def main() -> None:
-    rows = []
-    for layers in LAYERS:
-        rows.append(measure(layers))
-        print(rows[-1], flush=True)
-    first, last = rows[0], rows[-1]
-    growth = last["seconds"] / first["seconds"]
-    expected = (last["nodes"] * math.log(last["nodes"])) / (
-        first["nodes"] * math.log(first["nodes"])
-    )
-    summary = {
-        "seconds_32_layers": first["seconds"],
-        "growth": round(growth, 2),
-        "n_log_n_growth": round(expected, 2),
-    }
+    rows: list[dict[str, Any]] = []
+    for family in DRAWN:
+        for operators in SIZES:
+            rows.append(measure(family, operators))
+            print(rows[-1], flush=True)
+    summary = {f: growth([row for row in rows if row["family"] == f]) for f in DRAWN}
     print(summary)
     record("planning", COMMAND, {"summary": summary, "rows": rows})
 

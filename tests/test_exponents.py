@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import product
 from random import Random
 
+import numpy as np
 import pytest
 
 from halfsafe.exponents import elimination
@@ -11,7 +12,8 @@ from halfsafe.exponents.branching import branched
 from halfsafe.exponents.choosing import Choice, Part, Solver, around, joined, within
 from halfsafe.exponents.elimination import Elimination, Steps
 from halfsafe.exponents.factors import Range
-from halfsafe.exponents.system import MUL, Column, Cost, Cut, System, Tie, Wish, parts
+from halfsafe.exponents.system import MUL, Bounds, Column, Cost, Cut, System, Tie, Wish, parts
+from halfsafe.integer_program import IntegerProgram
 from halfsafe.windows import Window
 
 NEVER = Cost(10**18, 0, 0)
@@ -194,3 +196,32 @@ def test_a_guess_that_costs_less_than_what_branching_has_found_in_time_is_kept(m
 def test_room_around_windows_holds_every_choice_that_is_as_good():
     system = System([Column(Window(5, 5, 9, 9)), Column(Window(-9, -9, -5, 0))])
     assert around(system, 2) == ([0, -11], [11, 0])
+
+
+def test_one_budget_is_shared_out_among_all_that_is_solved(monkeypatch):
+    """Branching takes all the time that it is given, of a clock that nothing else moves."""
+    now, asked = [0.0], list[float]()
+
+    def slow(system: System, _bounds: Bounds, _wish: Wish, seconds: float):
+        asked.append(seconds)
+        now[0] += seconds
+        return [13] + [1] * (len(system.columns) - 1), True
+
+    monkeypatch.setattr("halfsafe.exponents.choosing.branched", slow)
+    both = System(knot(9).columns + knot(8).columns, cuts=list(knot(9).cuts))
+    both.cuts += [Cut(c.far + 9, (c.near or 0) + 9, c.cost) for c in knot(8).cuts]
+    solver = Solver(60.0, clock=lambda: now[0])
+    assert not solver.solve(both, Wish.FIT, 1 / 4).proved
+    assert asked == [7.5, 7.5]
+    solver.together(knot(9), None, solver.left)
+    assert sum(asked) == 60
+    assert solver.left == 0
+
+
+def test_what_highs_rounds_to_something_else_is_no_solution(monkeypatch):
+    """A cut that is made by a billionth, and shifts by a bit all the same."""
+    monkeypatch.setattr(
+        IntegerProgram, "solve", lambda self: np.array([1.0, 0.0] + [1e-9] * (len(self.low) - 2))
+    )
+    system = System([Column(Window(0, 0, 1, 1))] * 2, equations=[((0, 1), (1, -1))])
+    assert branched(system, ([0, 0], [1, 1]), Wish.FIT, 1.0) == (None, True)

@@ -1,10 +1,19 @@
 """The planner on graphs small enough to solve by hand."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from math import floor, log2
+from pathlib import Path
 
 import pytest
 
+from bench.planning_graphs import FAMILIES, densenet
+from halfsafe.exponents.branching import branched
+from halfsafe.exponents.choosing import within
+from halfsafe.exponents.model import Program
+from halfsafe.exponents.system import MUL, Wish
 from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.plan import Plan, plan
 from halfsafe.ranges import Range
@@ -254,3 +263,63 @@ def test_variances_far_below_epsilon_leave_the_plan_alone(draw: Sketch):
     draw.call("y", "batch_norm", 1.0, **operands, eps=eps)
     found = draw.plan("y")
     assert (found.conflicts, found.changed) == ((), 0)
+
+
+def test_plans_do_not_depend_on_the_seed_of_hashes():
+    """The same graph in other processes, whose sets are in another order."""
+    code = (
+        "from bench.planning_graphs import densenet, transformer, unet\n"
+        "from halfsafe.plan import plan\n"
+        "from halfsafe.windows import Limits, windows\n"
+        "for family in (transformer, unet, densenet):\n"
+        "    drawn = family(200)\n"
+        "    graph = drawn.graph()\n"
+        "    found = plan(graph, windows(graph, drawn.ranges, Limits()))\n"
+        "    print(found)\n"
+    )
+    ran = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[1],
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert len(ran[0]) > 1000
+    assert ran[0] == ran[1]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_graph_of_every_family_gets_the_insertions_that_it_needs_and_no_more(family):
+    drawing = FAMILIES[family](600)
+    graph = drawing.graph()
+    found = plan(graph, windows(graph, drawing.ranges, Limits()))
+    assert not found.conflicts
+    assert found.notes == ()
+    rim = sum(found.exponents[name] != 0 for name in (*graph.inputs, *graph.outputs))
+    assert len(insertions(drawing, found)) + rim == 3
+
+
+def test_what_is_too_dense_to_be_taken_apart_costs_what_branching_finds(monkeypatch):
+    """Cuts are opened near conflicts only, and HiGHS has all of them."""
+    drawing = densenet(120, depth=8)
+    graph = drawing.graph()
+    bounds = windows(graph, drawing.ranges, Limits())
+    exact = plan(graph, bounds)
+    program = Program(graph, bounds)
+    system = program.model(program.cuts()).system
+    bound = within(system, Wish.FIT)
+    assert bound is not None
+    branched_on, late = branched(system, bound, Wish.FIT, 60.0)
+    assert not late
+    assert branched_on is not None
+    best = system.cost(branched_on, Wish.FIT)
+    monkeypatch.setattr("halfsafe.exponents.elimination.WIDEST", 3000)
+    opened = plan(graph, bounds)
+    assert best is not None
+    assert best.unresolved == 0
+    assert len(insertions(drawing, exact)) == len(insertions(drawing, opened))
+    assert len(insertions(drawing, exact)) == best.inserted // MUL

@@ -30,7 +30,7 @@ from halfsafe.exponents.model import Program
 from halfsafe.exponents.system import Wish
 from halfsafe.graph import Graph, Use
 from halfsafe.rules import Unknown, unknown_ops
-from halfsafe.rules.solve import COMPUTED, nearest_pin
+from halfsafe.rules.solve import COMPUTED, Pins
 from halfsafe.windows import Window, Windows, bits_lost
 
 SECONDS = 60.0
@@ -118,11 +118,8 @@ def _read(
     }
     stored: dict[Unknown, int] = {**exponents, **uses}
     bounds = {u: w for u, w in windows.items() if not _repeats(graph, exponents, uses, u)}
-    conflicts = tuple(
-        Conflict(unknown, stored.get(unknown, 0), window, nearest_pin(graph, unknown))
-        for unknown, window in bounds.items()
-        if bits_lost(window, stored.get(unknown, 0))
-    )
+    lost = {u: w for u, w in bounds.items() if bits_lost(w, stored.get(u, 0))}
+    conflicts = _conflicts(graph, lost, stored) if lost else ()
     tight = [
         (window.low - stored.get(unknown, 0), unknown)
         for unknown, window in bounds.items()
@@ -130,6 +127,14 @@ def _read(
     ]
     given_up = _given_up(graph, tight) if tight else []
     return Plan(exponents, uses, conflicts, tuple(unknown_ops(graph)), (*notes, *given_up))
+
+
+def _conflicts(graph: Graph, lost: Windows, stored: Mapping[Unknown, int]) -> tuple[Conflict, ...]:
+    pins = Pins(graph)
+    return tuple(
+        Conflict(unknown, stored.get(unknown, 0), window, pins.nearest(unknown))
+        for unknown, window in lost.items()
+    )
 
 
 def _given_up(graph: Graph, tight: Sequence[tuple[int, str]]) -> list[str]:

@@ -19,6 +19,9 @@ from halfsafe.rules.solve import REACH
 ROOM = 8
 """How far outside its window a value is looked for first, where it cannot be within."""
 
+FARTHEST = 20
+"""How far outside it is looked for at all, unless at 0: there FP16 has no bit of it left."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -128,9 +131,9 @@ class Solver:
             assert found is not None, "0 satisfies every law"
             cost = part.cost(found, Wish.NEAR)
             assert cost is not None
-            if cost.unresolved <= room:
+            if cost.unresolved <= room or room == FARTHEST:
                 return Choice(found)
-            room = cost.unresolved
+            room = min(cost.unresolved, FARTHEST)
 
     def _exact(self, part: System, bounds: Bounds, wish: Wish) -> list[int] | None:
         solved = self._elimination(part, bounds, wish).solve(self._late)
@@ -182,11 +185,12 @@ def within(part: System, wish: Wish) -> Bounds | None:
 
 
 def around(part: System, room: int) -> Bounds:
-    """The exponents no more than this far outside of a window, and 0.
+    """The exponents no more than this far outside of a window, nor than FARTHEST, and 0.
 
     If a solution is known that leaves no more bits than `room` unresolved, the best one is here:
     it leaves no more, all of them together.
     """
+    room = min(room, FARTHEST)
     low = [max(min(c.window.least - room, 0), -REACH) for c in part.columns]
     high = [min(max(c.window.high + room, 0), REACH) for c in part.columns]
     found = tightened(part, low, high)

@@ -138,28 +138,34 @@ def is_pinned(rows: Sequence[Row], unknown: Unknown) -> bool:
     return rank([*rows, {unknown: 1}]) == rank(rows)
 
 
-def nearest_pin(graph: Graph, start: Unknown) -> str:
-    """What pins an unknown, the fewest rows away: a node's operand, or the graph's rim."""
-    touching: dict[Unknown, list[tuple[Node, Row]]] = defaultdict(list)
-    for node in graph.nodes:
-        for equation in equations(graph, node, law_of(node)):
-            for unknown in equation.terms:
-                touching[unknown].append((node, equation.terms))
-    rim = {*graph.inputs, *graph.outputs}
-    seen, pending = {start}, deque([start])
-    while pending:
-        unknown = pending.popleft()
-        if unknown in rim:
-            return f"the graph's own input or output {unknown}"
-        found: list[Unknown] = [*_same_value(graph, unknown)]
-        for node, terms in touching[unknown]:
-            if len(terms) == 1:
-                return str(node)
-            found += terms
-        new = [u for u in dict.fromkeys(found) if u not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return "the range of FP32"
+class Pins:
+    """What pins the exponents of a graph, for as many questions as there are."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._rim = {*graph.inputs, *graph.outputs}
+        self._touching: dict[Unknown, list[tuple[Node, Row]]] = {}
+        for node in graph.nodes:
+            for equation in equations(graph, node, law_of(node)):
+                for unknown in equation.terms:
+                    self._touching.setdefault(unknown, []).append((node, equation.terms))
+
+    def nearest(self, start: Unknown) -> str:
+        """What pins an unknown, the fewest rows away: a node's operand, or the graph's rim."""
+        seen, pending = {start}, deque([start])
+        while pending:
+            unknown = pending.popleft()
+            if unknown in self._rim:
+                return f"the graph's own input or output {unknown}"
+            found: list[Unknown] = [*_same_value(self._graph, unknown)]
+            for node, terms in self._touching.get(unknown, ()):
+                if len(terms) == 1:
+                    return str(node)
+                found += terms
+            new = [u for u in dict.fromkeys(found) if u not in seen]
+            seen.update(new)
+            pending.extend(new)
+        return "the range of FP32"
 
 
 def _same_value(graph: Graph, unknown: Unknown) -> list[Unknown]:
