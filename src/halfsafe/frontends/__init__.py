@@ -28,9 +28,7 @@ def open_model(
 
         return TorchSource.open(model, call, dynamic_shapes, others, weights)
     if weights is not None:
-        raise BadInput(
-            "weights are those of a torch.nn.Module on the meta device, and this is none"
-        )
+        raise BadInput("weights are given for what is no torch.nn.Module on the meta device")
     if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
         try:
             from halfsafe.frontends.onnx.source import OnnxSource
