@@ -827,7 +827,7 @@ def torch_in_float32(exported: Any) -> int:
     return sum(
         isinstance(v := n.meta.get("val"), torch.Tensor) and v.dtype == torch.float32
         for n in exported.graph.nodes
-        if n.op == "call_function" and str(n.target).split(".")[1] not in casts
+        if str(n.target).startswith("aten.") and str(n.target).split(".")[1] not in casts
     )
 
 
