@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from halfsafe.amplifiers import amplified, explain
 from halfsafe.deviation import Comparison, Comparisons
@@ -129,9 +130,11 @@ def find_faults(
     found |= _by_comparison(graph, ranges, known, compared)
     numbers = _bits(graph, compared, findings) | numbers
     producers = [name for name in found if not _inherited(graph, ranges, found, name)]
+    behind = _outputs_behind(graph)
+    outcome = partial(_outcome, graph, compared, outcomes)
     faults = [
-        *(_fault(graph, ranges, found, compared, outcomes, name) for name in producers),
-        *(_fault(graph, ranges, numbers, compared, outcomes, name) for name in numbers),
+        *(_fault(graph, ranges, found, compared, n, outcome(behind[n])) for n in producers),
+        *(_fault(graph, ranges, numbers, compared, n, outcome(behind[n])) for n in numbers),
     ]
     place = {output: i for i, node in enumerate(graph.nodes) for output in node.outputs}
     order = [Kind.CONSTANT, Kind.INPUT, Kind.ACTIVATION]
@@ -309,8 +312,8 @@ def _fault(
     ranges: Ranges,
     found: Mapping[str, _Finding],
     compared: Comparisons,
-    outcomes: Mapping[str, str],
     name: str,
+    outcome: str,
 ) -> Fault:
     finding, node = found[name], graph.producers.get(name)
     if finding.by_itself:
@@ -329,9 +332,7 @@ def _fault(
         amax=measured.amax,
         excess=finding.excess,
         sample=measured.amax_sample if large else measured.smallest_sample,
-        outcome=""
-        if finding.kind == FaultKind.LATENT
-        else _outcome(graph, compared, outcomes, name),
+        outcome="" if finding.kind == FaultKind.LATENT else outcome,
         detail=finding.detail,
         carriers=carriers,
         exits=exits,
@@ -395,9 +396,22 @@ def _outcomes(graph: Graph, findings: Sequence[Finding]) -> dict[str, str]:
     return found if set(graph.outputs) <= found.keys() else {}
 
 
-def _outcome(graph: Graph, compared: Comparisons, outcomes: Mapping[str, str], start: str) -> str:
+def _outputs_behind(graph: Graph) -> dict[str, frozenset[str]]:
+    """The graph outputs that are computed from each value; an output is behind itself."""
+    found = {name: frozenset[str]() for name in graph.values}
+    found |= {name: frozenset([name]) for name in graph.outputs}
+    for node in reversed(graph.nodes):
+        behind = frozenset[str]().union(*(found[output] for output in node.outputs))
+        for value in node.inputs.values():
+            if not behind <= found[value]:
+                found[value] |= behind
+    return found
+
+
+def _outcome(
+    graph: Graph, compared: Comparisons, outcomes: Mapping[str, str], behind: Set[str]
+) -> str:
     """What FP16 makes of the graph outputs behind a value; empty where that is not known."""
-    behind = _downstream(graph, start, lambda _: True)
     if outcomes:
         known = {outcomes[o] for o in graph.outputs if o in behind}
         return next((o for o in ("nonfinite", "wrong") if o in known), "unharmed")
