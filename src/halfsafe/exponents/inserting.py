@@ -59,22 +59,39 @@ def _opened(
 ) -> Sequence[int] | None:
     """Exponents of the whole system with as many cuts opened as conflicts ask for; None if that is
     too many."""
-    closed = {c for part in wide for c in part.columns}
-    beside = _Beside(whole.system)
+    closed, near = {c for part in wide for c in part.columns}, set[int]()
+    beside, steps = _Beside(whole.system), NEAR
     guess: list[int] | None = None
     while True:
-        opened = {far: near for far, near in cuts.items() if not whole.ends(far, near) & closed}
-        model = program.model(opened)
-        choice = joined(model.system, solver.apart(model.system, Wish.FIT, near=True))
-        if choice.exponents is None:
+        found = _with_closed(program, solver, whole, cuts, closed - near)
+        if found is not None:
+            guess, closed = found, closed - near
+        elif guess is None or steps == 1:
             return guess
-        found = model.read(choice.exponents)
-        guess = [found.get(unknown, 0) for unknown in whole.unknowns]
-        unresolved = [c for c in closed if whole.system.columns[c].misses(guess[c])]
-        near = closed & beside.around(unresolved, NEAR)
+        else:
+            steps //= 2
+        columns = whole.system.columns
+        unresolved = [c for part in wide for c in part.columns if columns[c].misses(guess[c])]
+        near = closed & beside.around(unresolved, steps)
         if not near:
             return guess
-        closed -= near
+
+
+def _with_closed(
+    program: Program,
+    solver: Solver,
+    whole: Model,
+    cuts: Mapping[Unknown, Unknown],
+    closed: Collection[int],
+) -> list[int] | None:
+    """Exponents of the whole system with no cut at these columns; None if it is too wide still."""
+    shut = set(closed)
+    model = program.model({f: n for f, n in cuts.items() if not whole.ends(f, n) & shut})
+    choice = joined(model.system, solver.apart(model.system, Wish.FIT, near=True))
+    if choice.exponents is None:
+        return None
+    found = model.read(choice.exponents)
+    return [found.get(unknown, 0) for unknown in whole.unknowns]
 
 
 class _Beside:
