@@ -695,10 +695,15 @@ def in_float32(model: onnx.ModelProto) -> int:
     return count(onnx.shape_inference.infer_shapes(model).graph)
 
 
-def judged(name: str, folder: Path) -> dict[str, Any]:
-    """What the judge says of written files, on other samples."""
+def told_by(verdict: str) -> list[int]:
+    """Samples for the judge: unseen ones, and those on which halfsafe has refused."""
+    return [*(100 + i for i in range(UNSEEN)), *(range(SEEN) if verdict != "safe" else ())]
+
+
+def judged(name: str, verdict: str, folder: Path) -> dict[str, Any]:
+    """What the judge says of written files."""
     found = MODELS[name]
-    samples = [found.sample(100 + i) for i in range(UNSEEN)]
+    samples = [found.sample(i) for i in told_by(verdict)]
     given = onnx.load(folder / "given.onnx")
     judges, original = judge.OnnxJudge(given), judge.session(found.model)
     wanted = [read(found.answer, judge.fed(original, sample)) for sample in samples]
@@ -709,7 +714,7 @@ def judged(name: str, folder: Path) -> dict[str, Any]:
             continue
         try:
             candidate = onnx.load(made)
-            verdict = judges.judge(candidate, samples, found.scales)
+            says = judges.judge(candidate, samples, found.scales)
             runs = [
                 judge.session(judge.Strict(candidate, "own").model),
                 judge.session(str(made), optimised=True),
@@ -719,7 +724,7 @@ def judged(name: str, folder: Path) -> dict[str, Any]:
             results[tool] = {"judged_error": f"{type(error).__name__}: {error}"[:300]}
             continue
         same = all(alike(wanted, a, found.slack) for a in answers)
-        results[tool] = {**told(verdict), "same_answer": same, "float32": in_float32(candidate)}
+        results[tool] = {**told(says), "same_answer": same, "float32": in_float32(candidate)}
     return results
 
 
@@ -772,11 +777,11 @@ def fix_torch(name: str, folder: Path) -> dict[str, Any]:
     return said(given_torch(name, folder), samples, folder / "halfsafe.pt2")
 
 
-def judged_torch(name: str, folder: Path) -> dict[str, Any]:
+def judged_torch(name: str, verdict: str, folder: Path) -> dict[str, Any]:
     import torch
 
     found = modules()[name]
-    samples = [found.sample(100 + i) for i in range(UNSEEN)]
+    samples = [found.sample(i) for i in told_by(verdict)]
     model = given_torch(name, folder)
     wanted = [read(found.answer, judge.torch_called(found.build(), s)) for s in samples]
     results: dict[str, Any] = {"answer": str(wanted[0])[:80]}
@@ -800,11 +805,11 @@ def judged_torch(name: str, folder: Path) -> dict[str, Any]:
         except Exception as error:
             results[tool] = {"judged_error": f"{type(error).__name__}: {error}"[:300]}
             continue
-        verdict = judge.worst(
+        says = judge.worst(
             [judge.judge(x, y, z, found.scales) for (x, z), y in zip(floors, after, strict=True)]
         )
         same = alike(wanted, [read(found.answer, y) for y in after], found.slack)
-        results[tool] = {**told(verdict), "same_answer": same}
+        results[tool] = {**told(says), "same_answer": same}
     if "halfsafe" in runs:
         results["halfsafe"]["float32"] = torch_in_float32(exported)
     return results
@@ -881,7 +886,7 @@ def measure(name: str, point: str, folder: Path) -> dict[str, Any]:
     for tool, python in (PEERS if file else {}).items():
         paths = [folder / "given.onnx", folder / "samples", folder / f"{tool}.onnx"]
         row[tool] = called([str(python), str(PEER), tool, *map(str, paths)], "peer")
-    found_by_judge = process("judged" + kind, name, folder)
+    found_by_judge = process("judged" + kind, name, row["halfsafe"].get("verdict", ""), folder)
     for key, value in found_by_judge.items():
         row[key] = {**row.get(key, {}), **value} if key in TOOLS else value
     return row
@@ -941,29 +946,23 @@ def main() -> None:
     if not AUTOCAST.exists():
         raise SystemExit(f"there is no {AUTOCAST}: run `make trained`")
     rows: list[dict[str, Any]] = []
-    names = sys.argv[1:] or [*MODELS, *modules()]
-    for name in names:
-        for point in POINTS:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure(name, point, Path(folder)))
-            print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+    places = [(n, p) for n in sys.argv[1:] or [*MODELS, *modules()] for p in POINTS]
+    for name, point in places:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(name, point, Path(folder)))
+        print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+        if not sys.argv[1:]:
+            record(rows, len(places))
     print(json.dumps(summary(rows), indent=1))
-    if not sys.argv[1:]:
-        packages = (
-            "halfsafe",
-            "numpy",
-            "scipy",
-            "onnx",
-            "onnx-ir",
-            "onnxruntime",
-            "pillow",
-            "torch",
-        )
-        versions = {package: version(package) for package in packages}
-        found = {"command": COMMAND, "python": platform.python_version(), "versions": versions}
-        found |= {"summary": summary(rows), "rows": rows}
-        RESULT.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"wrote {RESULT}")
+
+
+def record(rows: list[dict[str, Any]], count: int) -> None:
+    """After every row, since all of them take hours."""
+    packages = ("halfsafe", "numpy", "scipy", "onnx", "onnx-ir", "onnxruntime", "pillow", "torch")
+    found: dict[str, Any] = {"command": COMMAND, "python": platform.python_version()}
+    found |= {"versions": {package: version(package) for package in packages}}
+    found |= {"complete": len(rows) == count, "summary": summary(rows), "rows": rows}
+    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
