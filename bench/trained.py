@@ -44,7 +44,7 @@ RESULT = Path(__file__).with_name("results") / "trained.json"
 SEEN, UNSEEN = 4, 4
 """Samples that fix gets, and others that the judge gets."""
 
-LIMIT = 400
+LIMIT = 1200
 """Seconds for one process."""
 
 POINTS = ("as it is", "moved")
@@ -695,9 +695,9 @@ def in_float32(model: onnx.ModelProto) -> int:
     return count(onnx.shape_inference.infer_shapes(model).graph)
 
 
-def told_by(verdict: str) -> list[int]:
+def told_by(verdict: str, count: int = UNSEEN) -> list[int]:
     """Samples for the judge: unseen ones, and those on which halfsafe has refused."""
-    return [*(100 + i for i in range(UNSEEN)), *(range(SEEN) if verdict != "safe" else ())]
+    return [*(100 + i for i in range(count)), *(range(count) if verdict != "safe" else ())]
 
 
 def judged(name: str, verdict: str, folder: Path) -> dict[str, Any]:
@@ -773,7 +773,7 @@ def given_torch(name: str, folder: Path) -> Any:
 
 def fix_torch(name: str, folder: Path) -> dict[str, Any]:
     found = modules()[name]
-    samples = [found.sample(i) for i in range(SEEN)]
+    samples = [found.sample(i) for i in range(found.count)]
     return said(given_torch(name, folder), samples, folder / "halfsafe.pt2")
 
 
@@ -781,7 +781,7 @@ def judged_torch(name: str, verdict: str, folder: Path) -> dict[str, Any]:
     import torch
 
     found = modules()[name]
-    samples = [found.sample(i) for i in told_by(verdict)]
+    samples = [found.sample(i) for i in told_by(verdict, found.count)]
     model = given_torch(name, folder)
     wanted = [read(found.answer, judge.torch_called(found.build(), s)) for s in samples]
     results: dict[str, Any] = {"answer": str(wanted[0])[:80]}

