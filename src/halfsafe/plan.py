@@ -34,7 +34,7 @@ from halfsafe.rules.solve import COMPUTED, Pins
 from halfsafe.windows import Window, Windows, bits_lost
 
 SECONDS = 60.0
-"""Time limit of a plan; the best one known by then is used, and says so."""
+"""Time limit of a plan, where it has to branch; the best one known by then is used, and says so."""
 
 _FOLDING = "fold constants alone: what follows may insert more than it has to"
 _INSERTING = "insert the fewest multiplications: other plans may need fewer"

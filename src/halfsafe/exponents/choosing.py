@@ -1,7 +1,7 @@
 """The least cost of a system: split into parts, each solved once, exactly where that can be done.
 
 A part that can be taken apart column by column is; what hangs together too closely goes to HiGHS.
-One budget of time is shared out among all that is solved with a solver of this kind.
+One budget of time is shared out among all that HiGHS is asked with one solver.
 """
 
 from __future__ import annotations
@@ -77,17 +77,12 @@ class Solver:
         """
         for columns, part in parts(system):
             key = part.signature(), wish, near
-            choice: Choice | None = None
-            if key in self._known:
-                choice = self._known[key]
-            else:
+            if key not in self._known:
                 try:
-                    choice = self._known[key] = self._eliminated(part, wish, near)
+                    self._known[key] = self._eliminated(part, wish, near)
                 except TooWide:
                     self._known[key] = None
-                except OutOfTime:
-                    pass
-            yield Part(columns, part, choice)
+            yield Part(columns, part, self._known[key])
 
     def together(self, part: System, guess: Sequence[int] | None, seconds: float) -> Choice:
         """The fewest unresolved bits, then insertions, of a part that cannot be taken apart.
@@ -136,7 +131,7 @@ class Solver:
             room = min(cost.unresolved, FARTHEST)
 
     def _exact(self, part: System, bounds: Bounds, wish: Wish) -> list[int] | None:
-        solved = self._elimination(part, bounds, wish).solve(self._late)
+        solved = self._elimination(part, bounds, wish).solve()
         if solved is None:
             return None
         exponents, cost = solved
