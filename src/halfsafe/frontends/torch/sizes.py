@@ -64,34 +64,69 @@ def mark_held(graph: fx.Graph, call: Call, others: Sequence[Call], holds: Holds)
     inputs, leaves = list(graph.find_nodes(op="placeholder")), _leaves(call)
     apart = next((other for other in others if any(_differing(call, [other]))), None)
     refused = _differing(call, [apart] if apart and not holds(apart) else [])
-    free: dict[Axis, bool] = {}
+    open_axes = {
+        axis
+        for node, leaf, bad in zip(inputs, leaves, refused, strict=True)
+        for axis in _static_axes(node, leaf)
+        if axis[0] not in bad
+    }
+    free = _free_of(open_axes, call, holds)
     for node, leaf, bad in zip(inputs, leaves, refused, strict=True):
         if isinstance(leaf, Tensor):
-            held: list[Axis] = []
-            for axis in enumerate(leaf.shape):
-                if not isinstance(node.meta["val"].shape[axis[0]], int):
-                    continue
-                if axis[0] not in bad and axis not in free:
-                    free[axis] = _is_free(axis, call, holds)
-                if axis[0] in bad or not free[axis]:
-                    held.append(axis)
-            node.meta[HELD] = tuple(held)
+            axes = _static_axes(node, leaf)
+            node.meta[HELD] = tuple(a for a in axes if a[0] in bad or a not in free)
         elif isinstance(leaf, (bool, int, float, str)) and not _is_symbol(node):
             node.meta[HELD] = (leaf,)
+
+
+def _static_axes(node: fx.Node, leaf: Any) -> list[Axis]:
+    """The axes of an input whose sizes are numbers in the graph."""
+    if not isinstance(leaf, Tensor):
+        return []
+    shape = node.meta["val"].shape
+    return [axis for axis in enumerate(leaf.shape) if isinstance(shape[axis[0]], int)]
 
 
 def _is_symbol(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
 
 
-def _is_free(axis: Axis, call: Call, holds: Holds) -> bool:
-    """Whether the graph holds at another size; one that the model itself does not take is none."""
+def _free_of(axes: Iterable[Axis], call: Call, holds: Holds) -> set[Axis]:
+    """The axes at another size of which the graph holds.
+
+    The largest is tried first, and where the graph holds at half of it, the others are tried on
+    that smaller sample; on the whole one only where it does not hold there.
+    """
+    found: set[Axis] = set()
+    small = call
+    for axis in sorted(axes, key=lambda axis: (-axis[1], axis[0])):
+        other = _holding(axis, small, holds)
+        if other is None and small is not call:
+            other = _holding(axis, call, holds)
+        if other is None:
+            continue
+        found.add(axis)
+        if _entries(other) < _entries(small):
+            small = other
+    return found
+
+
+def _entries(call: Call) -> int:
+    return sum(x.numel() for x in _leaves(call) if isinstance(x, Tensor))
+
+
+def _holding(axis: Axis, call: Call, holds: Holds) -> Call | None:
+    """A sample of another size at which the graph holds.
+
+    A size that the model itself does not take is none.
+    """
     for size in _other_sizes(axis[1]):
+        other = _resized(call, axis, size)
         try:
-            return holds(_resized(call, axis, size))
+            return other if holds(other) else None
         except BadInput:
             continue
-    return False
+    return None
 
 
 def _other_sizes(size: int) -> Iterable[int]:
