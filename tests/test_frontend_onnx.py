@@ -289,7 +289,7 @@ def test_an_input_that_is_an_output_too_is_shown_as_it_came():
 
 def test_one_number_can_be_replaced_differently_for_two_readers():
     body = "eps = Constant <value_float = 1e-12> () h = Add (x, eps) y = Add (h, eps)"
-    program = open_program(ir.from_proto(text_model(body)), Call((), samples()[0]))
+    program = open_program(ir.from_proto(text_model(body)), Call((), samples()[0]))[0]
     first, second = (Use(node.name, "other") for node in program.graph.nodes)
     edits = [Replace(first, 1e-12, 1e-5, ""), Replace(second, 1e-12, 1e-4, "")]
     graph = apply(program, edits).graph
@@ -390,7 +390,7 @@ def test_positional_samples_and_float64():
     x = samples()[0]["x"]
     (found,) = feeds_of(model, Call((x.astype(np.float64),), {})).values()
     assert np.array_equal(found, x)
-    assert open_program(model, Call((x,), {})).shapes["h"] == (5, 3)
+    assert open_program(model, Call((x,), {}))[0].shapes["h"] == (5, 3)
 
 
 # Misuse

@@ -412,12 +412,12 @@ def broken():
 """
 
 
-def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def torchrun(folder: Path, *arguments: str, what: str = "inspect") -> subprocess.CompletedProcess:
     (folder / "zoo_of_shards.py").write_text(ZOO)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     return subprocess.run(
-        [*command, "-m", "halfsafe", "inspect", "zoo_of_shards:model", *arguments],
+        [*command, "-m", "halfsafe", what, "zoo_of_shards:model", *arguments],
         cwd=folder, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -434,6 +434,19 @@ def test_two_processes_report_on_all_samples(tmp_path):
         assert value.range == alone.values[name].range
         assert value.comparison.half.nonfinite == alone.values[name].comparison.half.nonfinite
     assert ran.stdout.count("Not safe in FP16") == 1, ran.stdout + ran.stderr
+
+
+def test_two_processes_fix_as_one_does(tmp_path):
+    """The same report, byte for byte: ranges, exponents, and the proof of every sample."""
+    arguments = ("--samples", "zoo_of_shards:samples", "-o", "f.pt2", "--report", "r.json")
+    ran = torchrun(tmp_path, *arguments, what="fix")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    scope: dict = {}
+    exec(ZOO, scope)
+    alone = halfsafe.fix(scope["model"](), scope["samples"]()).report.to_json()
+    together = Report.load(tmp_path / "r.json").to_json()
+    assert alone["verification"]["samples"] == 5
+    assert together == {**alone, "command": together["command"]}
 
 
 def test_an_error_in_one_process_ends_both(tmp_path):

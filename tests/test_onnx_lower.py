@@ -122,7 +122,7 @@ def draws(*shape: int, n: int = 4) -> list[dict[str, Array]]:
 
 
 def program_of(proto: onnx.ModelProto, h: Array) -> OnnxProgram:
-    return open_program(ir.from_proto(proto), Call((), {"h": h}))
+    return open_program(ir.from_proto(proto), Call((), {"h": h}))[0]
 
 
 def lowered(program: OnnxProgram, form: str) -> OnnxProgram:
@@ -318,7 +318,7 @@ def test_names_shapes_and_types(case):
     after = lowered(program, case.form)
     assert after.graph.outputs == ("y",)
     assert [v.name for v in program.model.graph.outputs] == ["y"], "the argument was changed"
-    again = open_program(after.model, Call((), {"h": h}))
+    again = open_program(after.model, Call((), {"h": h}))[0]
     assert {name: again.shapes[name] for name in after.shapes} == after.shapes
     assert {name: again.dtypes[name] for name in after.dtypes} == after.dtypes
     pinned = [n.op for n in after.graph.nodes if n.op == f"onnx.{case.text.split()[0]}"]

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import halfsafe
+from halfsafe.formats import FLOOR
 from halfsafe.frontends import open_model
 from halfsafe.proof import delivered
+from halfsafe.references import References
 from halfsafe.samples import Samples
 from halfsafe.verdict import Answer
 from tests.replicas import Net, draws, scaled
@@ -250,6 +252,6 @@ def test_kernels_that_give_nan_are_not_safe_by_a_metric_either():
         def half_outputs(self, call):
             return [source.reference(call)[0] * torch.nan]
 
-    found, _ = delivered(Broken(), source, supply, proof)
+    found, _ = delivered(Broken(), References(source, FLOOR), supply, proof)
     assert proof.safe
     assert found.answer is Answer.NOT_SAFE

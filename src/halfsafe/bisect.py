@@ -26,12 +26,13 @@ from halfsafe.engines import Engine, engine_of, version_of
 from halfsafe.engines.profile import Profile
 from halfsafe.engines.strict import Strict
 from halfsafe.errors import BadInput
-from halfsafe.formats import FLOAT32
+from halfsafe.formats import FLOAT32, FLOOR
 from halfsafe.frontends import open_model
 from halfsafe.inspection import observe
 from halfsafe.mending import mended
 from halfsafe.prepare import Preparation
 from halfsafe.proof import Standard, check_reference
+from halfsafe.references import References
 from halfsafe.report.report import Report
 from halfsafe.samples import Call, Samples
 from halfsafe.source import Arrays, Progress, Source
@@ -227,8 +228,9 @@ def _folder(cache: str | Path | None) -> Path | None:
 
 def _planner(supply: Samples, progress: Progress) -> Planner:
     def planned(source: Source) -> Source:
-        preparation = Preparation(source, supply, Limits(), progress)
-        prepared, _ = mended(source, preparation, supply, Standard(), Strict(), progress)
+        references = References(source, FLOOR)
+        preparation = Preparation(references, supply, Limits(), progress)
+        prepared, _ = mended(references, preparation, supply, Standard(), Strict(), progress)
         return prepared.deployed(source)
 
     return planned

@@ -15,7 +15,8 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 from halfsafe.bisect import USUAL, Options, bisected
 from halfsafe.errors import BadInput, HalfsafeError, first_line
@@ -23,6 +24,7 @@ from halfsafe.faults import FaultKind
 from halfsafe.fix import fix, verify
 from halfsafe.inspection import inspect
 from halfsafe.loading import load, load_metric, load_model, located
+from halfsafe.progress import Step
 from halfsafe.report.report import Report
 from halfsafe.verdict import TOLERANCE
 
@@ -110,12 +112,16 @@ def fix_command(
 ) -> None:
     """Rescale MODEL so that it runs in FP16, prove it, and write it.
 
+    Under torchrun each process measures and proves a part of the samples:
+    torchrun --nproc-per-node 2 -m halfsafe fix MODEL --samples S -o OUT
+
     Example: halfsafe fix model.onnx --samples samples.npz -o model_fp16.onnx
     """
     check_output(output, (".onnx", ".pt2", ".safetensors"))
     check_output(report, REPORTS)
     loaded, inputs = load(model, samples)
-    with spinner() as progress:
+    together, first = processes()
+    with waiting() as progress:
         fixed = fix(
             loaded,
             inputs,
@@ -124,9 +130,12 @@ def fix_command(
             metric=load_metric(metric),
             engine=engine,
             profile=profile,
+            distributed=together,
             progress=progress,
         )
         found = replace(fixed.report, command=command())
+        if not first:
+            raise typer.Exit(0 if found.safe else 1)
         if output:
             progress(f"writing {output}")
             fixed.save(output, dtype=dtype, io=io)
@@ -165,14 +174,14 @@ def inspect_command(
     """
     check_output(output, REPORTS)
     loaded, inputs = load(model, samples)
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    with spinner() as progress:
+    together, first = processes()
+    with waiting() as progress:
         found = inspect(loaded, inputs, headroom=headroom, distributed=together, progress=progress)
     found = replace(found, command=command())
     counted = [f for f in found.faults if f.kind not in ignore and (strict or f.harms)]
     harmed = not found.faults and not found.safe  # outputs are wrong, though no value stands out
     status = 1 if counted or harmed else 0
-    if together and os.environ.get("RANK", "0") != "0":
+    if not first:
         raise typer.Exit(status)
     if output:
         write(found, output)
@@ -208,7 +217,7 @@ def verify_command(
     loaded, inputs = load(model, samples)
     other, _ = load_model(candidate)
     given = f" --samples {samples}" if samples else ""
-    with spinner() as progress:
+    with waiting() as progress:
         progress("verifying")
         proof = verify(
             loaded,
@@ -277,7 +286,7 @@ def bisect_command(
     check_output(output, REPORTS)
     check_output(profile, (".json",))
     loaded, inputs = load(model, samples)
-    with spinner() as progress:
+    with waiting() as progress:
         options = Options(
             metric=load_metric(metric),
             tolerance=tolerance,
@@ -348,6 +357,12 @@ def write(report: Report, path: Path) -> None:
         report.save(path)
 
 
+def processes() -> tuple[bool, bool]:
+    """Whether torchrun has started several processes, and whether this is the one that speaks."""
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return together, not together or os.environ.get("RANK", "0") == "0"
+
+
 def command() -> str:
     """The command line that this process was started with."""
     return shlex.join(["halfsafe", *sys.argv[1:]])
@@ -411,16 +426,34 @@ def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise BadInput(f"cannot write '{path}': the folder '{path.parent}' does not exist")
 
 
+class Bar:
+    """A line that says what is being done, how much of it is left, and how long that may take."""
+
+    follows = True
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars, self._stage = bars, ""
+        self._task = bars.add_task("starting", total=None)
+
+    def __call__(self, what: str) -> None:
+        stage = what.stage if isinstance(what, Step) else what
+        if stage != self._stage:  # the estimate is of this stage alone
+            self._stage = stage
+            self._bars.reset(self._task, total=None)
+        done, total = (what.done, what.total) if isinstance(what, Step) else (0, 0)
+        self._bars.update(self._task, description=what, completed=done, total=total or None)
+
+
 @contextmanager
-def spinner() -> Generator[Callable[[str], None]]:
-    """A line that says what is being done, while it is; a terminal shows it, and nothing else."""
+def waiting() -> Generator[Callable[[str], None]]:
+    """Says on a terminal, and nowhere else, how far the work within has come."""
     if not err.is_terminal:
         yield lambda _: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("starting")
-        yield lambda what: progress.update(task, description=what)
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), left)
+    with Bars(*columns, console=err, transient=True) as bars:
+        yield Bar(bars)
 
 
 def main() -> None:

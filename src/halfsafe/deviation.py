@@ -63,6 +63,7 @@ def deviation(candidate: Array, reference: Array) -> Deviation:
     """
     if candidate.shape != reference.shape:
         raise ValueError(f"outputs of shapes {candidate.shape} and {reference.shape}")
+    reference, candidate = (x.astype(np.float64, copy=False) for x in (reference, candidate))
     counted = np.isfinite(reference)
     broken = counted & ~np.isfinite(candidate)
     both = counted & ~broken
@@ -148,12 +149,13 @@ def _difference(found: Array, known: Array, measure: Callable[[Array, Array], fl
 
 def _by_entries(found: Array, known: Array) -> float:
     counted = np.isfinite(known)
-    if not np.isfinite(found[counted]).all():
+    found, known = (x[counted].astype(np.float64, copy=False) for x in (found, known))
+    if not np.isfinite(found).all():
         return inf
-    apart = np.abs(found[counted] - known[counted])
+    apart = np.abs(found - known)
     if not apart.any():
         return 0.0
-    return float(apart.max()) / max(float(np.abs(known[counted]).max()), FLOAT32.smallest_normal)
+    return float(apart.max()) / max(float(np.abs(known).max()), FLOAT32.smallest_normal)
 
 
 Comparisons = Mapping[str, Comparison]

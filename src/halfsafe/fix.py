@@ -10,13 +10,16 @@ from typing import Any, Literal
 from halfsafe.engines import Engine, engine_of
 from halfsafe.engines.profile import Profile, profile_of
 from halfsafe.errors import BadInput
-from halfsafe.frontends import open_model
+from halfsafe.frontends import open_model, process_group
 from halfsafe.mending import mended
 from halfsafe.prepare import Preparation
+from halfsafe.progress import Counted
 from halfsafe.proof import Proof, Standard, delivered, prove
+from halfsafe.references import References
 from halfsafe.report.gather import write_report
 from halfsafe.report.report import Report
 from halfsafe.samples import Samples
+from halfsafe.sharing import ALONE
 from halfsafe.source import Delivery, Progress
 from halfsafe.verdict import TOLERANCE, Metric, Verification
 from halfsafe.windows import Limits
@@ -81,6 +84,7 @@ def fix(
     engine: str | Engine = "strict",
     profile: str | Path | Profile | None = None,
     weights: Any = None,
+    distributed: bool = False,
     progress: Progress = lambda _: None,
 ) -> Fixed:
     """The same function, safe in half precision. The argument is never changed.
@@ -95,8 +99,9 @@ def fix(
     in strict evaluation, or in a framework's own kernels (`halfsafe.engines.names()`). A `profile`
     that `halfsafe.bisect` has written tells what its operators bear. `weights` are those of a
     module on the meta device, read when they are needed and never held whole: a .safetensors file,
-    a folder of them, or a function from a tensor's name to the tensor. Raises BadInput and
-    CaptureError.
+    a folder of them, or a function from a tensor's name to the tensor. With `distributed`, each of
+    the n processes of a torch.distributed group measures and proves every nth sample, and all of
+    them return the same. Raises BadInput and CaptureError.
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
@@ -105,18 +110,21 @@ def fix(
     standard, runs_in = Standard(tolerance, metric), engine_of(engine)
     bears = runs_in.profile | profile_of(profile)
     supply = Samples(samples)
+    progress = Counted(progress, supply.known)
     progress("capturing")
     original = open_model(model, supply.first, dynamic_shapes, supply.some, weights)
     if not any(v.floating for v in original.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    preparation = Preparation(
-        original, supply, Limits(headroom=headroom, inside=bears.inside), progress
-    )
-    prepared, proof = mended(original, preparation, supply, standard, runs_in, progress)
-    exact, deployed = prepared.exact(original), prepared.deployed(original)
-    delivery = exact.deliver(original, deployed, supply.first, dynamic_shapes)
+    references = References(original, runs_in.profile.stores.at_any_exponent)
+    limits = Limits(headroom=headroom, inside=bears.inside)
+    group = process_group() if distributed else ALONE
+    preparation = Preparation(references, supply, limits, progress, group)
+    prepared, proof = mended(references, preparation, supply, standard, runs_in, progress)
+    group.leave()
+    exact = prepared.exact(original)
+    delivery = exact.deliver(original, prepared.replaced(exact), supply.first, dynamic_shapes)
     progress("running what is delivered")
-    proof, notes = delivered(delivery, original, supply, proof)
+    proof, notes = delivered(delivery, references, supply, proof)
     notes += [*delivery.notes, *bears.words(node.op for node in original.graph.nodes)]
     return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), delivery)
 
@@ -140,15 +148,19 @@ def verify(
     """
     standard = Standard(tolerance, metric)
     supply = Samples(samples)
+    progress = Counted(progress, supply.known)
     progress("capturing")
     original = open_model(model, supply.first, others=supply.some)
     if original.is_half(candidate):
         running = original.running(candidate)
         runs_in = engine_of(engine or running.engine)
         also = None if engine or runs_in.name == "torch" else engine_of("onnxruntime")
-        proof = Proof(original, None, running, runs_in, standard, also=also)
+        references = References(original, runs_in.profile.stores.at_any_exponent)
+        proof = Proof(references, None, running, runs_in, standard, also=also)
     else:
         rewritten = open_model(candidate, supply.first, others=supply.some)
         exact = None if rewritten.holds_half and not original.holds_half else rewritten
-        proof = Proof(original, exact, rewritten, engine_of(engine or "strict"), standard)
+        runs_in = engine_of(engine or "strict")
+        references = References(original, runs_in.profile.stores.at_any_exponent)
+        proof = Proof(references, exact, rewritten, runs_in, standard)
     return prove(proof, supply, last=0, unmeasured=0, progress=progress)

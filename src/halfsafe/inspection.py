@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain, islice
 from typing import Any
 
 from halfsafe.deviation import Comparison, merge_comparisons
-from halfsafe.errors import BadInput, HalfsafeError
+from halfsafe.errors import BadInput
 from halfsafe.frontends import open_model, process_group
+from halfsafe.progress import Counted
 from halfsafe.ranges import Range, merge
 from halfsafe.report.data import Tool
 from halfsafe.report.gather import observed
 from halfsafe.report.report import Report
 from halfsafe.rules.traits import natural_scale
-from halfsafe.samples import SOME, Call, calls
-from halfsafe.source import Arrays, Group, Progress, Source
+from halfsafe.samples import SOME, Call, calls, length_of
+from halfsafe.sharing import ALONE, shared
+from halfsafe.source import Arrays, Progress, Source
 from halfsafe.verdict import Finding, findings_of
 
 
@@ -44,6 +47,7 @@ def inspect(
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
     stream = calls(samples)
     first = next(stream)
+    progress = Counted(progress, length_of(samples))
     streamed = isinstance(samples, Iterator)  # its samples are not held
     others = list[Call]() if streamed else list(islice(calls(samples), 1, SOME))
     progress("capturing")
@@ -51,10 +55,10 @@ def inspect(
     if not any(v.floating for v in source.graph.values.values()):
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     count = _Count(chain([first], stream))
-    if distributed:
-        seen = _compare_together(source, count, process_group(), progress)
-    else:
-        seen = _compare(source, count, progress)
+    group = process_group() if distributed else ALONE
+    parts = shared(group, count, lambda own: _compare(source, own, progress))
+    group.leave()
+    seen = reduce(_Seen.__or__, parts)
     return _report(source, seen, "inspect", count.seen, headroom)
 
 
@@ -120,26 +124,6 @@ def _compare(source: Source, all_calls: Iterable[Call], progress: Progress) -> _
 
     ranges, compared = source.compare(all_calls, progress, show)
     return _Seen(ranges, compared, tuple(findings))
-
-
-def _compare_together(
-    source: Source, all_calls: Iterable[Call], group: Group, progress: Progress
-) -> _Seen:
-    """Each process compares its part of the samples; an error in one is raised in all."""
-    mine: _Seen | HalfsafeError
-    try:
-        own = (call for call in all_calls if call.number % group.size == group.rank)
-        mine = _compare(source, own, progress)
-    except HalfsafeError as error:
-        mine = error
-    parts = group.gather(mine)
-    group.leave()
-    together = _Seen({}, {}, ())
-    for part in parts:
-        if isinstance(part, HalfsafeError):
-            raise part
-        together |= part
-    return together
 
 
 class _Count:

@@ -10,7 +10,7 @@ rounds is strict evaluation; three lanes side by side are a comparison.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Set
+from collections.abc import Callable, Container, Iterable, Sequence, Set
 from dataclasses import replace
 from hashlib import blake2b
 from math import prod
@@ -21,9 +21,10 @@ import numpy as np
 from halfsafe.deviation import Comparison, Deviation, merge_comparisons
 from halfsafe.formats import FLOAT16, FLOAT32, FLOOR, FloatFormat
 from halfsafe.graph import Graph, Kind
+from halfsafe.progress import Ticks
 from halfsafe.ranges import Range, merge
 from halfsafe.samples import Call
-from halfsafe.source import Arrays, Progress, Shown
+from halfsafe.source import Arrays, Progress, Shown, ShownOn
 
 Lanes = tuple[Any, ...]
 """One value, an array of some library, on each lane."""
@@ -62,7 +63,7 @@ class Arithmetic(Protocol):
         ...
 
     def arrays(self, outputs: Iterable[Any]) -> Arrays:
-        """Outputs in NumPy, floating ones in FP64."""
+        """Outputs in NumPy, floating ones in FP32 or FP64."""
         ...
 
 
@@ -87,10 +88,6 @@ class Run(Protocol):
         """
         ...
 
-    def run(self, call: Call) -> list[Any]:
-        """The outputs in FP32, computed in the quickest way that there is."""
-        ...
-
 
 R = TypeVar("R", bound=Run)
 
@@ -105,10 +102,15 @@ class Measuring(Generic[R]):
         return self.program.graph
 
     def measure(
-        self, calls: Iterable[Call], progress: Progress, only: Container[str] | None = None
+        self,
+        calls: Iterable[Call],
+        progress: Progress,
+        only: Container[str] | None = None,
+        formats: Sequence[FloatFormat] = (FLOAT32,),
+        shown: ShownOn | None = None,
     ) -> dict[str, Range]:
-        """Ranges of inputs and activations, or of some of them, one FP32 pass a sample."""
-        return measure(self.program, calls, progress, only)
+        """Ranges of inputs and activations, or of some of them, one pass a sample."""
+        return measure(self.program, calls, progress, only, formats, shown)
 
     def compare(
         self, calls: Iterable[Call], progress: Progress, shown: Shown | None = None
@@ -120,22 +122,33 @@ class Measuring(Generic[R]):
         """Outputs of the graph, in FP32 arithmetic, every value, or some, stored in a format."""
         return evaluate(self.program, call, fmt, only)
 
+    def evaluate_on(self, call: Call, formats: Sequence[FloatFormat]) -> list[Arrays]:
+        """The same on several lanes, side by side."""
+        return evaluate_on(self.program, call, formats)
+
 
 def measure(
     run: Run,
     calls: Iterable[Call],
     progress: Progress = lambda _: None,
     only: Container[str] | None = None,
+    formats: Sequence[FloatFormat] = (FLOAT32,),
+    shown: ShownOn | None = None,
 ) -> dict[str, Range]:
-    """Ranges of inputs and activations over all samples, or of some of these values.
+    """Ranges of inputs and activations over all samples, or of some of these values, in FP32.
 
-    Raises BadInput for a misfit sample.
+    What is computed on other lanes in the same pass is `shown`, its outputs on each lane. The
+    first lane is FP32. Raises BadInput for a misfit sample.
     """
     found: dict[str, Range] = {}
-    for i, call in enumerate(calls):
-        progress(f"sample {i + 1}")
+    storing = _storing(run, formats, None)
+    for call in calls:
+        ticks = Ticks(progress, "measuring", call.number, len(run.graph.values))
         observer = _Observer(run, call.number, only)
-        run.evaluate(call, observer.look)
+        store = _ticking(ticks, lambda name, x, o=observer: storing(name, o.look(name, x)))
+        outputs = run.evaluate(call, store, len(formats))
+        if shown is not None:
+            shown(call, [run.arithmetic.arrays(lane) for lane in zip(*outputs, strict=True)])
         found = merge(found, observer.found)
     return found
 
@@ -150,10 +163,10 @@ def compare(
     """
     ranges: dict[str, Range] = {}
     compared: dict[str, Comparison] = {}
-    for i, call in enumerate(calls):
-        progress(f"comparing sample {i + 1} in FP16 with FP32")
+    for call in calls:
+        ticks = Ticks(progress, "comparing FP16 with FP32:", call.number, len(run.graph.values))
         comparing = _Comparing(run, call.number)
-        outputs = run.evaluate(call, comparing.store, len(LANES))
+        outputs = run.evaluate(call, _ticking(ticks, comparing.store), len(LANES))
         if shown is not None:
             shown(call, *map(run.arithmetic.arrays, zip(*outputs, strict=True)))
         ranges = merge(ranges, comparing.observer.found)
@@ -161,17 +174,41 @@ def compare(
     return ranges, compared
 
 
+def _ticking(ticks: Ticks, store: Store) -> Store:
+    """A store that tells of each value that comes by."""
+
+    def stored(name: str, lanes: Lanes) -> Lanes:
+        ticks.tick()
+        return store(name, lanes)
+
+    return stored
+
+
 def evaluate(run: Run, call: Call, fmt: FloatFormat, only: Container[str] | None = None) -> Arrays:
     """Strict evaluation: the outputs with every deployed value, or some, rounded when stored."""
-    if fmt == FLOAT32:
-        return run.arithmetic.arrays(run.run(call))
-    arithmetic = run.arithmetic
+    return evaluate_on(run, call, (fmt,), only)[0]
+
+
+def evaluate_on(
+    run: Run, call: Call, formats: Sequence[FloatFormat], only: Container[str] | None = None
+) -> list[Arrays]:
+    """Strict evaluation on several lanes side by side: what they share is computed once."""
+    outputs = run.evaluate(call, _storing(run, formats, only), len(formats))
+    return [run.arithmetic.arrays(out[i] for out in outputs) for i in range(len(formats))]
+
+
+def _storing(run: Run, formats: Sequence[FloatFormat], only: Container[str] | None) -> Store:
+    """Rounds every deployed value, or some, to the format of its lane."""
+    rounded = run.arithmetic.rounded
     stored = run.stored if only is None else {name for name in run.stored if name in only}
 
     def store(name: str, lanes: Lanes) -> Lanes:
-        return (arithmetic.rounded(lanes[0], fmt),) if name in stored else lanes
+        if name not in stored:
+            return lanes
+        pairs = zip(lanes, formats, strict=True)
+        return tuple(x if fmt == FLOAT32 else rounded(x, fmt) for x, fmt in pairs)
 
-    return run.arithmetic.arrays(x for (x,) in run.evaluate(call, store))
+    return store
 
 
 def fingerprint(graph: Graph, constants: Iterable[tuple[str, Any]]) -> str:

@@ -25,6 +25,7 @@ from halfsafe.errors import EditError
 from halfsafe.graph import Graph
 from halfsafe.prepare import Preparation, Prepared, touches_half
 from halfsafe.proof import Proof, Standard, prove
+from halfsafe.references import References
 from halfsafe.samples import Call, Samples
 from halfsafe.source import Progress, Source
 from halfsafe.verdict import VISIBLE, Answer, Finding, Verification
@@ -218,7 +219,7 @@ def _loses(found: Finding) -> bool:
 
 
 def mended(
-    original: Source,
+    references: References,
     preparation: Preparation,
     supply: Samples,
     standard: Standard,
@@ -231,11 +232,15 @@ def mended(
     imprecise, with the ranges of the samples that were not measured, and with islands.
     """
 
+    original = references.original
+
     def proved(prepared: Prepared, calls: Iterable[Call] = supply) -> Found:
-        exact, deployed = prepared.exact(original), prepared.deployed(original)
-        proof = Proof(original, exact, deployed, engine, standard, forms=bool(prepared.forms))
+        exact = prepared.exact(original)
+        deployed = prepared.replaced(exact)
+        proof = Proof(references, exact, deployed, engine, standard, forms=bool(prepared.forms))
         last = supply.count - 1
-        return prepared, prove(proof, calls, last, preparation.unmeasured, progress)
+        unmeasured, group = preparation.unmeasured, preparation.group
+        return prepared, prove(proof, calls, last, unmeasured, progress, group)
 
     best = proved(preparation.prepared())
     if best[1].safe:

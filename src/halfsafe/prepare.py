@@ -11,7 +11,7 @@ this ends.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -22,8 +22,10 @@ from halfsafe.faults import Fault, find_faults
 from halfsafe.graph import Graph, Use
 from halfsafe.plan import Conflict, Plan, plan
 from halfsafe.ranges import Range, merge
+from halfsafe.references import References
 from halfsafe.rewrite import rewrite
-from halfsafe.samples import Samples
+from halfsafe.samples import Call, Samples
+from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Progress, Source
 from halfsafe.windows import Limits, windows
 
@@ -57,7 +59,11 @@ class Prepared:
 
     def deployed(self, original: Source) -> Source:
         """The same with what FP16 cannot hold replaced."""
-        return self.exact(original).apply(self.replacements)
+        return self.replaced(self.exact(original))
+
+    def replaced(self, exact: Source) -> Source:
+        """The rescaled model with what FP16 cannot hold replaced; itself where there is nothing."""
+        return _apply(exact, self.replacements)
 
     @property
     def forms(self) -> tuple[Lower, ...]:
@@ -78,12 +84,26 @@ class Preparation:
     """What is known of one model while its plan is made, and made again with other islands."""
 
     def __init__(
-        self, original: Source, supply: Samples, limits: Limits, progress: Progress
+        self,
+        references: References,
+        supply: Samples,
+        limits: Limits,
+        progress: Progress,
+        group: Group = ALONE,
     ) -> None:
+        original = references.original
         self.original, self.supply, self.limits = original, supply, limits
         self.progress = progress
         self._all = False
-        ranges = original.measure(supply.measured(), progress) | original.constants()
+        self.group = group
+        measured = shared(
+            group,
+            supply.measured(),
+            lambda own: original.measure(
+                own, progress, formats=references.lanes, shown=references.keep
+            ),
+        )
+        ranges = merge(*measured) | original.constants()
         self.masks = replacements.sentinels(original.graph, ranges)
         faults = find_faults(original.graph, ranges, replace(limits, inside={}))
         self.faults = tuple(faults)
@@ -151,7 +171,7 @@ class Preparation:
     def measure_all(self) -> None:
         """Takes the ranges of the samples that were kept out of measuring, too."""
         kept_out = self.supply.kept_out() if self.unmeasured else ()
-        found = merge(self._ranges, self._lowered.measure(kept_out, self.progress))
+        found = merge(self._ranges, self._measured(kept_out))
         self._ranges = found | replacements.masked(self._lowered.graph, self.masks, found)
         self._all = True
 
@@ -194,7 +214,14 @@ class Preparation:
         calls = self.supply if self._all else self.supply.measured()
         graph, held = self._lowered.graph, self._lowered.constants()
         new = graph.values.keys() - self._ranges.keys() - held.keys()
-        self._ranges |= self._lowered.measure(calls, self.progress, new) | held
+        self._ranges |= self._measured(calls, new) | held
+
+    def _measured(
+        self, calls: Iterable[Call], only: Container[str] | None = None
+    ) -> dict[str, Range]:
+        """Ranges in the present forms, each process having measured its part."""
+        lowered, progress = self._lowered, self.progress
+        return merge(*shared(self.group, calls, lambda own: lowered.measure(own, progress, only)))
 
     def _known(self, source: Source) -> dict[str, Range]:
         """Ranges of all values: a Cast at the rim of an island has that of what it reads."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import islice
-from math import inf, isnan
+from functools import cached_property, reduce
+from itertools import chain, islice
 
 import numpy as np
 
 from halfsafe.deviation import WRONG, bit_equal, worst_difference
 from halfsafe.engines import Engine, Running
+from halfsafe.engines.strict import Evaluated
 from halfsafe.errors import BadInput, first_line
 from halfsafe.formats import FLOAT32, FLOOR
+from halfsafe.progress import Step
+from halfsafe.references import Reference, References
 from halfsafe.rules.traits import natural_scale
 from halfsafe.samples import Call
+from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Arrays, Delivery, Progress, Runnable, Source
 from halfsafe.verdict import (
     TOLERANCE,
@@ -23,6 +26,7 @@ from halfsafe.verdict import (
     Finding,
     Metric,
     Verification,
+    error_by,
     findings_of,
     judge,
     metric_of,
@@ -42,29 +46,60 @@ class Standard:
         metric_of(self.metric)
 
 
-@dataclass
-class Proof:
-    """A proof in the making, one sample after the other; nothing of a sample is kept but findings.
+@dataclass(frozen=True)
+class Proved:
+    """What the proof has shown on some samples; nothing of a sample is kept but findings.
 
-    `exact` is proved against `original` in FP32 and `deployed` in FP16; without `exact` nothing is
-    said of FP32. FP16 runs in `engine`, and, where there is one, in a second.
+    `worst` is the largest relative difference in FP32 and `captured` that of the capture; `own`
+    are the findings of a second engine, and `metric` its largest value.
     """
 
-    original: Source
+    samples: int = 0
+    equal: bool = True
+    worst: float = 0.0
+    captured: float = 0.0
+    before: tuple[Finding, ...] = ()
+    after: tuple[Finding, ...] = ()
+    own: tuple[Finding, ...] = ()
+    metric: float = 0.0
+
+    def __or__(self, other: Proved) -> Proved:
+        return Proved(
+            self.samples + other.samples,
+            self.equal and other.equal,
+            max(self.worst, other.worst),
+            max(self.captured, other.captured),
+            _in_order(self.before, other.before),
+            _in_order(self.after, other.after),
+            _in_order(self.own, other.own),
+            max(self.metric, other.metric),
+        )
+
+
+def _in_order(*found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    return tuple(sorted(chain(*found), key=lambda f: (f.sample, f.output)))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is to be proved.
+
+    `exact` is proved against the original in FP32 and `deployed` in FP16; without `exact` nothing
+    is said of FP32. FP16 runs in `engine`, and, where there is one, in a second.
+    """
+
+    references: References
     exact: Source | None
     deployed: Runnable
     engine: Engine
     standard: Standard = field(default_factory=Standard)
     forms: bool = False
     also: Engine | None = None
-    _samples: int = 0
-    _equal: bool = True
-    _worst: float = 0.0
-    _captured: float = 0.0
-    _before: list[Finding] = field(default_factory=list[Finding])
-    _after: list[Finding] = field(default_factory=list[Finding])
-    _own: list[Finding] = field(default_factory=list[Finding])
-    _metric: float = 0.0
+
+    @property
+    def original(self) -> Source:
+        """The user's model."""
+        return self.references.original
 
     @cached_property
     def _running(self) -> Running:
@@ -74,74 +109,98 @@ class Proof:
     def _second(self) -> Running | None:
         return None if self.also is None else self.also.build(self.deployed)
 
-    def add(self, call: Call, *, before: bool = False) -> None:
-        """Proves one sample. Raises BadInput if its reference is not finite."""
-        original = self.original
-        reference = original.reference(call)
-        check_reference(reference, call.number)
-        floor = original.evaluate(call, self.engine.profile.stores.at_any_exponent)
-        self._in_float32(call, reference)
+    def of(
+        self, call: Call, *, before: bool = False, progress: Progress = lambda _: None
+    ) -> Proved:
+        """What one sample shows. Raises BadInput if its reference is not finite."""
+        progress(Step.of("proving", call.number))
+        known = self.references.of(call)
+        check_reference(known.own, call.number)
+        as_it_was: tuple[Finding, ...] = ()
         if before:
-            as_it_is = _as_is(original, call, self.engine, reference)
-            self._before += self._findings(call, reference, as_it_is, floor)
-        after = self._running.run(call)
-        self._after += self._findings(call, reference, after, floor)
+            progress(Step.of("proving", call.number + 1 / 3))
+            found = _as_is(self.original, call, self.engine, known.own)
+            as_it_was = self._findings(call, known, found)
+        progress(Step.of("proving", call.number + 1 / 2))
+        exact, after = self._fixed(call)
+        equal, worst, captured = self._in_float32(exact, known)
         _, metric = metric_of(self.standard.metric)
-        if metric is not None:
-            alike = [np.shape(a) for a in after] == [np.shape(r) for r in reference]
-            error = float(metric(after, reference)) if alike else inf
-            self._metric = max(self._metric, inf if isnan(error) else error)
-        if self._second is not None:
-            own = self._second.run(call)
-            self._own += self._findings(call, reference, own, floor)
-        self._samples += 1
+        second = self._second
+        return Proved(
+            samples=1,
+            equal=equal,
+            worst=worst,
+            captured=captured,
+            before=as_it_was,
+            after=self._findings(call, known, after),
+            own=() if second is None else self._findings(call, known, second.run(call)),
+            metric=0.0 if metric is None else error_by(metric, after, known.own),
+        )
 
-    def done(self, unmeasured: int = 0) -> Verification:
-        """The verdict on the samples so far, of which some were not measured."""
+    def verdict(self, proved: Proved, unmeasured: int = 0) -> Verification:
+        """The verdict on samples, of which some were not measured."""
         return Verification(
-            samples=self._samples,
+            samples=proved.samples,
             unmeasured=unmeasured,
-            bit_equal=self._equal and self.exact is not None,
-            worst_difference=self._worst,
-            captured=self._captured,
+            bit_equal=proved.equal and self.exact is not None,
+            worst_difference=proved.worst,
+            captured=proved.captured,
             engine=self.engine.name,
-            findings_before=tuple(self._before),
-            findings=tuple(self._after),
-            findings_own=tuple(self._own),
+            findings_before=proved.before,
+            findings=proved.after,
+            findings_own=proved.own,
             forms=self.forms,
             in_float32=self.exact is not None,
             tolerance=self.standard.tolerance,
             metric=metric_of(self.standard.metric)[0],
-            metric_error=self._metric,
+            metric_error=proved.metric,
         )
 
-    def _in_float32(self, call: Call, reference: Arrays) -> None:
-        """The fixed model must give the user's model's own bits, where capturing has kept them."""
-        known = reference
-        if not self.original.captured_exactly:
-            known = self.original.evaluate(call, FLOAT32)
-            self._captured = max(self._captured, worst_difference(known, reference))
-        if self.exact is not None:
-            rewritten = self.exact.evaluate(call, FLOAT32)
-            self._equal &= bit_equal(rewritten, known)
-            self._worst = max(self._worst, worst_difference(rewritten, known))
+    def _fixed(self, call: Call) -> tuple[Arrays | None, Arrays]:
+        """The fixed model in FP32 and in FP16; side by side where both are of the same graph."""
+        running, exact = self._running, self.exact
+        if exact is None:
+            return None, running.run(call)
+        if (
+            exact is self.deployed and type(running) is Evaluated
+        ):  # an engine's own kind runs itself
+            in_float32, after = exact.evaluate_on(call, (FLOAT32, running.profile.stores))
+            return in_float32, after
+        return exact.evaluate(call, FLOAT32), running.run(call)
 
-    def _findings(
-        self, call: Call, reference: Arrays, candidate: Arrays, floor: Arrays
-    ) -> list[Finding]:
+    def _in_float32(self, exact: Arrays | None, reference: Reference) -> tuple[bool, float, float]:
+        """Whether the fixed model gives the user's model's own bits, where capturing has kept them,
+        how far it is from these, and how far the capture is."""
+        known, captured = reference.own, 0.0
+        if not self.original.captured_exactly:
+            known = reference.graph
+            captured = worst_difference(known, reference.own)
+        if exact is None or bit_equal(exact, known):
+            return True, 0.0, captured
+        return False, worst_difference(exact, known), captured
+
+    def _findings(self, call: Call, reference: Reference, candidate: Arrays) -> tuple[Finding, ...]:
         graph = self.original.graph
         scales = [natural_scale(graph, name) for name in graph.outputs]
-        return findings_of(graph.outputs, scales, call.number, reference, candidate, floor)
+        known, floor = reference.own, reference.floor
+        return tuple(findings_of(graph.outputs, scales, call.number, known, candidate, floor))
 
 
 def prove(
-    proof: Proof, calls: Iterable[Call], last: int, unmeasured: int, progress: Progress
+    proof: Proof,
+    calls: Iterable[Call],
+    last: int,
+    unmeasured: int,
+    progress: Progress,
+    group: Group = ALONE,
 ) -> Verification:
     """Proves all samples, one at a time; on sample number `last` the original runs in FP16 too."""
-    for call in calls:
-        progress(f"proving sample {call.number + 1}")
-        proof.add(call, before=call.number == last)
-    return proof.done(unmeasured)
+
+    def seen(own: Iterable[Call]) -> Proved:
+        each = (proof.of(c, before=c.number == last, progress=progress) for c in own)
+        return reduce(Proved.__or__, each, Proved())
+
+    return proof.verdict(reduce(Proved.__or__, shared(group, calls, seen)), unmeasured)
 
 
 RUN = 4
@@ -152,7 +211,7 @@ HEAVY = 2**22
 
 
 def delivered(
-    delivery: Delivery, original: Source, calls: Iterable[Call], proof: Verification
+    delivery: Delivery, references: References, calls: Iterable[Call], proof: Verification
 ) -> tuple[Verification, list[str]]:
     """The proof with what is wrong with the deployable where it runs, and notes.
 
@@ -161,6 +220,7 @@ def delivered(
     """
     if not proof.safe:
         return proof, []
+    original = references.original
     graph, findings = original.graph, list[Finding]()
     scales = [natural_scale(graph, name) for name in graph.outputs]
     heavy = sum(value.size for value in graph.values.values()) > HEAVY
@@ -172,7 +232,10 @@ def delivered(
             return replace(proof, delivered=why), []
         if found is None:
             return proof, ["the FP16 deployable is large: its types were run, not its kernels"]
-        reference, floor = original.reference(call), original.evaluate(call, FLOOR)
+        known = references.of(call)
+        reference, floor = known.own, known.floor
+        if references.floor != FLOOR:
+            floor = original.evaluate(call, FLOOR)
         findings += findings_of(graph.outputs, scales, call.number, reference, found, floor)
     if proof.metric:  # errors are the metric's affair, what is not finite is not
         findings = [f for f in findings if f.nonfinite]

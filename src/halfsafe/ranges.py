@@ -51,8 +51,8 @@ class Range:
         binades = dict(self.binades)
         for binade, entries in other.binades.items():
             binades[binade] = binades.get(binade, 0) + entries
-        louder = other.amax > self.amax
-        quieter = other.smallest < self.smallest
+        louder = (other.amax, -other.amax_sample) > (self.amax, -self.amax_sample)
+        quieter = (other.smallest, other.smallest_sample) < (self.smallest, self.smallest_sample)
         return Range(
             amax=max(self.amax, other.amax),
             smallest=min(self.smallest, other.smallest),

@@ -65,6 +65,7 @@ class Samples:
         self._samples: Any = list(samples) if one_shot else samples  # pyright: ignore
         self.first = next(calls(self._samples))
         self.count = 0
+        self.known = length_of(self._samples)
 
     def __iter__(self) -> Iterator[Call]:
         return calls(self._samples)
@@ -93,6 +94,16 @@ class Samples:
             if len(recent) > 2:
                 yield recent.pop(0)
         yield from recent[:-1] if self.unmeasured else recent
+
+
+def length_of(samples: Any) -> int | None:
+    """How many samples there are, where that can be told before they have been seen."""
+    if _is_sample(samples):
+        return 1
+    try:
+        return len(samples)
+    except TypeError:
+        return None
 
 
 def _is_sample(sample: Any) -> bool:

@@ -4,44 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self
 
 from numpy.typing import NDArray
 
 from halfsafe.deviation import Comparison
 from halfsafe.edits import Edit
-from halfsafe.formats import FloatFormat
+from halfsafe.formats import FLOAT32, FloatFormat
 from halfsafe.graph import Graph
+from halfsafe.progress import Progress as Progress
 from halfsafe.ranges import Range
 from halfsafe.samples import Call
 
 Arrays = Sequence[NDArray[Any]]
-"""Outputs: floating ones in FP64, the others as they are."""
-
-Progress = Callable[[str], None]
+"""Outputs, floating ones in FP32 or FP64."""
 
 Shown = Callable[[Call, Arrays, Arrays, Arrays], None]
 """Called with the outputs of a sample in FP32, in FP16 and at the floor."""
 
-T = TypeVar("T")
-
-
-class Group(Protocol):
-    """Processes that each measure a part of the samples."""
-
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def gather(self, mine: T) -> list[T]:
-        """What every process gives, in the order of their ranks; all have to take part."""
-        ...
-
-    def leave(self) -> None:
-        """Ends what joining began."""
-        ...
+ShownOn = Callable[[Call, Sequence[Arrays]], object]
+"""Called with the outputs of a sample on each lane."""
 
 
 class Runnable(Protocol):
@@ -78,6 +60,10 @@ class Part(Runnable, Protocol):
 
     def evaluate(self, call: Call, fmt: FloatFormat, only: Container[str] | None = None) -> Arrays:
         """Outputs in FP32 arithmetic, every value, or some, stored in a format."""
+        ...
+
+    def evaluate_on(self, call: Call, formats: Sequence[FloatFormat]) -> list[Arrays]:
+        """The same in several formats, in one pass side by side."""
         ...
 
     def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> Part:
@@ -133,9 +119,18 @@ class Source(Part, Protocol):
         ...
 
     def measure(
-        self, calls: Iterable[Call], progress: Progress, only: Container[str] | None = None
+        self,
+        calls: Iterable[Call],
+        progress: Progress,
+        only: Container[str] | None = None,
+        formats: Sequence[FloatFormat] = (FLOAT32,),
+        shown: ShownOn | None = None,
     ) -> dict[str, Range]:
-        """Ranges of inputs and activations, or of some of them, one FP32 pass a sample."""
+        """Ranges of inputs and activations, or of some of them, in FP32, one pass a sample.
+
+        `formats` are those of lanes that are computed in the same pass, FP32 the first, of which
+        the outputs are `shown`.
+        """
         ...
 
     def compare(
@@ -153,8 +148,12 @@ class Source(Part, Protocol):
 
     def apply(self, edits: Iterable[Edit]) -> Self: ...
 
-    def reference(self, call: Call) -> Arrays:
-        """Outputs of the user's own model in FP32."""
+    def reference(self, call: Call, computed: Arrays | None = None) -> Arrays:
+        """Outputs of the user's own model in FP32.
+
+        `computed` are those of the graph: they are given back where the source knows that on such
+        a sample the model gives these very bits.
+        """
         ...
 
     def is_half(self, candidate: Any) -> bool:

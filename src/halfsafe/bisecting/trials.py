@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isnan
-
-import numpy as np
+from math import inf
 
 from halfsafe.bisecting.cuts import Cuts
 from halfsafe.bisecting.memory import Memory, Outcome
@@ -18,7 +16,7 @@ from halfsafe.errors import BadInput
 from halfsafe.formats import FloatFormat
 from halfsafe.samples import Call, Samples
 from halfsafe.source import Arrays, Part, Progress
-from halfsafe.verdict import Metric
+from halfsafe.verdict import Metric, error_by
 
 
 class OutOfTime(Exception):
@@ -36,10 +34,7 @@ class Question:
 
     def error(self, sample: int, found: Arrays) -> float:
         """The metric; inf where it is NaN, or where outputs have other shapes."""
-        reference = self.references[sample]
-        alike = [np.shape(x) for x in found] == [np.shape(x) for x in reference]
-        error = float(self.metric(found, reference)) if alike else inf
-        return inf if isnan(error) else error
+        return error_by(self.metric, found, self.references[sample])
 
     def strictly(
         self, network: Part, call: Call, fmt: FloatFormat, only: Container[str] | None = None

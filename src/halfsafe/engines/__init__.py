@@ -42,7 +42,7 @@ class Running(Protocol):
     """Something that an engine has built. It may have `notes` as well, which `notes_of` reads."""
 
     def run(self, call: Call) -> Arrays:
-        """Outputs on a sample that is given in FP32; floating ones in FP64.
+        """Outputs on a sample that is given in FP32; floating ones in FP32 or FP64.
 
         Raises BadInput for a misfit sample.
         """

@@ -67,7 +67,7 @@ class Exported:
         return {name: x.detach().cpu().numpy() for name, x in given}
 
     def read(self, outputs: Iterable[Any]) -> Arrays:
-        """What the model gives, floating outputs in FP64."""
+        """What the model gives, floating outputs in FP32 or FP64."""
         return arrays(outputs)
 
 

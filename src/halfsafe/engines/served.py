@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from halfsafe.errors import BadInput
 from halfsafe.frontends.onnx.deliver import HalfFile
 from halfsafe.frontends.onnx.draws import model_draws
-from halfsafe.frontends.onnx.runtime import embedded, fits_session
+from halfsafe.frontends.onnx.file import save
 from halfsafe.samples import Call
 from halfsafe.source import Arrays, Runnable
 
@@ -39,7 +39,7 @@ class Served(Protocol):
         ...
 
     def read(self, outputs: Iterable[Any]) -> Arrays:
-        """What the model gives, in the order of the original's outputs, floating ones in FP64."""
+        """What the model gives, in the order of the original's outputs, floating ones in FP32 or FP64."""
         ...
 
 
@@ -98,7 +98,6 @@ def saved(model: ir.Model) -> Generator[Path]:
             "pass what it draws as an input"
         )
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path, whole = Path(folder) / "model.onnx", embedded(model)
-        beside = None if fits_session(whole) else f"{path.name}.data"
-        ir.save(whole, path, external_data=beside)
+        path = Path(folder) / "model.onnx"
+        save(model, path)
         yield path

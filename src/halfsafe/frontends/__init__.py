@@ -8,7 +8,8 @@ from typing import Any
 
 from halfsafe.errors import BadInput
 from halfsafe.samples import Call
-from halfsafe.source import Group, Source
+from halfsafe.sharing import Group
+from halfsafe.source import Source
 
 
 def open_model(

@@ -9,7 +9,7 @@ three answers. Nothing here knows how the arrays came about.
 
 from halfsafe.verdict.finding import TOLERANCE, VISIBLE, Answer, Finding, Row, finding, judge, plain
 from halfsafe.verdict.look import find, findings_of
-from halfsafe.verdict.metrics import METRICS, Metric, metric_of
+from halfsafe.verdict.metrics import METRICS, Metric, error_by, metric_of
 from halfsafe.verdict.verification import CAPTURED, EXACT, Verification
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Metric",
     "Row",
     "Verification",
+    "error_by",
     "find",
     "finding",
     "findings_of",

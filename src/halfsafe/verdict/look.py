@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, sqrt
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halfsafe.deviation import ROUNDING, WRONG, Array
+from halfsafe.deviation import ROUNDING, Array
 from halfsafe.errors import BadInput
-from halfsafe.verdict.finding import NOTHING, TOLERANCE, USUAL, WIDE, Finding, Row
+from halfsafe.verdict.finding import NOTHING, USUAL, Finding
+from halfsafe.verdict.sums import Sums
 
 
 def findings_of(
@@ -55,8 +55,8 @@ def find(
 ) -> Finding:
     """Measures one output of one sample: the candidate and the floor beside the reference.
 
-    Arrays are FP64, or integers, which have to be equal. `scale` is the natural scale of a bounded
-    output, 0.0 without one: errors below one rounding of it count as none.
+    Integers have to be equal. `scale` is the natural scale of a bounded output, 0.0 without one:
+    errors below one rounding of it count as none.
 
     >>> x = np.array([[3.0, 4.0], [1e-8, 1e-8]])
     >>> found = find(0, "y", 0, x, np.array([[3.0, 4.0], [0.0, 0.0]]), x)
@@ -86,30 +86,36 @@ def _of_floats(
     scale: float,
 ) -> Finding:
     """Entry by entry, and by the parts that people read by themselves."""
-    x, error, broken = _errors(reference, candidate, scale)
-    _, of_floor, broken_floor = _errors(reference, floor, scale)
-    size = np.abs(x)
-    flushed = (candidate == 0) & (of_floor <= size / 64)
-    lost = (size > 0) & (error >= size / 2) & (flushed | (of_floor <= size / 512))
-    if _is_distribution(x):
-        lost &= error > ROUNDING
-    rows = _rows(x, error, of_floor)
-    wide = [row for row in rows if row.weight >= WIDE]
-    columns = [] if scale else [c for c in _columns(x, error, of_floor) if _is_off(c)]
+    sums, lost = Sums(reference.shape), _Lost(_is_distribution(reference))
+    broken = broken_floor = 0
+    flat = [sums.laid_out(a) for a in (reference, candidate)]
+    of_floor = sums.laid_out(floor) if floor.shape == reference.shape else None
+    for block in sums.blocks():
+        x, found = (a[block] for a in flat)
+        x, error, odd = _errors(x, found, scale)
+        if of_floor is None:
+            least, odd_floor = np.full(x.shape, inf), x.size
+        else:
+            _, least, odd_floor = _errors(flat[0][block], of_floor[block], scale)
+        broken, broken_floor = broken + odd, broken_floor + odd_floor
+        sums.add(block, x, error, least)
+        lost.add(x, error, least, found == 0)
+    rows, whole = sums.rows(), sums.whole()
+    parts = [rows.worst(), *([] if scale else [c.worst_off() for c in sums.columns()])]
     return Finding(
         output=output,
         name=name,
         sample=sample,
         count=int(reference.size),
-        whole=_row(0, x, error, of_floor),
-        row=max([*wide, *columns], key=lambda r: r.excess, default=None),
-        far=max(wide, key=lambda r: r.relative, default=None),
-        rows=max(len(rows), 1),
-        usual=median([row.relative_floor for row in rows]) if rows else 0.0,
-        largest=float(error.max(initial=0.0)),
-        lost=int(lost.sum()),
-        stray=int((lost & (size > USUAL * _rms(x))).sum()),
-        flushed=int((lost & (candidate == 0)).sum()),
+        whole=whole,
+        row=max((r for r in parts if r), key=lambda r: r.excess, default=None),
+        far=rows.farthest(),
+        rows=max(rows.count, 1),
+        usual=rows.usual(),
+        largest=sums.largest,
+        lost=lost.count,
+        stray=lost.stray(USUAL * whole.norm / sqrt(max(reference.size, 1))),
+        flushed=lost.flushed,
         nonfinite=broken,
         floor_nonfinite=broken_floor,
     )
@@ -120,16 +126,47 @@ def _errors(reference: Array, found: Array, scale: float) -> tuple[Array, Array,
 
     A reference of -inf has to be answered by -inf.
     """
-    if found.shape != reference.shape:
-        return reference, np.full(reference.shape, inf), int(reference.size)
-    finite = np.isfinite(reference)
-    same = finite & np.isfinite(found)
-    odd = ~same & ~((reference == found) | (np.isnan(reference) & np.isnan(found)))
+    x, found = (a.astype(np.float64, copy=False) for a in (reference, found))
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.where(same, np.abs(found - reference), 0.0)
+        error = np.abs(found - x)
+    odd = 0
+    if not np.isfinite(error).all():
+        finite = np.isfinite(x)
+        same = finite & np.isfinite(found)
+        odd = int((~same & ~((x == found) | (np.isnan(x) & np.isnan(found)))).sum())
+        x, error = np.where(finite, x, 0.0), np.where(same, error, 0.0)
     if scale:
         error = np.where(error > 2 * ROUNDING * scale, error, 0.0)
-    return np.where(finite, reference, 0.0), error, int(odd.sum())
+    return x, error, odd
+
+
+class _Lost:
+    """Entries that are right at the floor and far off, or 0, in the candidate."""
+
+    def __init__(self, is_distribution: bool) -> None:
+        self._least = ROUNDING if is_distribution else 0.0
+        self._sizes: list[Array] = []
+        self.flushed = 0
+
+    def add(self, x: Array, error: Array, floor: Array, zero: NDArray[np.bool_]) -> None:
+        """Looks at the entries of a block, of which some are `zero` in the candidate."""
+        size = np.abs(x)
+        far = (2 * error >= size) & (size > 0)
+        if self._least:
+            far &= error > self._least
+        if far.any():
+            size, floor, zero = size[far], floor[far], zero[far]
+            lost = (zero & (floor <= size / 64)) | (floor <= size / 512)
+            self._sizes.append(size[lost])
+            self.flushed += int((lost & zero).sum())
+
+    @property
+    def count(self) -> int:
+        return sum(sizes.size for sizes in self._sizes)
+
+    def stray(self, least: float) -> int:
+        """Those of them that are larger than this."""
+        return sum(int((sizes > least).sum()) for sizes in self._sizes)
 
 
 def _of_integers(
@@ -153,55 +190,9 @@ def _differing(reference: NDArray[Any], found: NDArray[Any]) -> int:
     return int(np.sum(reference != found))
 
 
-def _rows(x: Array, error: Array, floor: Array) -> list[Row]:
-    """What people read by itself: items of a batch, rows of a matrix or a batch of them."""
-    if x.ndim < 2 or not x.size:
-        return [_row(0, x, error, floor)] if x.size else []
-    width = x.shape[-1] if x.ndim <= 3 else x.size // x.shape[0]
-    parts = [a.reshape(-1, width) for a in (x, error, floor)]
-    squares = parts[0] ** 2
-    norms, errors, floors = (np.sqrt((a**2).sum(1)) for a in parts)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weights = np.nan_to_num(squares.sum(1) ** 2 / (squares**2).sum(1))
-    numbers = zip(norms, errors, floors, weights, strict=True)
-    return [
-        Row(i, float(n), float(e), float(f), float(w)) for i, (n, e, f, w) in enumerate(numbers)
-    ]
-
-
-def _is_off(row: Row) -> bool:
-    """Whether a part is of no use, and could be: the floor is no excuse."""
-    return row.weight >= WIDE and row.excess > WRONG and row.relative > TOLERANCE
-
-
-def _columns(x: Array, error: Array, floor: Array) -> list[Row]:
-    """The features of a matrix or a batch of them, and the channels of anything larger."""
-    if x.ndim < 2 or not x.size:
-        return []
-    axes = (-1,) if x.ndim == 2 else (-1, 1) if x.ndim == 3 else (1,)
-    return [
-        replace(row, what="feature" if axis == -1 else "channel")
-        for axis in axes
-        for row in _rows(
-            *(np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (x, error, floor))
-        )
-    ]
-
-
-def _row(number: int, x: Array, error: Array, floor: Array) -> Row:
-    squares = x**2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weight = float(np.nan_to_num(squares.sum() ** 2 / (squares**2).sum()))
-    norm, of_error, of_floor = (sqrt(float((a**2).sum())) for a in (x, error, floor))
-    return Row(number, norm, of_error, of_floor, weight)
-
-
-def _rms(x: Array) -> float:
-    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
-
-
 def _is_distribution(x: Array) -> bool:
     """Whether the last axis holds probabilities: entries near 0 are then small beside 1."""
-    if not x.size or x.ndim == 0 or x.shape[-1] < 2 or (x < 0).any():
+    if not x.size or x.ndim == 0 or x.shape[-1] < 2 or np.min(x) < 0:
         return False
-    return bool(np.all(np.abs(x.sum(-1) - 1.0) < 2.0**-8))
+    total = x.sum(-1, dtype=np.float64, where=np.isfinite(x))
+    return bool(np.all(np.abs(total - 1.0) < 2.0**-8))

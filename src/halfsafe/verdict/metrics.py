@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
+from math import inf, isnan
 
 import numpy as np
 
@@ -71,6 +71,18 @@ METRICS: Mapping[str, Metric] = {
     "top-1": top1,
     "cosine": cosine,
 }
+
+
+def error_by(metric: Metric, candidate: Sequence[Array], reference: Sequence[Array]) -> float:
+    """What a metric says of outputs, given to it in FP64; inf where shapes differ, and for NaN."""
+    if [np.shape(c) for c in candidate] != [np.shape(r) for r in reference]:
+        return inf
+    found = float(metric(*([_wide(x) for x in outputs] for outputs in (candidate, reference))))
+    return inf if isnan(found) else found
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(np.float64, copy=False) if np.asarray(x).dtype.kind == "f" else x
 
 
 def metric_of(chosen: str | Metric | None) -> tuple[str, Metric | None]:

@@ -1,10 +1,15 @@
-"""What measuring asks of NumPy: `halfsafe.measure.Arithmetic`."""
+"""What measuring asks of NumPy: `halfsafe.measure.Arithmetic`.
+
+Every value of a network passes through here, and so does every constant, so that looking at entries
+must not take longer than computing them. Entries are taken a chunk at a time, in buffers that stay
+in a processor's cache, and never a copy of a whole array beside it; what is rounded to FP16 is
+rounded by ONNX Runtime's Cast, which has the processor's own instruction for it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import reduce
 from math import inf, nan
 from typing import Any
 
@@ -12,29 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfsafe.deviation import Deviation
-from halfsafe.deviation import deviation as deviation_of
-from halfsafe.formats import FLOAT32, FloatFormat
+from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
+from halfsafe.frontends.onnx.casts import through_half
 from halfsafe.ranges import Range
 from halfsafe.source import Arrays
 
 Array = NDArray[Any]
 
-CHUNK = 2**20
-"""Entries that are looked at together: copies of them fit a processor's cache."""
+CHUNK = 2**17
+"""Entries that are looked at together: a few copies of them fit a processor's cache."""
+
+_TOP = 255
+"""The exponent field of inf and NaN."""
 
 
 def floating(x: Array) -> bool:
     """Whether the entries are floating numbers."""
     return x.dtype.kind == "f"
-
-
-def range_of(x: Array) -> Range:
-    """The Range of one array, FP64 as FP32 sees it.
-
-    >>> range_of(np.array([0.0, -3.0, 0.5], np.float32)).binades
-    {-1: 1, 1: 1}
-    """
-    return reduce(Range.__or__, map(_range_of_chunk, chunks(x)))
 
 
 def chunks(x: Array) -> Iterator[Array]:
@@ -43,26 +42,85 @@ def chunks(x: Array) -> Iterator[Array]:
     return (flat[i : i + CHUNK] for i in range(0, max(flat.size, 1), CHUNK))
 
 
-def _range_of_chunk(x: Array) -> Range:
-    """Counted by the exponents in their bits: 0 is that of zeros and subnormals, 255 of inf."""
-    magnitudes = np.abs(x.astype(np.float32, copy=False))
-    exponents = magnitudes.view(np.uint32) >> np.uint32(23)
-    counts = np.bincount(exponents, minlength=256)
-    small = magnitudes[exponents == 0] if counts[0] else magnitudes[:0]
-    subnormal = small[small > 0]
-    lowest: list[int] = (np.frexp(subnormal)[1] - 1).tolist()
-    binades = dict(Counter(lowest))
-    binades |= {int(e) - 127: int(counts[e]) for e in np.flatnonzero(counts[:255]) if e}
-    if counts[0] or counts[255]:
-        magnitudes = magnitudes[(magnitudes > 0) & (magnitudes < inf)]
-    return Range(
-        amax=float(magnitudes.max()) if magnitudes.size else 0.0,
-        smallest=float(magnitudes.min()) if magnitudes.size else inf,
-        zeros=int(small.size - subnormal.size),
-        nonfinite=int(counts[255]),
-        count=int(exponents.size),
-        binades=binades,
-    )
+def range_of(x: Array) -> Range:
+    """The Range of one array, FP64 as FP32 sees it.
+
+    A magnitude and its bit pattern without the sign have the same order (IEEE 754-2019, section
+    3.4), so that extremes are found on integers; the pattern 0 less 1 is the largest of all, which
+    leaves zeros out of the least. Exponents are counted two at a time: NumPy counts integers one
+    by one, but a pair of bytes is one of 65,536.
+
+    >>> range_of(np.array([0.0, -3.0, 0.5], np.float32)).binades
+    {-1: 1, 1: 1}
+    """
+    found = _Counts(min(x.size, CHUNK))
+    for chunk in chunks(x):
+        found.add(chunk)
+    return found.range()
+
+
+class _Counts:
+    """Extremes and counts over chunks; patterns are those of FP32, shifted by the sign."""
+
+    def __init__(self, size: int) -> None:
+        self._patterns, self._shifted = np.empty((2, max(size, 1)), np.uint32)
+        self._exponents = np.zeros(size + size % 2, np.uint8)
+        self._counts = np.zeros(256, np.int64)
+        self._least, self._largest, self._zeros = 2**32 - 1, 0, 0
+        self._subnormal: Counter[int] = Counter()
+
+    def add(self, chunk: Array) -> None:
+        """Counts the entries of one chunk, of at most the size that was announced."""
+        size = chunk.size
+        if not size:
+            return
+        given = np.ascontiguousarray(chunk, np.float32).view(np.uint32)
+        patterns, shifted = self._patterns[:size], self._shifted[:size]
+        np.left_shift(given, 1, out=patterns)
+        np.right_shift(patterns, 24, out=shifted)
+        counts = self._count(shifted)
+        if counts[_TOP]:
+            patterns = patterns[shifted != _TOP]
+        if counts[0]:
+            small = patterns[patterns < 1 << 24]
+            subnormal = small[small > 0]
+            self._zeros += small.size - subnormal.size
+            values = (subnormal >> np.uint32(1)).view(np.float32)
+            self._subnormal.update((np.frexp(values)[1] - 1).tolist())
+        self._counts += counts
+        if patterns.size:
+            self._largest = max(self._largest, int(patterns.max()))
+            patterns -= 1
+            self._least = min(self._least, int(patterns.min()))
+
+    def _count(self, exponents: Array) -> Array:
+        """How many there are of each exponent, in pairs; an odd one is paired with a 0 too many."""
+        size = exponents.size
+        even = size + size % 2
+        self._exponents[even - 1] = 0
+        self._exponents[:size] = exponents
+        pairs = np.bincount(self._exponents[:even].view(np.uint16), minlength=2**16)
+        table = pairs.reshape(256, 256)
+        counts = table.sum(0) + table.sum(1)
+        counts[0] -= even - size
+        return counts
+
+    def range(self) -> Range:
+        """What has been counted."""
+        binades = {int(e) - 127: int(n) for e, n in enumerate(self._counts[:_TOP]) if n and e}
+        return Range(
+            amax=_number(self._largest),
+            smallest=_number(self._least + 1) if self._least < 2**32 - 1 else inf,
+            zeros=self._zeros,
+            nonfinite=int(self._counts[_TOP]),
+            count=int(self._counts.sum()),
+            binades=dict(sorted(self._subnormal.items())) | binades,
+        )
+
+
+def _number(pattern: int) -> float:
+    """The magnitude of a pattern that was shifted by the sign."""
+    return float(np.uint32(pattern >> 1).view(np.float32))
 
 
 def rounded(x: Array, fmt: FloatFormat) -> Array:
@@ -74,10 +132,27 @@ def rounded(x: Array, fmt: FloatFormat) -> Array:
     >>> rounded(np.array([2049.0, 1e-30], np.float32), FLOOR).tolist()[0]
     2048.0
     """
-    if fmt.name == "float16":  # the one that NumPy rounds to by itself
-        with np.errstate(over="ignore"):
-            return x.astype(np.float16).astype(x.dtype)
-    return x if fmt == FLOAT32 else by_bits(x, fmt)
+    if fmt == FLOAT32:
+        return x
+    if fmt == FLOAT16:
+        return through_half(x)
+    made = np.empty(x.shape, x.dtype)
+    for chunk, into in zip(chunks(x), chunks(made), strict=True):
+        into[:] = _to_bits(chunk, fmt) if fmt.unlimited else by_bits(chunk, fmt)
+    return made
+
+
+def _to_bits(x: Array, fmt: FloatFormat) -> Array:
+    """One chunk rounded to a format's bits at any exponent: `by_bits`, if nothing is beyond it."""
+    wide = np.ascontiguousarray(x, np.float32)
+    bits, cut = wide.view(np.uint32), FLOAT32.mantissa_bits - fmt.mantissa_bits
+    made = np.right_shift(bits, cut)
+    made &= 1
+    made += (1 << (cut - 1)) - 1
+    made += bits
+    made &= 2**32 - (1 << cut)
+    found = made.view(np.float32)
+    return found if np.isfinite(found).all() else by_bits(x, fmt)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -107,19 +182,50 @@ def by_bits(x: Array, fmt: FloatFormat) -> Array:
 
 
 def deviation(candidate: Array, reference: Array) -> Deviation:
-    """As `halfsafe.deviation.deviation`, of arrays of any type."""
-    return deviation_of(candidate.astype(np.float64), reference.astype(np.float64))
+    """As `halfsafe.deviation.deviation`, of arrays of any type.
+
+    >>> deviation(np.array([1.0, np.inf]), np.array([2.0, 2.0]))
+    Deviation(squared_error=1.0, squared_norm=8.0, nonfinite=1, count=2)
+    """
+    if candidate.shape != reference.shape:
+        raise ValueError(f"outputs of shapes {candidate.shape} and {reference.shape}")
+    found = Deviation()
+    for chunk, known in zip(chunks(candidate), chunks(reference), strict=True):
+        found += _deviation_of_chunk(chunk.astype(np.float64), known.astype(np.float64))
+    return found
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def _deviation_of_chunk(candidate: Array, reference: Array) -> Deviation:
+    """The sums tell by themselves whether an entry is not finite: then the slow way."""
+    candidate -= reference
+    np.square(candidate, out=candidate)
+    error = float(candidate.sum())
+    norm = float(np.square(reference).sum())
+    if np.isfinite(error) and np.isfinite(norm):
+        return Deviation(error, norm, 0, reference.size)
+    counted = np.isfinite(reference)
+    broken = counted & ~np.isfinite(candidate)
+    return Deviation(
+        squared_error=float(candidate[counted & ~broken].sum()),
+        squared_norm=float(np.square(reference[counted]).sum()),
+        nonfinite=int(broken.sum()),
+        count=int(counted.sum()),
+    )
 
 
 def differing(a: Array, b: Array) -> int:
     """Entries that are not the same; NaN is the same as NaN."""
-    return int(((a != b) & ~(np.isnan(a) & np.isnan(b))).sum())
+    apart = int(np.count_nonzero(a != b))
+    if not apart or a.dtype.kind != "f":
+        return apart
+    return apart - int(np.count_nonzero(np.isnan(a) & np.isnan(b)))
 
 
 def arrays(outputs: Iterable[Any]) -> Arrays:
-    """Outputs with floating ones in FP64; of a sequence all entries in one row."""
+    """Outputs, FP16 in FP32; of a sequence all entries in one row."""
     found = [_array(x) for x in outputs]
-    return [x.astype(np.float64) if x.dtype.kind == "f" else x for x in found]
+    return [x.astype(np.float32) if x.dtype == np.float16 else x for x in found]
 
 
 def _array(x: Array | list[Array] | None) -> Array:

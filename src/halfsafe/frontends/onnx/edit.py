@@ -27,6 +27,7 @@ from halfsafe.edits import (
     steps,
 )
 from halfsafe.errors import EditError
+from halfsafe.formats import FLOAT32
 from halfsafe.frontends.onnx.forms import lower
 from halfsafe.frontends.onnx.one_node import captured
 from halfsafe.frontends.onnx.parts import Part, numbers_of, parts
@@ -49,6 +50,13 @@ def apply(program: OnnxProgram, edits: Iterable[Edit]) -> OnnxProgram:
     for edit in edits:
         editor.make(edit)
     return editor.program()
+
+
+def times_power(x: Array, bits: int) -> Array:
+    """x times 2^bits: a product with a power of two that FP32 has is as exact, and quicker."""
+    if x.dtype == np.float32 and abs(bits) < FLOAT32.max_binade:
+        return x * np.float32(2.0**bits)
+    return np.ldexp(x, bits)
 
 
 class _Editor:
@@ -102,7 +110,7 @@ class _Editor:
     def _fold(self, use: Use, exponent: int) -> None:
         held = self._read(use)
         name = f"{held.name}.x2^{-exponent}"
-        self._reads(use, self._constant(name, held, lambda x: np.ldexp(x, -exponent)))
+        self._reads(use, self._constant(name, held, lambda x: times_power(x, -exponent)))
 
     def _number(self, use: Use, number: float, suffix: str) -> None:
         node = self.nodes[use.node]

@@ -17,7 +17,9 @@ import onnx_ir as ir
 
 from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, first_line
-from halfsafe.frontends.onnx.runtime import fits_session
+from halfsafe.frontends.onnx import mapped
+from halfsafe.frontends.onnx.mapped import without_tensors
+from halfsafe.frontends.onnx.runtime import fits_message
 from halfsafe.frontends.onnx.values import values_of
 
 Given = str | Path | onnx.ModelProto | ir.Model
@@ -37,20 +39,38 @@ def _read(given: Any) -> ir.Model:
         try:
             read = ir.from_proto(given)
             read.graph.sort()  # ONNX Runtime takes nodes in any order, the checker does not
-            check(ir.to_proto(read))
+            check(without_tensors(read)[0])
             return read
         except Exception as error:
             raise BadInput(f"the model is not valid ONNX: {first_line(error)}") from error
     return load(given)
 
 
-def check(model: onnx.ModelProto | Path) -> None:
-    """Raises what onnx's checker does, but for what ONNX Runtime takes all the same."""
+def check(model: onnx.ModelProto) -> None:
+    """Raises what onnx's checker does, but for what ONNX Runtime takes all the same.
+
+    Tensors that are not in the message are taken for empty ones.
+    """
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for tensor in light.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _empty(tensor)
+    for node in light.graph.node:
+        for attribute in node.attribute:
+            if attribute.t.data_location == onnx.TensorProto.EXTERNAL:
+                _empty(attribute.t)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:
         if not any(words in str(error) for words in _TAKEN):
             raise
+
+
+def _empty(tensor: onnx.TensorProto) -> None:
+    for field in ("external_data", "data_location", "dims"):
+        tensor.ClearField(field)
+    tensor.dims.append(0)
 
 
 _TAKEN = ("is deprecated in domain_version", "Field 'shape' of 'type' is required")
@@ -58,12 +78,17 @@ _TAKEN = ("is deprecated in domain_version", "Field 'shape' of 'type' is require
 
 
 def check_data(model: ir.Model) -> None:
-    """Raises BadInput where a file of constants is missing, or shorter than they are."""
-    held = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
-    for tensor in (tensor for tensor in held if isinstance(tensor, ir.ExternalTensor)):
+    """Raises BadInput where a file of constants is missing, or shorter than they are, and for a
+    constant of another size than its type and shape say."""
+    for tensor in _external_tensors(model):
         path = Path(tensor.path)
         if not path.is_file():
             raise BadInput(f"there is no file '{path}', which holds '{tensor.name}'")
+        if tensor.length not in (None, tensor.nbytes):
+            raise BadInput(
+                f"'{tensor.name}' has {tensor.length} bytes, and {tensor.nbytes} by its type and "
+                "shape: the file is damaged, copy it again"
+            )
         end, size = (tensor.offset or 0) + tensor.nbytes, path.stat().st_size
         if end > size:
             raise BadInput(
@@ -78,10 +103,38 @@ def load(source: str | Path) -> ir.Model:
     if not path.is_file():
         raise BadInput(f"there is no file '{path}'")
     try:
-        check(path)
-        return ir.load(path)
+        proto = mapped.read(path)
+        check(proto)
+        return _placed(ir.from_proto(proto), path)
     except Exception as error:
         raise BadInput(f"'{path}' is not a valid ONNX model: {first_line(error)}") from error
+
+
+def _placed(model: ir.Model, path: Path) -> ir.Model:
+    """The model with what lies in other files looked for beside its own, and nowhere else.
+
+    Raises ValueError for a file that is not there.
+    """
+    folder = path.absolute().parent
+    for tensor in _external_tensors(model):
+        if tensor.location == str(path.absolute()):
+            continue  # it lies in the model's own file
+        tensor.base_dir = str(folder)
+        place = Path(tensor.path).resolve()
+        if not place.is_relative_to(folder.resolve()):
+            raise ValueError(f"'{tensor.location}', which holds '{tensor.name}', is not beside it")
+        if not place.is_file():
+            raise ValueError(f"there is no file '{tensor.path}', which holds '{tensor.name}'")
+    return model
+
+
+def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    held: list[Any] = [v.const_value for g in model.graphs() for v in g.initializers.values()]
+    for node in model.graph.all_nodes():
+        for attribute in node.attributes.values():
+            if attribute.type is ir.AttributeType.TENSOR:
+                held.append(attribute.as_tensor())
+    return (tensor for tensor in held if isinstance(tensor, ir.ExternalTensor))
 
 
 def check_text(model: ir.Model) -> None:
@@ -108,6 +161,14 @@ def data_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
+def save(model: ir.Model, path: Path) -> None:
+    """Writes a model, its constants beside it if one message cannot hold them."""
+    if fits_message(model):
+        mapped.write(model, path)
+    else:
+        ir.save(model, path, external_data=data_of(path).name)
+
+
 def write(
     model: ir.Model,
     path: Path,
@@ -122,10 +183,10 @@ def write(
     """
 
     def whole(partial: str) -> None:
-        ir.save(model, partial, format="protobuf")
+        mapped.write(model, partial)
         check(Path(partial))
 
-    if fits_session(model) and not beside:
+    if fits_message(model) and not beside:
         atomically(path, whole)
         return
     data = data_of(path)

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from halfsafe.errors import BadInput, CaptureError, first_line
+from halfsafe.frontends.onnx.mapped import remapped
 from halfsafe.frontends.onnx.opset import infer_types
-from halfsafe.frontends.onnx.runtime import embedded
 from halfsafe.frontends.onnx.values import Names, graph_values, is_cast, tensor_of, value_at
 
 
@@ -25,8 +25,7 @@ def flatten(model: ir.Model) -> ir.Model:
     for node in ir.traversal.RecursiveGraphIterator(copy.graph):
         held = node.attributes.get("value")
         if node.op_type == "Constant" and held is not None:  # lifting renames the tensor
-            tensor = ir.Tensor(held.as_tensor().numpy(), dtype=held.as_tensor().dtype)
-            node.attributes["value"] = ir.AttrTensor("value", tensor)
+            node.attributes["value"] = ir.AttrTensor("value", remapped(held.as_tensor()))
     for run in (
         passes.InlinePass(),
         _BodiesPass(),
@@ -137,16 +136,11 @@ def _copy(model: ir.Model) -> ir.Model:
     Its tensors have names of their own: those of the argument stay as they are.
     """
     try:
-        copy = embedded(model).clone()
+        copy = model.clone()
     except RuntimeError:
         copy = ir.from_proto(ir.to_proto(model))
         copy.graph.sort()
     for value in (value for graph in copy.graphs() for value in graph.initializers.values()):
         if value.const_value is not None:
-            value.const_value = _renamable(value.const_value)
+            value.const_value = remapped(value.const_value)
     return copy
-
-
-def _renamable(tensor: ir.TensorProtocol) -> ir.LazyTensor:
-    shape = ir.Shape(tensor.shape.numpy())
-    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=shape, name=tensor.name)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +23,9 @@ from halfsafe.frontends.onnx.flatten import flatten
 from halfsafe.frontends.onnx.opset import infer_types
 from halfsafe.frontends.onnx.parts import parts
 from halfsafe.frontends.onnx.reader import Seen, is_scalar, read_graph
-from halfsafe.frontends.onnx.run import Evaluator, as_it_is, by_element, constant
-from halfsafe.frontends.onnx.runtime import Sessions, fits_session
+from halfsafe.frontends.onnx.run import Evaluator, as_it_is, by_element
 from halfsafe.frontends.onnx.values import Elements, values_of
-from halfsafe.graph import Graph, Kind
+from halfsafe.graph import Graph
 from halfsafe.measure import Arithmetic, Lanes, Store
 from halfsafe.samples import Call
 
@@ -62,17 +61,11 @@ class OnnxProgram:
         return frozenset(name for name, value in held if is_scalar(value))
 
     @cached_property
-    def _sessions(self) -> Sessions:
-        return Sessions(self.model)
-
-    @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.model)
 
     def run(self, call: Call) -> list[Array]:
         """Outputs of the model as it is. Raises BadInput for a misfit sample."""
-        if fits_session(self.model):
-            return self._sessions.run(call)
         return [x for (x,) in self.evaluate(call, as_it_is)]
 
     @property
@@ -93,8 +86,11 @@ class OnnxProgram:
         return self._evaluator.run(call, by_element(store), lanes)
 
 
-def open_program(model: ir.Model, call: Call) -> OnnxProgram:
-    """Flattens a model, and runs it on one sample to see every value's type and shape."""
+def open_program(model: ir.Model, call: Call) -> tuple[OnnxProgram, list[Any]]:
+    """Flattens a model, and runs it on one sample to see every value's type and shape.
+
+    Given with it are the outputs.
+    """
     flat = flatten(model)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, np.dtype[Any]] = {}
@@ -104,7 +100,7 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
         if found is not None:
             shapes[name], dtypes[name], types[name] = found.shape, found.dtype, _type_of(found)
 
-    Evaluator(flat).run(call, as_it_is, see=see)
+    outputs = [x for (x,) in Evaluator(flat).run(call, as_it_is, see=see)]
     with suppress(BadInput):
         infer_types(flat)  # which knows what may be missing
     for value in values_of(flat):
@@ -120,7 +116,7 @@ def open_program(model: ir.Model, call: Call) -> OnnxProgram:
             "cannot be found again"
         )
     write_scales(flat, shapes)
-    return OnnxProgram(flat, shapes, dtypes)
+    return OnnxProgram(flat, shapes, dtypes), outputs
 
 
 def _type_of(found: Any) -> ir.TypeProtocol:
@@ -128,10 +124,3 @@ def _type_of(found: Any) -> ir.TypeProtocol:
     text = found.dtype.kind in "OUS"
     kind = ir.TensorType(ir.DataType.STRING if text else ir.DataType.from_numpy(found.dtype))
     return ir.SequenceType(kind) if isinstance(found, Elements) else kind
-
-
-def initialisers(program: OnnxProgram) -> Iterable[tuple[str, Array]]:
-    """The constants that the graph reads, one after the other."""
-    for name, value in program.graph.values.items():
-        if value.kind == Kind.CONSTANT and value.floating:
-            yield name, constant(program.model, name)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line
 from halfsafe.frontends.onnx.feeds import feeds_of
+from halfsafe.frontends.onnx.mapped import aligned
 from halfsafe.frontends.onnx.one_node import OneNode, Opsets, captured
 from halfsafe.frontends.onnx.parts import branches, is_open, states
 from halfsafe.frontends.onnx.values import Elements, bodies_of, graph_values
@@ -277,4 +278,4 @@ def constant(model: ir.Model, name: str) -> Array:
     held = model.graph.initializers.get(name)
     if held is None or held.const_value is None:
         raise BadInput(f"nothing computes '{name}', and the file holds no tensor of that name")
-    return held.const_value.numpy()
+    return aligned(held.const_value.numpy())

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
+from weakref import finalize
 
 import onnx
 import onnx_ir as ir
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.onnx.draws import model_draws, seed
 from halfsafe.frontends.onnx.feeds import feeds_of
+from halfsafe.frontends.onnx.mapped import in_one_folder, refer, without_tensors, written_to
 from halfsafe.samples import Call
 
 Array = NDArray[Any]
@@ -51,18 +54,47 @@ def session(model: ir.Model, *, optimised: bool = False, provider: str = CPU) ->
 
     Raises BadInput where ONNX Runtime does not take the model.
     """
-    options, model = options_of(optimised=optimised), embedded(model)
+    options = options_of(optimised=optimised)
     try:
-        if fits_session(model):
-            proto = ir.to_proto(model)
-            seed(chain(proto.graph.node, *(function.node for function in proto.functions)))
-            return opened(proto.SerializeToString(), options, provider)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(model, path, external_data="model.onnx.data")
-            return opened(path, options, provider)
+        return _opened(model, options, provider)
     except Exception as error:
         raise BadInput(f"ONNX Runtime does not take the model: {first_line(error)}") from error
+
+
+def _opened(model: ir.Model, options: Any, provider: str) -> Any:
+    """A session whose constants are mapped; a folder that was made for them goes when it does."""
+    text, folder = _referring(model, options)
+    try:
+        made = opened(text, options, provider)
+    except BaseException:
+        if folder is not None:
+            rmtree(folder, ignore_errors=True)
+        raise
+    if folder is not None:
+        finalize(made, rmtree, folder, ignore_errors=True)
+    return made
+
+
+def _referring(model: ir.Model, options: Any) -> tuple[bytes, Path | None]:
+    """A model's message, which refers to its large constants, and a folder made for these.
+
+    They are mapped where they lie, if that is in one folder and they begin where numbers may begin
+    in memory; else they are written to a file of that kind, one after the other. So no size is too
+    much for a message, and a session has no copy of its own.
+    """
+    proto, tensors = without_tensors(model)
+    seed(chain(proto.graph.node, *(function.node for function in proto.functions)))
+    if not tensors:
+        return proto.SerializeToString(), None
+    placed, made = in_one_folder(tensors), None
+    if placed is None:
+        made = Path(mkdtemp()).resolve()
+        placed = made, written_to(made / "constants", tensors)
+    folder, lying = placed
+    refer(proto, lying)
+    key = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(key, str(folder))
+    return proto.SerializeToString(), made
 
 
 def opened(model: bytes | Path, options: Any, provider: str = CPU) -> Any:
@@ -79,8 +111,8 @@ def opened(model: bytes | Path, options: Any, provider: str = CPU) -> Any:
     return made
 
 
-def fits_session(model: ir.Model) -> bool:
-    """Whether a model's constants fit into one message, and several copies of them into memory."""
+def fits_message(model: ir.Model) -> bool:
+    """Whether a model's constants fit into one message."""
     held = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in held if tensor is not None) < PROTOBUF_LIMIT
 
@@ -130,39 +162,14 @@ def _reads(opset: int, ir_version: int) -> bool:
     return True
 
 
-def embedded(model: ir.Model) -> ir.Model:
-    """The model without references to other files; their tensors are in memory while read."""
-    if not data_files(model):
-        return model
-    copy = model.clone()
-    for value in copy.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = _read_each_time(value.const_value)
-    return copy
-
-
-def _read_each_time(tensor: ir.ExternalTensor) -> ir.LazyTensor:
-    """Maps the file anew for each reader: pages that were read go when their reader does."""
-
-    def mapped() -> ir.ExternalTensor:
-        return ir.ExternalTensor(
-            tensor.location,
-            tensor.offset,
-            tensor.length,
-            tensor.dtype,
-            shape=tensor.shape,
-            name=tensor.name or "",
-            base_dir=tensor.base_dir,
-        )
-
-    return ir.LazyTensor(mapped, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
-
-
 def options_of(*, optimised: bool) -> Any:
     """Threads sleep while they wait: there is a session for each kind of operator."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # which keeps what it has once been given
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimised:  # which copies the weights, in another order
+        options.add_session_config_entry("session.disable_prepacking", "1")
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
@@ -204,9 +211,9 @@ def computed_types(
     """How many values of each type ONNX Runtime's own graph computes: it profiles one run."""
     options = options_of(optimised=True)
     options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "run")
-        running = opened(ir.to_proto(embedded(model)).SerializeToString(), options, provider)
+        running = _opened(model, options, provider)
         running.run(None, feeds)
         events = json.loads(Path(running.end_profiling()).read_text(encoding="utf-8"))
     outputs = (event["args"].get("output_type_shape", ()) for event in events if "args" in event)

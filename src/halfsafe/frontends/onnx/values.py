@@ -11,6 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput
+from halfsafe.frontends.onnx.casts import to_half
+from halfsafe.frontends.onnx.mapped import aligned
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -193,8 +195,7 @@ def in_half(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Rounded to nearest even; what is beyond the range becomes infinite."""
 
     def rounded() -> ir.TensorProtocol:
-        with np.errstate(over="ignore", under="ignore"):
-            return ir.Tensor(tensor.numpy().astype(np.float16), name=tensor.name)
+        return ir.Tensor(to_half(aligned(tensor.numpy())), name=tensor.name)
 
     shape = ir.Shape(tensor.shape.numpy())
     late = ir.LazyTensor(rounded, dtype=HALF, shape=shape, name=tensor.name)

@@ -262,9 +262,10 @@ def _in_memory_order(x: Tensor) -> Tensor:
 
 
 def arrays(outputs: Iterable[Any]) -> Arrays:
-    """The tensors among some flat outputs, floating ones in FP64."""
+    """The tensors among some flat outputs in NumPy, those narrower than FP32 in FP32."""
     tensors = (x.detach().cpu() for x in outputs if isinstance(x, Tensor))
-    return [np.asarray((x.double() if x.is_floating_point() else x).numpy()) for x in tensors]
+    narrow = (torch.float16, torch.bfloat16)
+    return [np.asarray((x.float() if x.dtype in narrow else x).numpy()) for x in tensors]
 
 
 def _number(bits: int) -> float:
