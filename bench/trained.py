@@ -864,7 +864,8 @@ def called(command: list[str], what: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {f"{what}_error": f"over {LIMIT} s"}
     if done.returncode:
-        return {f"{what}_error": (done.stderr.strip() or "no message").splitlines()[-1][:300]}
+        last = (done.stderr.strip() or "no message").splitlines()[-1][:300]
+        return {f"{what}_error": f"exit status {done.returncode}: {last}"}
     told = json.loads(done.stdout.splitlines()[-1])
     return {**told, "seconds_with_start": round(time.perf_counter() - start, 2)}
 
