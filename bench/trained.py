@@ -700,32 +700,22 @@ def told_by(verdict: str, count: int = UNSEEN) -> list[int]:
     return [*(100 + i for i in range(count)), *(range(count) if verdict != "safe" else ())]
 
 
-def judged(name: str, verdict: str, folder: Path) -> dict[str, Any]:
-    """What the judge says of written files."""
+def judged(name: str, tool: str, verdict: str, folder: Path) -> dict[str, Any]:
+    """What the judge says of a written file; onnxruntime crashes on some."""
     found = MODELS[name]
     samples = [found.sample(i) for i in told_by(verdict)]
-    given = onnx.load(folder / "given.onnx")
-    judges, original = judge.OnnxJudge(given), judge.session(found.model)
+    original, made = judge.session(found.model), folder / f"{tool}.onnx"
     wanted = [read(found.answer, judge.fed(original, sample)) for sample in samples]
-    results: dict[str, Any] = {"answer": str(wanted[0])[:80]}
-    for tool in ("halfsafe", *PEERS):
-        made = folder / f"{tool}.onnx"
-        if not made.exists():
-            continue
-        try:
-            candidate = onnx.load(made)
-            says = judges.judge(candidate, samples, found.scales)
-            runs = [
-                judge.session(judge.Strict(candidate, "own").model),
-                judge.session(str(made), optimised=True),
-            ]
-            answers = [[read(found.answer, judge.fed(r, s)) for s in samples] for r in runs]
-        except Exception as error:
-            results[tool] = {"judged_error": f"{type(error).__name__}: {error}"[:300]}
-            continue
-        same = all(alike(wanted, a, found.slack) for a in answers)
-        results[tool] = {**told(says), "same_answer": same, "float32": in_float32(candidate)}
-    return results
+    candidate = onnx.load(made)
+    says = judge.judge_onnx(onnx.load(folder / "given.onnx"), candidate, samples, found.scales)
+    runs = [
+        judge.session(judge.Strict(candidate, "own").model),
+        judge.session(str(made), optimised=True),
+    ]
+    answers = [[read(found.answer, judge.fed(r, s)) for s in samples] for r in runs]
+    same = all(alike(wanted, a, found.slack) for a in answers)
+    about = {"same_answer": same, "float32": in_float32(candidate), "answer": str(wanted[0])[:80]}
+    return {**told(says), **about}
 
 
 def told(verdict: judge.Judgement) -> dict[str, Any]:
@@ -887,8 +877,16 @@ def measure(name: str, point: str, folder: Path) -> dict[str, Any]:
     for tool, python in (PEERS if file else {}).items():
         paths = [folder / "given.onnx", folder / "samples", folder / f"{tool}.onnx"]
         row[tool] = called([str(python), str(PEER), tool, *map(str, paths)], "peer")
-    found_by_judge = process("judged" + kind, name, row["halfsafe"].get("verdict", ""), folder)
-    for key, value in found_by_judge.items():
+    verdict = row["halfsafe"].get("verdict", "")
+    if file:
+        for tool in ("halfsafe", *PEERS):
+            if (folder / f"{tool}.onnx").exists():
+                says = process("judged", name, tool, verdict, folder)
+                row["answer"] = says.pop("answer", row.get("answer"))
+                says.pop("seconds_with_start", None)
+                row[tool] |= says
+        return row
+    for key, value in process("judged_torch", name, verdict, folder).items():
         row[key] = {**row.get(key, {}), **value} if key in TOOLS else value
     return row
 
