@@ -33,8 +33,6 @@ def feeds_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def ours() -> Convert:
-    import scipy.optimize  # noqa: F401
-
     import halfsafe
     import halfsafe.frontends.onnx.source
 

@@ -173,11 +173,13 @@ def yolo_like() -> Made:
 
 
 SIZES: dict[str, Sized] = {
-    "resnet-50": Sized(resnet50, {r"encoder.*(layer\.2|shortcut)\.normalization": 3e5}),
-    "bert-base": Sized(bert_base, {r"output\.dense": 1e4}),
+    "resnet-50": Sized(
+        resnet50, {r"encoder.*layer\.2\.normalization": 1e4, r"shortcut\.normalization": 3e4}
+    ),
+    "bert-base": Sized(bert_base, {r"layer\.(3|7)\.output\.dense": 3e5}),
     "vit-b/16": Sized(vit_base, {r"embeddings|o_proj|output\.dense|mlp\.fc2": 3e5}),
     "gpt-2": Sized(gpt2, {r"c_proj": 3e6}),
-    "sd vae decoder": Sized(vae_decoder, {r"resnets.*conv2|conv_in|conv_shortcut|to_out": 1e6}),
+    "sd vae decoder": Sized(vae_decoder, {r"resnets.*conv2|conv_in|to_out": 1e6}),
     "t5-base encoder": Sized(t5_encoder, {r"\.o\.weight|wo\.weight": 1e6}),
     "yolo-like": Sized(yolo_like, {r"leave\.1|inner.*1\.1\.": 1e4}),
 }

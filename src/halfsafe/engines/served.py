@@ -39,7 +39,7 @@ class Served(Protocol):
         ...
 
     def read(self, outputs: Iterable[Any]) -> Arrays:
-        """What the model gives, in the order of the original's outputs, floating ones in FP32 or FP64."""
+        """What the model gives, in the order of the original's outputs, in FP32 or FP64."""
         ...
 
 

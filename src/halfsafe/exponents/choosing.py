@@ -19,8 +19,9 @@ from halfsafe.rules.solve import REACH
 ROOM = 8
 """How far outside its window a value is looked for first, where it cannot be within."""
 
-FARTHEST = 20
-"""How far outside it is looked for at all, unless at 0: there FP16 has no bit of it left."""
+FARTHEST = 40
+"""How far outside it is looked for at all, unless at 0: FP16 has as many binades, and no entry of a
+value that lies beyond is left."""
 
 
 @dataclass(frozen=True, slots=True)
