@@ -212,6 +212,33 @@ def test_names_that_are_not_text(tmp_path):
         halfsafe.fix(tmp_path / "net.onnx", samples())
 
 
+def test_constants_in_the_file_are_written_into_it(tmp_path):
+    """Also over the file itself, of which nothing can be read any more then."""
+    path = tmp_path / "net.onnx"
+    onnx.save(text_model(GROWN), path)
+    fixed = halfsafe.fix(path, samples())
+    fixed.save(tmp_path / "other.onnx")
+    fixed.save(path)
+    assert path.read_bytes() == (tmp_path / "other.onnx").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "other.onnx"]
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+    path = tmp_path / "net.onnx"
+    wide = onnx.helper.make_tensor("w", 1, [4, 2**17], np.ones(2**19, np.float32))
+    model = text_model("y = MatMul (x, w)")
+    model.graph.initializer.append(wide)
+    onnx.save(model, path)
+    fixed = halfsafe.fix(path, samples())
+    wide.float_data[0] = 2.0
+    del model.graph.initializer[:]
+    model.graph.initializer.append(wide)
+    onnx.save(model, path)
+    with pytest.raises(BadInput, match="has changed since it was read"):
+        fixed.save(tmp_path / "half.onnx")
+    assert not (tmp_path / "half.onnx").exists()
+
+
 def test_constants_beside_the_file_are_written_beside_it(tmp_path):
     model = ir.from_proto(text_model("y = MatMul (x, w)", "float[N, 64] x) => (float[N, 64] y)"))
     tensor = ir.tensor(np.eye(64, dtype=np.float32), name="w")

@@ -27,6 +27,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from halfsafe.errors import BadInput
+
 Array = NDArray[Any]
 
 LARGE = 1024
@@ -93,8 +95,8 @@ def without_tensors(
 ) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
     """A model's message with its large constants as references by number, and these constants.
 
-    Large are those of `least` bytes, and all that are in files.
-    What bodies and attributes have in files is in the message, since nothing else can hold it.
+    Large are those of `least` bytes, and all that are in files. What bodies and attributes have in
+    files is in the message, since nothing else can hold it.
     """
     light, tensors = model.clone(), list[ir.TensorProtocol]()
     for graph in light.graphs():
@@ -110,8 +112,11 @@ def without_tensors(
                 value.const_value = _in_memory(held)
     for node in light.graph.all_nodes():
         for name, attribute in list(node.attributes.items()):
-            if attribute.type is ir.AttributeType.TENSOR and _lies_in_file(attribute.as_tensor()):
-                node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.as_tensor()))
+            if attribute.type is not ir.AttributeType.TENSOR:
+                continue
+            held = attribute.as_tensor()
+            if isinstance(held, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, _in_memory(held))
     return ir.to_proto(light), tensors
 
 
@@ -121,10 +126,6 @@ def _numbered(held: ir.TensorProtocol, number: int) -> ir.ExternalTensor:
         TOKEN, number, held.nbytes, held.dtype, shape=ir.Shape(held.shape.numpy()),
         name=held.name or "", doc_string=held.doc_string, metadata_props=dict(held.metadata_props),
     )  # fmt: skip
-
-
-def _lies_in_file(tensor: ir.TensorProtocol) -> bool:
-    return isinstance(tensor, ir.ExternalTensor)
 
 
 def _in_memory(tensor: ir.TensorProtocol) -> ir.Tensor[Any]:
@@ -193,11 +194,20 @@ def same(a: ir.Model, b: ir.Model) -> bool:
 
 def remapped(tensor: ir.TensorProtocol) -> ir.LazyTensor:
     """The same tensor under a name of its own; one that lies in a file is mapped anew for each
-    reader, so that pages that were read go when their reader does."""
+    reader, so that pages that were read go when their reader does.
+
+    Whoever reads it raises BadInput where the file is not what it was.
+    """
+    known = _stamp(tensor) if isinstance(tensor, ir.ExternalTensor) else None
 
     def found() -> ir.TensorProtocol:
         if not isinstance(tensor, ir.ExternalTensor):
             return tensor
+        if _stamp(tensor) != known:
+            raise BadInput(
+                f"'{tensor.path}', which holds '{tensor.name}', has changed since it was read: "
+                "start again with the new one"
+            )
         shape = ir.Shape(tensor.shape.numpy())
         return ir.ExternalTensor(
             tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=shape,
@@ -206,6 +216,15 @@ def remapped(tensor: ir.TensorProtocol) -> ir.LazyTensor:
 
     shape = ir.Shape(tensor.shape.numpy())
     return ir.LazyTensor(found, dtype=tensor.dtype, shape=shape, name=tensor.name)
+
+
+def _stamp(tensor: ir.ExternalTensor) -> tuple[int, int, int] | None:
+    """What tells one state of a file from another; None where there is none."""
+    try:
+        found = os.stat(tensor.path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def aligned(x: Array) -> Array:

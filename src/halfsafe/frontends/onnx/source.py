@@ -168,7 +168,8 @@ class OnnxSource(OnnxPart):
     def deliver(
         self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any
     ) -> OnnxDelivery:
-        read = data_files(self.model)
+        own = {Path(self.file).resolve()} if isinstance(self.file, (str, Path)) else set[Path]()
+        read = data_files(self.model) - own
         return OnnxDelivery(original.file, self.program, deployed.program, call, read)
 
 
