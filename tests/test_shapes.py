@@ -168,3 +168,15 @@ def test_a_recurrent_state_of_another_batch_is_refused_and_other_lengths_are_not
     assert torch.allclose(module(x), model(x), atol=1e-6)
     with pytest.raises(halfsafe.BadInput, match="axis 0 of 'x' has 5 entries"):
         module(image(5, 4, 8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_saved_program_takes_the_sizes_that_samples_had(tmp_path, dtype):
+    model = grown(lambda m, x: m.norm(m.grow(x)).mean(1))
+    samples = [(image(2, n, 8),) for n in (6, 4, 9)]
+    halfsafe.fix(model, samples).save(tmp_path / "net.pt2", dtype=dtype)
+    loaded = torch.export.load(tmp_path / "net.pt2").module()
+    for x in (*(x for (x,) in samples), image(2, 17, 8)):
+        found = loaded(x.to(getattr(torch, dtype))).float()
+        assert found.shape == (2, 8)
+        assert (found - model(x)).abs().max() <= (0 if dtype == "float32" else 1e-2)

@@ -122,7 +122,7 @@ def fix(
     prepared, proof = mended(references, preparation, supply, standard, runs_in, progress)
     group.leave()
     exact = prepared.exact(original)
-    delivery = exact.deliver(original, prepared.replaced(exact), supply.first, dynamic_shapes)
+    delivery = exact.deliver(original, prepared.replaced(exact), supply.first)
     progress("running what is delivered")
     proof, notes = delivered(delivery, references, supply, proof)
     notes += [*delivery.notes, *bears.words(node.op for node in original.graph.nodes)]

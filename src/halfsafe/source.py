@@ -164,7 +164,7 @@ class Source(Part, Protocol):
         """A candidate in half precision, to be run as it is."""
         ...
 
-    def deliver(self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any) -> Delivery:
+    def deliver(self, original: Self, deployed: Self, call: Call) -> Delivery:
         """What the user gets of this source, an edited `original`, and its FP16 variant."""
         ...
 

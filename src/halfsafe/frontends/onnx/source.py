@@ -165,9 +165,7 @@ class OnnxSource(OnnxPart):
     def running(self, candidate: Any) -> HalfFile:
         return HalfFile(model_of(candidate), tuple(str(v.name) for v in self.model.graph.outputs))
 
-    def deliver(
-        self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any
-    ) -> OnnxDelivery:
+    def deliver(self, original: Self, deployed: Self, call: Call) -> OnnxDelivery:
         own = {Path(self.file).resolve()} if isinstance(self.file, (str, Path)) else set[Path]()
         read = data_files(self.model) - own
         return OnnxDelivery(original.file, self.program, deployed.program, call, read)

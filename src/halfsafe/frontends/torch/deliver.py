@@ -29,7 +29,7 @@ from halfsafe.frontends.torch.private import (
     types_only,
 )
 from halfsafe.frontends.torch.program import Program, same_draws
-from halfsafe.frontends.torch.quiet import ALONE
+from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.frontends.torch.recipe import Recipe
 from halfsafe.frontends.torch.trees import cast, dataclasses_in, difference, flat, places_of
 from halfsafe.frontends.torch.weights_file import WeightsFile, write_tensors
@@ -177,13 +177,10 @@ class TorchDelivery:
         module = self.half() if dtype == torch.float16 else self.after.module(torch.float32)
         taken = torch.float32 if self.deployed.needs_float32 else dtype
         args, kwargs = cast((self.call.args, self.call.kwargs), taken)
-        with ALONE, torch.no_grad():
+        shapes = self.dynamic_shapes
+        with exporting(free_sizes=shapes is not None), torch.no_grad():
             exported = torch.export.export(
-                module,
-                args,
-                kwargs,
-                dynamic_shapes=self.dynamic_shapes,
-                strict=False,
+                module, args, kwargs, dynamic_shapes=shapes, strict=False
             )
 
         def write(partial: str) -> None:

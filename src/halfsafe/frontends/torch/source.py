@@ -69,6 +69,7 @@ class TorchSource(TorchPart):
     opened: Opened
     captured_exactly: bool
     notes: tuple[str, ...]
+    dynamic_shapes: Any = None
 
     @classmethod
     def open(
@@ -88,7 +89,8 @@ class TorchSource(TorchPart):
                 f"differ by {found.difference:.2g} in FP32 on sample 0; forward() may ask whether "
                 "it is exported, or draw numbers"
             )
-        return cls(found.program, opened, found.difference == 0, found.notes)
+        exactly = found.difference == 0
+        return cls(found.program, opened, exactly, found.notes, found.dynamic_shapes)
 
     @property
     def model(self) -> nn.Module:
@@ -131,14 +133,12 @@ class TorchSource(TorchPart):
         leaves = [str(i) for i in range(self.program.out_spec.num_leaves)]
         return HalfModule(candidate, places_of(self.program.unflatten(leaves)))
 
-    def deliver(
-        self, original: Self, deployed: Self, call: Call, dynamic_shapes: Any
-    ) -> TorchDelivery:
+    def deliver(self, original: Self, deployed: Self, call: Call) -> TorchDelivery:
         return TorchDelivery(
             original.opened,
             original.program,
             self.program,
             deployed.program,
             call,
-            dynamic_shapes,
+            self.dynamic_shapes,
         )
