@@ -41,15 +41,11 @@ from halfsafe.samples import Call
 
 @dataclass(frozen=True)
 class Capture:
-    """A program, how far its FP32 outputs are from the model's, and what the user should know.
-
-    `dynamic_shapes` are the free axes, as torch.export takes them.
-    """
+    """A program, how far its FP32 outputs are from the model's, and what the user should know."""
 
     program: Program
     difference: float
     notes: tuple[str, ...]
-    dynamic_shapes: Any = None
 
 
 def capture(
@@ -132,15 +128,15 @@ def _closest(asked: _Asked) -> Capture:
     except (CaptureError, RuntimeError) as error:  # some kernels take bfloat16 only
         low, reason = None, first_line(error)
     if low is not None and distance == 0:
-        return Capture(low, 0.0, (), asked.dynamic_shapes)
+        return Capture(low, 0.0, ())
     full = _export(asked, torch.float32)
     _check_float32(asked.opened.name, full, reason)
     full_distance = asked.off(full)
     if low is not None and distance <= 2 * full_distance:
-        return Capture(low, distance, (_inexact(distance),), asked.dynamic_shapes)
+        return Capture(low, distance, (_inexact(distance),))
     note = f"the model's own casts to FP32 are not seen, since a bfloat16 capture fails: {reason}"
     notes = (note, _inexact(full_distance)) if full_distance else (note,)
-    return Capture(full, full_distance, notes, asked.dynamic_shapes)
+    return Capture(full, full_distance, notes)
 
 
 def _check_float32(name: str, program: Program, reason: str) -> None:

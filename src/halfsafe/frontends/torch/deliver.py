@@ -31,6 +31,7 @@ from halfsafe.frontends.torch.private import (
 from halfsafe.frontends.torch.program import Program, same_draws
 from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.frontends.torch.recipe import Recipe
+from halfsafe.frontends.torch.sizes import free_sizes
 from halfsafe.frontends.torch.trees import cast, dataclasses_in, difference, flat, places_of
 from halfsafe.frontends.torch.weights_file import WeightsFile, write_tensors
 from halfsafe.samples import Call
@@ -53,7 +54,6 @@ class TorchDelivery:
     after: Program
     deployed: Program
     call: Call
-    dynamic_shapes: Any = None
     notes: tuple[str, ...] = ()
 
     def float32(self) -> nn.Module:
@@ -177,7 +177,8 @@ class TorchDelivery:
         module = self.half() if dtype == torch.float16 else self.after.module(torch.float32)
         taken = torch.float32 if self.deployed.needs_float32 else dtype
         args, kwargs = cast((self.call.args, self.call.kwargs), taken)
-        shapes = self.dynamic_shapes
+        leaves = self.deployed.flatten(self.call.holding(args, kwargs))
+        shapes = free_sizes(module, self.deployed.fx, leaves, args, kwargs)
         with exporting(free_sizes=shapes is not None), torch.no_grad():
             exported = torch.export.export(
                 module, args, kwargs, dynamic_shapes=shapes, strict=False

@@ -43,6 +43,25 @@ def dynamic_where_they_differ(model: nn.Module, call: Call, others: Sequence[Cal
     return shapes.dynamic_shapes(model, call.args, call.kwargs) if found else None
 
 
+def free_sizes(
+    model: nn.Module,
+    graph: fx.Graph,
+    leaves: Sequence[Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The same for axes that are free in a graph, whose inputs these are; None without any."""
+    shapes, found = ShapesCollection(), False
+    for node, leaf in zip(graph.find_nodes(op="placeholder"), leaves, strict=True):
+        known = node.meta.get("val")
+        if isinstance(leaf, Tensor) and isinstance(known, Tensor):
+            free = [i for i, size in enumerate(known.shape) if isinstance(size, torch.SymInt)]
+            if free:
+                shapes[leaf] = dict.fromkeys(free, Dim.AUTO)
+                found = True
+    return shapes.dynamic_shapes(model, args, kwargs) if found else None
+
+
 def _leaves(call: Call) -> list[Any]:
     return tree_leaves((call.args, call.kwargs))
 

@@ -69,7 +69,6 @@ class TorchSource(TorchPart):
     opened: Opened
     captured_exactly: bool
     notes: tuple[str, ...]
-    dynamic_shapes: Any = None
 
     @classmethod
     def open(
@@ -89,8 +88,7 @@ class TorchSource(TorchPart):
                 f"differ by {found.difference:.2g} in FP32 on sample 0; forward() may ask whether "
                 "it is exported, or draw numbers"
             )
-        exactly = found.difference == 0
-        return cls(found.program, opened, exactly, found.notes, found.dynamic_shapes)
+        return cls(found.program, opened, found.difference == 0, found.notes)
 
     @property
     def model(self) -> nn.Module:
@@ -140,5 +138,4 @@ class TorchSource(TorchPart):
             self.program,
             deployed.program,
             call,
-            self.dynamic_shapes,
         )
