@@ -92,12 +92,13 @@ def written(name: str, folder: Path) -> tuple[Path, list[Path]]:
 
 
 def largest_activation(model: onnx.ModelProto) -> int:
-    """Bytes of the largest value that the file states the shape of."""
-    sizes = [
+    """Bytes of the largest value that is computed, as the file states its shape."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    return max(
         4 * prod(d.dim_value for d in value.type.tensor_type.shape.dim)
         for value in (*model.graph.value_info, *model.graph.output)
-    ]
-    return max(sizes)
+        if value.name not in held
+    )
 
 
 def convert(tool: str, path: Path, samples: list[Path], folder: Path) -> Row:
