@@ -5,6 +5,10 @@ a package index. A network is moved to an overflowing point of its own function 
 parameters whose names match, as in bench/architectures.py.
 """
 
+# torch.nn and diffusers are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
