@@ -63,9 +63,9 @@ def session(model: ir.Model, *, optimised: bool = False, provider: str = CPU) ->
 
 def _opened(model: ir.Model, options: Any, provider: str) -> Any:
     """A session whose constants are mapped; a folder that was made for them goes when it does."""
-    text, folder = _referring(model, options)
+    given, folder = _referring(model, options)
     try:
-        made = opened(text, options, provider)
+        made = opened(given, options, provider)
     except BaseException:
         if folder is not None:
             rmtree(folder, ignore_errors=True)
@@ -75,8 +75,12 @@ def _opened(model: ir.Model, options: Any, provider: str) -> Any:
     return made
 
 
-def _referring(model: ir.Model, options: Any) -> tuple[bytes, Path | None]:
-    """A model's message, which refers to its large constants, and a folder made for these.
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""What tells ONNX Runtime where the constants of a model in memory lie; old ones do not listen."""
+
+
+def _referring(model: ir.Model, options: Any) -> tuple[bytes | Path, Path | None]:
+    """A model that refers to its large constants, in memory or as a file, and a folder made for it.
 
     They are mapped where they lie, if that is in one folder and they begin where numbers may begin
     in memory; else they are written to a file of that kind, one after the other. So no size is too
@@ -86,15 +90,38 @@ def _referring(model: ir.Model, options: Any) -> tuple[bytes, Path | None]:
     seed(chain(proto.graph.node, *(function.node for function in proto.functions)))
     if not tensors:
         return proto.SerializeToString(), None
-    placed, made = in_one_folder(tensors), None
-    if placed is None:
-        made = Path(mkdtemp()).resolve()
-        placed = made, written_to(made / "constants", tensors)
-    folder, lying = placed
-    refer(proto, lying)
-    key = "session.model_external_initializers_file_folder_path"
-    options.add_session_config_entry(key, str(folder))
-    return proto.SerializeToString(), made
+    placed = in_one_folder(tensors) if _listens() else None
+    if placed is not None:
+        folder, lying = placed
+        refer(proto, lying)
+        options.add_session_config_entry(FOLDER, str(folder))
+        return proto.SerializeToString(), None
+    made = Path(mkdtemp()).resolve()
+    refer(proto, written_to(made / "constants", tensors))
+    path = made / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path, made
+
+
+@lru_cache
+def _listens() -> bool:
+    """Whether ONNX Runtime takes the constants of a model in memory from a folder."""
+    make = onnx.helper
+    x, y = (make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    held = onnx.TensorProto(name="c", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    held.data_location = onnx.TensorProto.EXTERNAL
+    held.external_data.add(key="location", value="c")
+    graph = make.make_graph([make.make_node("Add", ["x", "c"], ["y"])], "g", [x], [y], [held])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "c").write_bytes(bytes(4))
+        options = options_of(optimised=False)
+        options.add_session_config_entry(FOLDER, str(Path(folder).resolve()))
+        try:
+            opened(model.SerializeToString(), options)
+        except Exception:
+            return False
+    return True
 
 
 def opened(model: bytes | Path, options: Any, provider: str = CPU) -> Any:
