@@ -231,14 +231,14 @@ def test_a_solver_that_runs_out_of_time_says_so(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(scaled(nn.Linear(8, 8), 1e6), nn.LayerNorm(8), nn.Linear(8, 4)).eval()
     notes = halfsafe.fix(model, draws(4, 8)).report.notes
-    assert any("stopped after 60 s while it tried to fold constants" in note for note in notes)
+    assert any("not settled within 60 s of search: how to fold constants" in n for n in notes)
 
 
 def test_headroom_that_is_given_up_is_told():
     """Values of 45,000 fit in front of a sine, and nothing can be folded there."""
     model = Net(lambda m, x: torch.floor(x * 1.0) * 1e-4).eval()
     report = halfsafe.fix(model, [(torch.linspace(0, 45000, 64)[None],)]).report
-    assert any("headroom is given up" in note for note in report.notes), report.text()
+    assert sum("headroom is given up" in note for note in report.notes) == 1, report.text()
 
 
 def test_kernels_that_give_nan_are_not_safe_by_a_metric_either():

@@ -97,7 +97,7 @@ def plan(graph: Graph, windows: Windows, *, eager: bool = False) -> Plan:
     for aim, attempt in _ATTEMPTS:
         solution, proved = attempt(program, solver)
         if not proved:
-            late.append(f"the solver stopped after {SECONDS:.0f} s while it tried to {aim}")
+            late.append(f"not settled within {SECONDS:.0f} s of search: how to {aim}")
         if solution is not None:
             return _read(graph, windows, solution, late)
     raise PlanError(

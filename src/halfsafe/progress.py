@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 INTERVAL = 0.2
 """Seconds between two steps that say no more than how far a stage has come."""
@@ -37,14 +37,6 @@ class Step(str):
 
 
 Progress = Callable[[str], None]
-
-
-class Follower(Protocol):
-    """One who wants to know of every step."""
-
-    follows: bool
-
-    def __call__(self, what: str, /) -> None: ...
 
 
 @dataclass

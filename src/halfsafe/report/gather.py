@@ -76,7 +76,7 @@ def write_report(
     """The report of a fix."""
     graph, plan, edits = prepared.source.graph, prepared.plan, prepared.edits
     known = equations_of(graph)
-    notes = (*original.notes, *plan.notes, *prepared.notes, *notes)
+    notes = (*original.notes, *prepared.notes, *notes)
     return Report(
         tool="fix",
         model=original.name,
