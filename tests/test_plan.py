@@ -129,13 +129,23 @@ def test_headroom_is_kept_where_it_costs_nothing(draw):
     assert draw.plan("y").exponents["h"] == 1
 
 
-def test_headroom_is_given_up_before_anything_is_inserted(draw):
+def test_headroom_that_folding_cannot_have_is_inserted(draw):
     x = draw.input("x", 200.0)
     draw.linear("y", draw.call("h", "mul", 40000.0, self=x, other=x), 1.0)
+    found = draw.plan("y")
+    assert found.exponents["h"] == 1
+    assert len(insertions(draw, found)) == 1
+    assert not found.conflicts
+
+
+def test_headroom_that_an_insertion_cannot_have_either_is_given_up_without_one(draw):
+    h = draw.call("h", "floor", 40000.0, self=draw.input("x", 40000.0))
+    draw.call("y", "sin", 1.0, self=h)
     found = draw.plan("y")
     assert found.exponents["h"] == 0
     assert not insertions(draw, found)
     assert not found.conflicts
+    assert len(found.notes) == 1
 
 
 def test_a_product_of_pinned_values_needs_one_insertion(draw):
@@ -320,6 +330,6 @@ def test_what_is_too_dense_to_be_taken_apart_costs_what_branching_finds(monkeypa
     monkeypatch.setattr("halfsafe.exponents.elimination.WIDEST", 3000)
     opened = plan(graph, bounds)
     assert best is not None
-    assert best.unresolved == 0
+    assert best.missed == 0
     assert len(insertions(drawing, exact)) == len(insertions(drawing, opened))
     assert len(insertions(drawing, exact)) == best.inserted // MUL

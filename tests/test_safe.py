@@ -239,6 +239,18 @@ def test_headroom_that_is_given_up_is_told():
     model = Net(lambda m, x: torch.floor(x * 1.0) * 1e-4).eval()
     report = halfsafe.fix(model, [(torch.linspace(0, 45000, 64)[None],)]).report
     assert sum("headroom is given up" in note for note in report.notes) == 1, report.text()
+    assert report.tightest is not None
+    assert "headroom left: 0.5 bits" in report.text()
+
+
+def test_headroom_is_left_where_a_multiplication_can_have_it():
+    """A square of 40,000 fits, and folds nowhere: twice as large a one fits the fixed network."""
+    model = Net(lambda m, x: torch.tanh(m.head(x * x) * 1e-5), head=nn.Linear(8, 8)).eval()
+    fixed = halfsafe.fix(model, [torch.full((1, 8), 200.0)])
+    assert fixed.report.safe and fixed.report.insertions
+    louder = torch.full((1, 8), 280.0)
+    assert torch.isfinite(fixed.half()(louder)).all()
+    assert fixed.report.tightest is not None and fixed.report.tightest[1] >= 1
 
 
 def test_kernels_that_give_nan_are_not_safe_by_a_metric_either():

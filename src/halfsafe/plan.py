@@ -11,9 +11,9 @@ world sees is at 0:
 
 How that is solved, exactly, one unknown after the other, is told in `halfsafe.exponents`.
 
-Three attempts, each tried only when the one before has no solution: fold with full headroom; fold
-with headroom as a wish; insert Muls, the fewest and smallest. Parts of a network that have no
-solution even so are left with the least number of bits unresolved. Within an attempt: precision
+Two attempts, the second only where the first has no solution: fold with full headroom; insert Muls,
+the fewest and smallest with which there is as much headroom as can be. Parts of a network that have
+no solution even so are left with the least number of bits unresolved. Within an attempt: precision
 first, then the fewest changes.
 """
 
@@ -41,7 +41,6 @@ _INSERTING = "insert the fewest multiplications: other plans may need fewer"
 
 _ATTEMPTS = (
     (_FOLDING, partial(folded, wish=Wish.HEADROOM, share=1 / 4)),
-    (_FOLDING, partial(folded, wish=Wish.FIT, share=1 / 4)),
     (_INSERTING, inserted),
 )
 """What is tried, in words, and how. Folding may take so much of the time that is left."""

@@ -15,7 +15,7 @@ from halfsafe.exponents.system import (
 )
 from halfsafe.integer_program import IntegerProgram
 
-UNRESOLVED, INSERTED, FINISH = range(3)
+MISSED, INSERTED, FINISH = range(3)
 """Levels of the objective: a lower one is settled before the next is looked at."""
 
 BIT = COMFORT
@@ -57,9 +57,11 @@ def _penalise(program: IntegerProgram, system: System, i: int, wish: Wish) -> No
     window, low, high = column.window, program.low[i], program.high[i]
     if wish is Wish.NEAR:
         if low < window.least:
-            program.penalty({i: -1.0}, -window.least, 1.0, UNRESOLVED)
+            program.penalty({i: -1.0}, -window.least, 1.0, MISSED)
         if high > window.high:
-            program.penalty({i: 1.0}, window.high, 1.0, UNRESOLVED)
+            program.penalty({i: 1.0}, window.high, 1.0, MISSED)
+    elif low < window.low:
+        program.penalty({i: -1.0}, -window.low, 1.0, MISSED)
     if low < window.low:
         program.penalty({i: -1.0}, -window.low, HEADROOM / BIT)
     if high > window.comfort:

@@ -86,26 +86,27 @@ class Solver:
             yield Part(columns, part, self._known[key])
 
     def together(self, part: System, guess: Sequence[int] | None, seconds: float) -> Choice:
-        """The fewest unresolved bits, then insertions, of a part that cannot be taken apart.
+        """The fewest bits missed, then insertions, of a part that cannot be taken apart.
 
         A guess that reaches a bound below all is as good as proved; only otherwise is time spent
         on branching, and what that gives is taken where it costs less.
         """
         end = self._clock() + seconds
-        cost = None if guess is None else part.cost(guess, Wish.NEAR)
-        if cost is not None and self._is_least(part, cost):
+        fits = guess is not None and part.cost(guess, Wish.FIT) is not None
+        if guess is not None and self._is_least(part, guess, Wish.FIT if fits else Wish.NEAR):
             return Choice(guess)
         found = self._branched(part, Wish.FIT, max(end - self._clock(), 0.0))
-        if found.exponents is None and (cost is None or cost.unresolved):
+        if found.exponents is None and not fits:
             found = self._branched(part, Wish.NEAR, max(end - self._clock(), 0.0))
         known = [k for k in (found.exponents, guess) if k is not None]
-        best = min(known, key=lambda k: part.cost(k, Wish.NEAR) or NEVER, default=None)
+        best = min(known, key=lambda k: _fit_first(part, k), default=None)
         return Choice(best, found.proved)
 
-    def _is_least(self, part: System, cost: Cost) -> bool:
-        """Whether nothing leaves less unresolved, or inserts less; the finish may cost less."""
-        wish = Wish.NEAR if cost.unresolved else Wish.FIT
-        bounds = around(part, cost.unresolved) if cost.unresolved else within(part, wish)
+    def _is_least(self, part: System, guess: Sequence[int], wish: Wish) -> bool:
+        """Whether nothing misses less, or inserts less; the finish may cost less."""
+        cost = part.cost(guess, wish)
+        assert cost is not None
+        bounds = around(part, cost.missed) if wish is Wish.NEAR else within(part, wish)
         assert bounds is not None
         try:
             bound = self._elimination(part, bounds, wish).bound(self._late)
@@ -127,9 +128,9 @@ class Solver:
             assert found is not None, "0 satisfies every law"
             cost = part.cost(found, Wish.NEAR)
             assert cost is not None
-            if cost.unresolved <= room or room == FARTHEST:
+            if cost.missed <= room or room == FARTHEST:
                 return Choice(found)
-            room = min(cost.unresolved, FARTHEST)
+            room = min(cost.missed, FARTHEST)
 
     def _exact(self, part: System, bounds: Bounds, wish: Wish) -> list[int] | None:
         solved = self._elimination(part, bounds, wish).solve()
@@ -149,7 +150,7 @@ class Solver:
         if wish is Wish.NEAR:
             nothing = part.cost([0] * len(part.columns), wish)
             assert nothing is not None, "0 satisfies every law"
-            bounds = around(part, nothing.unresolved)
+            bounds = around(part, nothing.missed)
         else:
             bounds = within(part, wish)
         if bounds is None:
@@ -160,6 +161,12 @@ class Solver:
 
 NEVER = Cost(10**18, 0, 0)
 """More than any cost."""
+
+
+def _fit_first(part: System, k: Sequence[int]) -> tuple[bool, Cost]:
+    """The cost as a key to sort by: what is within all windows comes first."""
+    fits = part.cost(k, Wish.FIT)
+    return fits is None, fits or part.cost(k, Wish.NEAR) or NEVER
 
 
 def joined(system: System, found: Iterable[Part]) -> Choice:

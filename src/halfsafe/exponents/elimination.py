@@ -33,7 +33,7 @@ from halfsafe.exponents.factors import (
     minimised,
     work,
 )
-from halfsafe.exponents.system import Column, Cost, Cut, System, Wish, finish, unresolved
+from halfsafe.exponents.system import Column, Cost, Cut, System, Wish, finish, missed
 
 WIDEST = 1_000_000
 """The most costs that one step may look at."""
@@ -99,7 +99,7 @@ class Elimination:
 
     def __init__(self, system: System, ranges: Ranges, wish: Wish, steps: Steps) -> None:
         self.ranges, self.steps = ranges, steps
-        self.unit = 1 + sum(cut.cost for cut in system.cuts) if wish is Wish.NEAR else 0
+        self.unit = 1 + sum(cut.cost for cut in system.cuts)
         self._serial = count()
         self._touching: list[dict[int, Factor]] = [{} for _ in system.columns]
         self._alone = [self._column(i, c, wish) for i, c in enumerate(system.columns)]
@@ -152,9 +152,7 @@ class Elimination:
 
     def _cost(self) -> Cost:
         """What all columns together cost at least."""
-        real = int(self._least.real)
-        unresolved, inserted = divmod(real, self.unit) if self.unit else (0, real)
-        return Cost(unresolved, inserted, int(self._least.imag))
+        return Cost(*divmod(int(self._least.real), self.unit), int(self._least.imag))
 
     def _order(self, limit: int) -> Iterator[tuple[int, int]]:
         """Columns as they become cheap to minimise out, with the work.
@@ -251,15 +249,15 @@ class Elimination:
         )
 
     def _column(self, i: int, column: Column, wish: Wish) -> Table:
-        k, near = self.ranges[i].exponents, wish is Wish.NEAR
+        k = self.ranges[i].exponents
 
         def compute() -> tuple[Costs, Choices]:
             costs = np.zeros(len(k), np.complex128)
-            costs.real = unresolved([column], k) * self.unit if near else 0
+            costs.real = missed([column], k, wish) * self.unit
             costs.imag = finish([column], k)
             return costs, np.zeros(0, np.uint8)
 
-        key = "column", column, self.ranges[i], self.unit
+        key = "column", column, self.ranges[i], self.unit, wish
         return self.steps.once(key, (i,), compute)[0]
 
     def _to_zero(self, cut: Cut) -> Table:

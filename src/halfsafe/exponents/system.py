@@ -4,9 +4,10 @@ A column is a whole number k. Columns are bound by windows, by equations of laws
 k[far] == k[near], unless a Mul in between is paid for. Costs are whole numbers on three levels, of
 which a lower one is settled before the next is looked at:
 
-    unresolved    bits outside a window, where no exponents are within all of them
-    inserted      MUL + elements, of each cut that is made
-    finish        bits of headroom and comfort given up, bits by which constants change
+    missed      bits of headroom that are given up; or, where no exponents are within all windows,
+                bits outside of these
+    inserted    MUL + elements, of each cut that is made
+    finish      bits of comfort given up, bits by which constants change
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ class Wish(Enum):
     """How hard the lower end of a window is."""
 
     HEADROOM = "headroom is kept"
-    FIT = "values fit, headroom is a wish"
+    FIT = "values fit, with as much headroom as can be"
     NEAR = "values are as near to their windows as can be"
 
 
 class Cost(NamedTuple):
     """Compared level by level."""
 
-    unresolved: int
+    missed: int
     inserted: int
     finish: int
 
@@ -71,19 +72,20 @@ class Column:
         return max(low, -REACH), min(self.window.high, REACH)
 
     def misses(self, k: int) -> bool:
-        """Whether an exponent is outside the window, headroom aside."""
-        return not self.window.least <= k <= self.window.high
+        """Whether an exponent is outside the window or leaves less headroom."""
+        return not self.window.low <= k <= self.window.high
 
 
-def unresolved(columns: Sequence[Column], k: Exponents) -> Exponents:
-    """Bits outside the window, headroom aside, of each column or of each exponent of one."""
-    least = np.array([column.window.least for column in columns])
+def missed(columns: Sequence[Column], k: Exponents, wish: Wish) -> Exponents:
+    """Bits by which exponents miss what is wished, of each column or of each exponent of one."""
+    near = wish is Wish.NEAR
+    low = np.array([column.window.least if near else column.window.low for column in columns])
     high = np.array([column.window.high for column in columns])
-    return np.maximum(np.maximum(least - k, k - high), 0)
+    return np.maximum(np.maximum(low - k, k - high), 0)
 
 
 def finish(columns: Sequence[Column], k: Exponents) -> Exponents:
-    """Costs of headroom, comfort and change, likewise."""
+    """Costs of headroom, where it is no matter of the first level, comfort and change, likewise."""
     low = np.array([column.window.low for column in columns])
     comfort = np.array([column.window.comfort for column in columns])
     change = np.array([column.change for column in columns])
@@ -140,8 +142,8 @@ class System:
             inserted += cut.cost if shift else 0
         apart = sum(tie.cost * abs(k[tie.first] - k[tie.second]) for tie in self.ties)
         at = np.array(k, np.int64)
-        missed, given_up = unresolved(self.columns, at).sum(), finish(self.columns, at).sum()
-        return Cost(int(missed), inserted, int(given_up) + apart)
+        first, last = missed(self.columns, at, wish).sum(), finish(self.columns, at).sum()
+        return Cost(int(first), inserted, int(last) + apart)
 
     def signature(self) -> tuple[object, ...]:
         """Equal for systems that are the same but for what their columns stand for."""

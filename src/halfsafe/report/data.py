@@ -115,6 +115,18 @@ class Record:
         return next((a for a in (Answer.NOT_SAFE, Answer.LIMITED) if a in judged), Answer.SAFE)
 
     @property
+    def tightest(self) -> tuple[str, float] | None:
+        """The computed value that has the least room as it is stored, and how many bits that is."""
+        values = self.graph.values
+        left = {
+            name: value.range.headroom() + value.exponent
+            for name, value in self.values.items()
+            if values[name].bounded and values[name].kind == Kind.ACTIVATION
+        }
+        name = min(left, key=left.__getitem__, default="")
+        return (name, left[name]) if name and left[name] < inf else None
+
+    @property
     def labels(self) -> dict[str, dict[str, str]]:
         """Range and exponent of every computed value, in words for viewers of files."""
         return {
