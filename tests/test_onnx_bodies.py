@@ -1,6 +1,7 @@
 """If, Loop and Scan: their bodies are run, tied to what is around them, and rescaled with it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -279,3 +280,40 @@ def test_initialisers_of_bodies_have_names_of_their_own():
     fixed = halfsafe.fix(model, samples())
     assert model.SerializeToString(deterministic=True) == before
     assert all(map(np.array_equal, run(fixed.model, x), run(model, x)))
+
+
+@pytest.mark.parametrize("place", ["a node", "an initialiser", "a function"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_large_constants_of_bodies_are_read_from_a_file(place: str, beside: bool, tmp_path: Path):
+    """Of a kilobyte and more: these stay in the file."""
+    wide = np.full((4, 300), 1e3, np.float32)
+    held = onnx.numpy_helper.from_array(wide, "wide")
+    model = text_model("z = Identity (x)", "float[N, 4] x) => (float[1, 1] z)")
+    matmul = onnx.helper.make_node("MatMul", ["x", "wide"], ["h"])
+    constant = onnx.helper.make_node("Constant", [], ["wide"], value=held)
+    total = onnx.helper.make_node("ReduceSum", ["h"], ["out"], keepdims=1)
+    if place == "a function":
+        imports = [*model.opset_import]
+        made = onnx.helper.make_function(
+            "own", "Sum", ["x"], ["out"], [constant, matmul, total], imports
+        )
+        model.functions.append(made)
+        model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+        nodes = [onnx.helper.make_node("Sum", ["x"], ["z"], domain="own")]
+    else:
+        inner, within = ([constant], []) if place == "a node" else ([], [held])
+        out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
+        branch = onnx.helper.make_graph([*inner, matmul, total], "branch", [], [out], within)
+        yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+        model.graph.initializer.append(yes)
+        taken = {"then_branch": branch, "else_branch": branch}
+        nodes = [onnx.helper.make_node("If", ["yes"], ["z"], **taken)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    path, made = tmp_path / "given.onnx", tmp_path / "made.onnx"
+    onnx.save(model, path, save_as_external_data=beside, convert_attribute=True, size_threshold=0)
+    sample = {"x": np.ones((2, 4), np.float32)}
+    fixed = halfsafe.fix(path, [sample])
+    assert fixed.report.safe
+    fixed.save(made)
+    np.testing.assert_allclose(run(onnx.load(made), sample)[0], 2400e3, rtol=1e-3)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.onnx import mapped
-from halfsafe.frontends.onnx.mapped import without_tensors
+from halfsafe.frontends.onnx.mapped import every_graph, without_tensors
 from halfsafe.frontends.onnx.runtime import fits_message
 from halfsafe.frontends.onnx.values import values_of
 
@@ -53,18 +53,24 @@ def check(model: onnx.ModelProto) -> None:
     """
     light = onnx.ModelProto()
     light.CopyFrom(model)
-    for tensor in light.graph.initializer:
+    for tensor in _tensors(light.graph, *light.functions):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _empty(tensor)
-    for node in light.graph.node:
-        for attribute in node.attribute:
-            if attribute.t.data_location == onnx.TensorProto.EXTERNAL:
-                _empty(attribute.t)
     try:
         onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:
         if not any(words in str(error) for words in _TAKEN):
             raise
+
+
+def _tensors(*graphs: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """The constants of graphs and functions, and of all bodies in them."""
+    for graph in graphs:
+        if isinstance(graph, onnx.GraphProto):
+            yield from graph.initializer
+        for attribute in chain.from_iterable(node.attribute for node in graph.node):
+            yield from (attribute.t, *attribute.tensors)
+            yield from _tensors(attribute.g, *attribute.graphs)
 
 
 def _empty(tensor: onnx.TensorProto) -> None:
@@ -129,8 +135,9 @@ def _placed(model: ir.Model, path: Path) -> ir.Model:
 
 
 def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    held: list[Any] = [v.const_value for g in model.graphs() for v in g.initializers.values()]
-    for node in model.graph.all_nodes():
+    graphs = list(every_graph(model))
+    held: list[Any] = [v.const_value for g in graphs for v in g.initializers.values()]
+    for node in chain.from_iterable(graphs):
         for attribute in node.attributes.values():
             if attribute.type is ir.AttributeType.TENSOR:
                 held.append(attribute.as_tensor())

@@ -20,6 +20,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ READ: Mapping[str, _Fields] = {
     "graph": {1: "node", 5: "tensor"},
     "function": {7: "node"},
     "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
+    "attribute": {5: "tensor", 6: "graph", 11: "graph"},
 }
 """Where tensors are, by kind of message and number of the field (onnx.proto)."""
 
@@ -95,11 +96,11 @@ def without_tensors(
 ) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
     """A model's message with its large constants as references by number, and these constants.
 
-    Large are those of `least` bytes, and all that are in files. What bodies and attributes have in
-    files is in the message, since nothing else can hold it.
+    Large are those of `least` bytes, and all that are in files. What bodies, functions and
+    attributes have in files is in the message, since nothing else can hold it.
     """
     light, tensors = model.clone(), list[ir.TensorProtocol]()
-    for graph in light.graphs():
+    for graph in every_graph(light):
         for value in graph.initializers.values():
             held = value.const_value
             if held is None or held.dtype == ir.DataType.STRING:
@@ -110,7 +111,7 @@ def without_tensors(
                 tensors.append(held)
             elif in_file:
                 value.const_value = _in_memory(held)
-    for node in light.graph.all_nodes():
+    for node in chain.from_iterable(every_graph(light)):
         for name, attribute in list(node.attributes.items()):
             if attribute.type is not ir.AttributeType.TENSOR:
                 continue
@@ -118,6 +119,14 @@ def without_tensors(
             if isinstance(held, ir.ExternalTensor):
                 node.attributes[name] = ir.AttrTensor(name, _in_memory(held))
     return ir.to_proto(light), tensors
+
+
+def every_graph(model: ir.Model) -> Iterator[ir.Graph]:
+    """The graphs of a model and of its functions, with all bodies in them."""
+    yield from model.graphs()
+    for function in model.functions.values():
+        yield function.graph
+        yield from function.subgraphs()
 
 
 def _numbered(held: ir.TensorProtocol, number: int) -> ir.ExternalTensor:
