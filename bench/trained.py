@@ -1,7 +1,8 @@
 """Trained networks that packages bring: fixed, written, and judged by somebody else.
 
-Run as ``python -m bench.trained`` in the environment of ``make trained``; with names as arguments
-only these are run, and nothing is recorded. Each network is taken as it is, and moved along a
+Run as ``python -m bench.trained`` in the environment of ``make trained``, which takes hours and goes
+on where an earlier run was ended; with names as arguments only these are run, and nothing is
+recorded. A row has a digest of the source that it was measured with. Each network is taken as it is, and moved along a
 symmetry of its own to a point where a value overflows FP16 (bench/trained_move.py). It is fixed in
 a process of its own on samples as its package would make them: speech, pages of text, photographs,
 words, bytes of files. Another process reads what was written and judges it with bench/judge.py on
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -867,6 +869,7 @@ def measure(name: str, point: str, folder: Path) -> dict[str, Any]:
     kind = "" if file else "_torch"
     package = getattr(found, "distribution", "") or found.package
     row: dict[str, Any] = {"model": name, "kind": "ONNX" if file else "PyTorch", "point": point}
+    row["source"] = source()
     row |= {
         "package": f"{package} {found.version}",
         **process("prepare" + kind, name, point, folder),
@@ -944,15 +947,32 @@ def main() -> None:
         return
     if not AUTOCAST.exists():
         raise SystemExit(f"there is no {AUTOCAST}: run `make trained`")
-    rows: list[dict[str, Any]] = []
     places = [(n, p) for n in sys.argv[1:] or [*MODELS, *modules()] for p in POINTS]
+    rows = [] if sys.argv[1:] else begun()
+    done = {(row["model"], row["point"]) for row in rows}
     for name, point in places:
+        if (name, point) in done:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, point, Path(folder)))
         print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
         if not sys.argv[1:]:
             record(rows, len(places))
     print(json.dumps(summary(rows), indent=1))
+
+
+def begun() -> list[dict[str, Any]]:
+    """The rows of a run that was ended before it was complete."""
+    found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    return [] if found.get("complete", True) else found["rows"]
+
+
+def source() -> str:
+    """A digest of the code that is measured."""
+    digest = blake2b(digest_size=4)
+    for path in sorted(Path(str(find_spec("halfsafe").origin)).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def record(rows: list[dict[str, Any]], count: int) -> None:
