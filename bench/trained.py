@@ -1,16 +1,16 @@
 """Trained networks that packages bring: fixed, written, and judged by somebody else.
 
-Run as ``python -m bench.trained`` in the environment of ``make trained``, which takes hours and goes
-on where an earlier run was ended; with names as arguments only these are run, and nothing is
-recorded. A row has a digest of the source that it was measured with. Each network is taken as it is, and moved along a
-symmetry of its own to a point where a value overflows FP16 (bench/trained_move.py). It is fixed in
-a process of its own on samples as its package would make them: speech, pages of text, photographs,
-words, bytes of files. Another process reads what was written and judges it with bench/judge.py on
-samples that fix has not seen: against what was given, and by the task's own answer (a label, a
-text, boxes, a decision), which has to be that of the package's network. Files are converted by
-peers too (bench/peer_run.py), and modules by ``.half()`` and autocast. Audio and pages are made by
-a seed. What halfsafe says is true if it says safe of what the judge finds right, or refuses what it
-does not.
+Run as ``python -m bench.trained`` in the environment of ``make trained``, which takes hours and
+goes on where an earlier run was ended; with names as arguments only these are run, and nothing is
+recorded. A row has a digest of the source that it was measured with. Each network is taken as it
+is, and moved along a symmetry of its own to a point where a value overflows FP16
+(bench/trained_move.py). It is fixed in a process of its own on samples as its package would make
+them: speech, pages of text, photographs, words, bytes of files. Another process reads what was
+written and judges it with bench/judge.py on samples that fix has not seen: against what was given,
+and by the task's own answer (a label, a text, boxes, a decision), which has to be that of the
+package's network. Files are converted by peers too (bench/peer_run.py), and modules by ``.half()``
+and autocast. Audio and pages are made by a seed. What halfsafe says is true if it says safe of what
+the judge finds right, or refuses what it does not.
 """
 
 # pyright: basic
