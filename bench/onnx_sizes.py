@@ -4,13 +4,16 @@ Run as ``python -m bench.onnx_sizes`` after ``make peers``. Each network of benc
 exported by torch.onnx, its constants beside it and, as another file, inside of it. Each tool fixes
 it and writes what it has made, in a process of its own, with 1, 4 and 16 samples, which are the
 same for both. What they wrote is judged by bench/judge.py, which does not know either, on a sample
-that neither has seen. Beside them stands one forward pass in ONNX Runtime with its defaults.
+that neither has seen. Beside them stands one forward pass in ONNX Runtime with its defaults, its
+seconds and what it adds to the memory of imports.
 
 - `over_autocast`: user time of the whole process, over that of AutoCast.
 - `peak_over_file`: peak resident memory, less that of imports, over the file and the largest
   activation (what any tool has to hold that runs the network).
 - `total_over_forward`: CPU seconds without imports, over those of one forward pass for each sample
   on three lanes: FP32, FP16 and the floor.
+- `inspect`: CPU seconds of `halfsafe.inspect` over those of one forward pass: with one sample,
+  opening the file included, and for each sample more, on three lanes and in FP32 alone.
 
 With names as arguments only these are run, and nothing is recorded.
 """
@@ -45,12 +48,19 @@ COMMAND = "python -m bench.onnx_sizes"
 RUN = Path(__file__).with_name("peer_run.py")
 TOOLS = ("halfsafe", AUTOCAST)
 COUNTS = (1, 4, 16)
+INSPECTED = 4
 LIMIT = 1800
 """Seconds that a tool may take."""
 
 FORWARD = """
 import json, sys, time
 import numpy as np, onnxruntime
+
+def mib(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+
+start = mib("VmRSS")
 run = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 sample = dict(np.load(sys.argv[2]))
 run.run(None, sample)
@@ -59,7 +69,24 @@ for _ in range(5):
     start = time.process_time()
     run.run(None, sample)
     taken.append(time.process_time() - start)
-print(json.dumps(min(taken)))
+print(json.dumps([min(taken), mib("VmHWM") - start]))
+"""
+
+INSPECT = """
+import json, sys, time
+import numpy as np, halfsafe
+path, *given = sys.argv[1:]
+samples = [dict(np.load(p)) for p in given]
+halfsafe.inspect(path, samples[:1])
+found = {}
+for key, only in ("lanes", False), ("ranges_only", True):
+    taken = []
+    for count in 1, len(samples):
+        start = time.process_time()
+        halfsafe.inspect(path, samples[:count], ranges_only=only)
+        taken.append(time.process_time() - start)
+    found[key] = [taken[0], (taken[1] - taken[0]) / (len(samples) - 1)]
+print(json.dumps(found))
 """
 
 Row = dict[str, Any]
@@ -126,7 +153,8 @@ def measure(name: str, folder: Path) -> list[Row]:
     onnx.save(model, inside)
     activation = largest_activation(model)
     del model
-    forward = python("-c", FORWARD, str(beside), str(samples[0]))
+    forward, added = python("-c", FORWARD, str(beside), str(samples[0]))
+    looked = python("-c", INSPECT, str(beside), *map(str, samples[:INSPECTED]))
     rows: list[Row] = []
     for path, count in [(beside, n) for n in COUNTS] + [(inside, COUNTS[0])]:
         size = inside.stat().st_size
@@ -135,6 +163,7 @@ def measure(name: str, folder: Path) -> list[Row]:
         row["file_mib"] = round(size / 2**20, 1)
         row["largest_activation_mib"] = round(activation / 2**20, 1)
         row["forward_cpu_seconds"] = round(forward, 3)
+        row["forward_mib_added"] = round(added, 1)
         for tool in TOOLS:
             row[tool] = convert(tool, path, [*samples[:count], samples[-1]], folder)
         ours, theirs = (row[tool] for tool in TOOLS)
@@ -147,6 +176,8 @@ def measure(name: str, folder: Path) -> list[Row]:
                 row[tool]["peak_over_file"] = round(row[tool]["mib_added"] / whole, 3)
         if "cpu_seconds" in ours:
             row["total_over_forward"] = round(ours["cpu_seconds"] / (3 * count * forward), 2)
+        if not rows and "error" not in looked:
+            row["inspect"] = {k: [round(t / forward, 2) for t in v] for k, v in looked.items()}
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows
@@ -159,6 +190,11 @@ def summary(rows: list[Row]) -> Row:
         for tool in TOOLS
     }
     totals = [row["total_over_forward"] for row in rows if "total_over_forward" in row]
+    looks = [row["inspect"] for row in rows if "inspect" in row]
+    inspecting = looks and {
+        key: [statistics.median(look[key][i] for look in looks) for i in range(2)]
+        for key in ("lanes", "ranges_only")
+    }
     judged = {tool: [row[tool].get("judge", "error") for row in rows] for tool in TOOLS}
     return {
         "median_over_autocast": round(statistics.median(over), 3),
@@ -166,6 +202,7 @@ def summary(rows: list[Row]) -> Row:
         "max_peak_over_file": {tool: max(found) for tool, found in peaks.items()},
         "median_total_over_forward": statistics.median(totals),
         "max_total_over_forward": max(totals),
+        "median_inspect_over_forward": inspecting,
         "right_by_judge": {tool: f"{v.count('right')} of {len(v)}" for tool, v in judged.items()},
     }
 

@@ -280,6 +280,12 @@ def test_inspect_finds_the_fault_and_ends_with_status_1(run):
     assert (errors, files()) == ("", [])
 
 
+def test_inspect_by_ranges_only(run):
+    status, output, _ = run("inspect", "zoo_of_cli:both", "--ranges-only")
+    assert status == 1
+    assert "FP16 was not run" in output
+
+
 def test_inspect_ends_with_status_0_where_there_is_nothing(run):
     status, output, _ = run("inspect", "zoo_of_cli:healthy")
     assert status == 0

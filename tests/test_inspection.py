@@ -318,6 +318,19 @@ def test_comparisons_of_shards_add_up():
     assert (one | one).half == Deviation(2.0, 4.0, 0, 8)
 
 
+def test_ranges_alone_find_what_does_not_fit_and_say_so(tower):
+    torch.manual_seed(0)
+    model = nn.Sequential(Tower(), nn.Tanh()).eval()
+    report = halfsafe.inspect(model, draws(4, 8, n=3), ranges_only=True)
+    assert {n: v.range for n, v in report.values.items()} == {
+        n: v.range for n, v in tower.values.items()
+    }
+    assert [(f.kind, f.value) for f in report.faults] == [(f.kind, f.value) for f in tower.faults]
+    assert not any(v.comparison for v in report.values.values())
+    assert not report.safe
+    assert any("FP16 was not run" in note for note in report.notes)
+
+
 # Reports
 
 

@@ -164,6 +164,9 @@ def inspect_command(
         bool, typer.Option("--strict", help="Faults that harm no output fail the run as well.")
     ] = False,
     headroom: Headroom = 1,
+    ranges_only: Annotated[
+        bool, typer.Option("--ranges-only", help="Run FP32 alone, in a third of the time.")
+    ] = False,
 ) -> None:
     """Find where FP16 breaks MODEL: every value's range, every fault's producer. Changes nothing.
 
@@ -176,7 +179,14 @@ def inspect_command(
     loaded, inputs = load(model, samples)
     together, first = processes()
     with waiting() as progress:
-        found = inspect(loaded, inputs, headroom=headroom, distributed=together, progress=progress)
+        found = inspect(
+            loaded,
+            inputs,
+            headroom=headroom,
+            distributed=together,
+            ranges_only=ranges_only,
+            progress=progress,
+        )
     found = replace(found, command=command())
     counted = [f for f in found.faults if f.kind not in ignore and (strict or f.harms)]
     harmed = not found.faults and not found.safe  # outputs are wrong, though no value stands out

@@ -31,6 +31,7 @@ def inspect(
     dynamic_shapes: Any = None,
     distributed: bool = False,
     weights: Any = None,
+    ranges_only: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
     """The range of every value, and every fault with its producer. Nothing is changed.
@@ -41,7 +42,9 @@ def inspect(
     where it is born. `headroom` is the number of bits above the largest magnitude seen within which
     an overflow counts as latent. With `distributed`, each of the n processes of a torch.distributed
     group takes every nth sample, and all of them return the report on all samples. `weights` are
-    those of a module on the meta device, as `fix` takes them. Raises BadInput and CaptureError.
+    those of a module on the meta device, as `fix` takes them. With `ranges_only` the network runs
+    in FP32 alone, in a third of the time: what does not fit is found, what becomes of it and what
+    only needs more bits is not. Raises BadInput and CaptureError.
     """
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
@@ -56,10 +59,12 @@ def inspect(
         raise BadInput("the model computes with integers only: FP16 cannot hurt it")
     count = _Count(chain([first], stream))
     group = process_group() if distributed else ALONE
-    parts = shared(group, count, lambda own: _compare(source, own, progress))
+    look = _measure if ranges_only else _compare
+    parts = shared(group, count, lambda own: look(source, own, progress))
     group.leave()
     seen = reduce(_Seen.__or__, parts)
-    return _report(source, seen, "inspect", count.seen, headroom)
+    notes = ["FP16 was not run: ranges tell what does not fit, and not what needs more bits"]
+    return _report(source, seen, "inspect", count.seen, headroom, notes * ranges_only)
 
 
 def observe(source: Source, all_calls: Iterable[Call], progress: Progress, tool: Tool) -> Report:
@@ -72,7 +77,7 @@ def observe(source: Source, all_calls: Iterable[Call], progress: Progress, tool:
         seen = _compare(source, count, progress)
     except BadInput as error:
         count = _Count(all_calls)
-        seen = _Seen(source.measure(count, progress), {}, ())
+        seen = _measure(source, count, progress)
         why.append(f"FP16 does not run to the end of the graph: {error}")
     return _report(source, seen, tool, count.seen, headroom=1, notes=why)
 
@@ -113,6 +118,10 @@ class _Seen:
             merge_comparisons(self.compared, other.compared),
             tuple(sorted((*self.findings, *other.findings), key=lambda f: (f.sample, f.output))),
         )
+
+
+def _measure(source: Source, all_calls: Iterable[Call], progress: Progress) -> _Seen:
+    return _Seen(source.measure(all_calls, progress), {}, ())
 
 
 def _compare(source: Source, all_calls: Iterable[Call], progress: Progress) -> _Seen:

@@ -163,9 +163,10 @@ def compare(
     """
     ranges: dict[str, Range] = {}
     compared: dict[str, Comparison] = {}
+    constants: dict[str, Comparison] = {}
     for call in calls:
         ticks = Ticks(progress, "comparing FP16 with FP32:", call.number, len(run.graph.values))
-        comparing = _Comparing(run, call.number)
+        comparing = _Comparing(run, call.number, constants)
         outputs = run.evaluate(call, _ticking(ticks, comparing.store), len(LANES))
         if shown is not None:
             shown(call, *map(run.arithmetic.arrays, zip(*outputs, strict=True)))
@@ -251,15 +252,20 @@ class _Observer:
 
 
 class _Comparing:
-    """Rounds the lanes as they are stored, and compares them."""
+    """Rounds the lanes as they are stored, and compares them.
 
-    def __init__(self, run: Run, sample: int) -> None:
+    Constants are the same on all samples: what was found of them on another is given.
+    """
+
+    def __init__(self, run: Run, sample: int, constants: dict[str, Comparison]) -> None:
         self.observer = _Observer(run, sample)
         self.found: dict[str, Comparison] = {}
         self._arithmetic, self._stored = run.arithmetic, run.stored
         self._inherits = run.graph.inherits
         values = run.graph.values.items()
         self._compared = {name for name, value in values if value.kind != Kind.LITERAL}
+        self._held = {name for name, value in values if value.kind == Kind.CONSTANT}
+        self._constants = constants
 
     def store(self, name: str, lanes: Lanes) -> Lanes:
         """The lanes as they are stored, once they have been measured and compared."""
@@ -275,6 +281,10 @@ class _Comparing:
         source = self._inherits.get(name)
         if source in self.found:
             self.found[name] = self.found[source]
+        elif name in self._held:
+            if name not in self._constants:
+                self._constants[name] = self._of_floats(*lanes)
+            self.found[name] = self._constants[name]
         else:
             self._add(name, self._of_floats(*lanes))
         return lanes
