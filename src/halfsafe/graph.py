@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from math import isfinite, prod
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 
 class Kind(StrEnum):
@@ -57,8 +57,7 @@ class Node:
         return f"{self.name} ({self.op}{' in ' + self.module if self.module else ''})"
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """One operand of one node: where a value is read."""
 
     node: str

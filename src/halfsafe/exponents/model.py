@@ -7,7 +7,6 @@ so that a system has a column for what may differ, and no more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from halfsafe.exponents.system import CHANGE, MUL, Column, Cut, System, Tie, Wish
@@ -100,7 +99,7 @@ class Model:
             self.zero &= window
         else:
             known = self.system.columns[column]
-            self.system.columns[column] = replace(known, window=known.window & window)
+            self.system.columns[column] = Column(known.window & window, known.change)
 
     def zero_fits(self, wish: Wish) -> bool:
         """Whether what is pinned is within its windows."""
@@ -125,9 +124,8 @@ class Model:
         column = self._column(unknown)
         if column is not None:
             known = self.system.columns[column]
-            self.system.columns[column] = replace(
-                known, change=known.change + round(weight * CHANGE)
-            )
+            cost = known.change + round(weight * CHANGE)
+            self.system.columns[column] = Column(known.window, cost)
 
     def difference(self, first: Unknown, second: Unknown, weight: float) -> None:
         """Storing two uses of a constant differently costs `weight` a bit."""

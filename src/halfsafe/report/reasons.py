@@ -20,7 +20,7 @@ from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.plan import Plan
 from halfsafe.ranges import Range, Ranges
 from halfsafe.report.data import Reason, Tie, ValueReport
-from halfsafe.rules import Equation, Unknown, equations, law_of
+from halfsafe.rules import Auxiliary, Equation, Unknown, equations, law_of
 from halfsafe.verdict import Finding
 from halfsafe.windows import ANY, Limits, Window, Windows, windows
 
@@ -167,7 +167,7 @@ def _ties(graph: Graph, known: Equations, plan: Plan) -> _Ties:
             found.pins.setdefault(name, name)
     for node, laws in known.items():
         for i, equation in enumerate(laws):
-            unknowns = (u for u in equation.terms if not isinstance(u, tuple))
+            unknowns = (u for u in equation.terms if not isinstance(u, Auxiliary))
             tied = [_holder(graph, plan, unknown) for unknown in unknowns]
             if len(equation.terms) == 1:
                 for holder in tied:

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 from halfsafe.errors import BadInput
 from halfsafe.graph import Graph, Node, Use
 
-Unknown = str | Use | tuple[str, str]
+
+class Auxiliary(NamedTuple):
+    """A whole number of a rule's own, which no value has; never equal to a Use."""
+
+    node: str
+    name: str
+    of: str = "rule"
+
+
+Unknown = str | Use | Auxiliary
 """A value as it is made (by name), an operand as it is read, or a rule's own auxiliary integer."""
 
 
@@ -131,7 +140,7 @@ class Exponents:
 
     def integer(self, name: str) -> Linear:
         """A fresh integer unknown, to express parity."""
-        return Linear({(self._node.name, name): 1})
+        return Linear({Auxiliary(self._node.name, name): 1})
 
     def free(self, *exponents: Linear) -> list[Equation]:
         """States that these exponents are under no condition."""

@@ -58,11 +58,14 @@ class Classes:
 
     def find(self, unknown: Unknown) -> Unknown:
         """The one that stands for all that equal this."""
-        root = unknown
-        while (above := self._above.setdefault(root, root)) != root:
-            root = above
-        while self._above[unknown] != root:
-            self._above[unknown], unknown = root, self._above[unknown]
+        above = self._above
+        root = above.setdefault(unknown, unknown)
+        if root == unknown or above[root] == root:
+            return root
+        while (next_one := above[root]) != root:
+            root = next_one
+        while above[unknown] != root:
+            above[unknown], unknown = root, above[unknown]
         return root
 
     def join(self, first: Unknown, second: Unknown) -> None:
