@@ -42,7 +42,7 @@ def _read(given: Any) -> ir.Model:
             check(without_tensors(read)[0])
             return read
         except Exception as error:
-            raise BadInput(f"the model is not valid ONNX: {first_line(error)}") from error
+            raise BadInput(f"the model is not valid ONNX: {_why(error)}") from error
     return load(given)
 
 
@@ -79,7 +79,11 @@ def _empty(tensor: onnx.TensorProto) -> None:
     tensor.dims.append(0)
 
 
-_TAKEN = ("is deprecated in domain_version", "Field 'shape' of 'type' is required")
+_TAKEN = (
+    "is deprecated in domain_version",
+    "Field 'shape' of 'type' is required",
+    "in initializer but not in graph input",
+)
 """What onnx's checker says of operators that still run, and of outputs without shapes."""
 
 
@@ -113,7 +117,14 @@ def load(source: str | Path) -> ir.Model:
         check(proto)
         return _placed(ir.from_proto(proto), path)
     except Exception as error:
-        raise BadInput(f"'{path}' is not a valid ONNX model: {first_line(error)}") from error
+        raise BadInput(f"'{path}' is not a valid ONNX model: {_why(error)}") from error
+
+
+def _why(error: BaseException) -> str:
+    """What was wrong at first: onnx_ir tells on each level in which message it was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
 
 
 def _placed(model: ir.Model, path: Path) -> ir.Model:

@@ -126,10 +126,16 @@ def raise_opset(model: ir.Model, float32: Collection[str]) -> ir.Model:
     return converted
 
 
+SETTLED = 4
+"""The IR version from which on an initialiser need not be an input, as files before it have it too,
+and onnx's converter does not know."""
+
+
 def _converted(model: ir.Model, opset: int) -> ir.Model:
     """The model as onnx writes it at another opset."""
-    proto = onnx.version_converter.convert_version(_without_weights(model), opset)
-    converted = ir.from_proto(proto)
+    proto = _without_weights(model)
+    proto.ir_version = max(proto.ir_version, SETTLED)
+    converted = ir.from_proto(onnx.version_converter.convert_version(proto, opset))
     _restore(converted, model)
     return converted
 
