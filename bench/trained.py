@@ -2,15 +2,16 @@
 
 Run as ``python -m bench.trained`` in the environment of ``make trained``, which takes hours and
 goes on where an earlier run was ended; with names as arguments only these are run, and nothing is
-recorded. A row has a digest of the source that it was measured with. Each network is taken as it
-is, and moved along a symmetry of its own to a point where a value overflows FP16
-(bench/trained_move.py). It is fixed in a process of its own on samples as its package would make
-them: speech, pages of text, photographs, words, bytes of files. Another process reads what was
-written and judges it with bench/judge.py on samples that fix has not seen: against what was given,
-and by the task's own answer (a label, a text, boxes, a decision), which has to be that of the
-package's network. Files are converted by peers too (bench/peer_run.py), and modules by ``.half()``
-and autocast. Audio and pages are made by a seed. What halfsafe says is true if it says safe of what
-the judge finds right, or refuses what it does not.
+recorded; with ``--backwards`` a second process meets the first from the other end. A row has a
+digest of the source that it was measured with. Each network is taken as it is, and moved along a
+symmetry of its own to a point where a value overflows FP16 (bench/trained_move.py). It is fixed in
+a process of its own on samples as its package would make them: speech, pages of text, photographs,
+words, bytes of files. Another process reads what was written and judges it with bench/judge.py on
+samples that fix has not seen: against what was given, and by the task's own answer (a label, a
+text, boxes, a decision), which has to be that of the package's network. Files are converted by
+peers too (bench/peer_run.py), and modules by ``.half()`` and autocast. Audio and pages are made by
+a seed. What halfsafe says is true if it says safe of what the judge finds right, or refuses what it
+does not.
 """
 
 # pyright: basic
@@ -46,6 +47,7 @@ RESULT = Path(__file__).with_name("results") / "trained.json"
 SEEN, UNSEEN = 4, 4
 """Samples that fix gets, and others that the judge gets."""
 
+BACKWARDS = "--backwards"
 LIMIT = 1200
 """Seconds for one process."""
 
@@ -940,25 +942,32 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    if sys.argv[1:2] and sys.argv[1].startswith("--"):
+    if sys.argv[1:2] and sys.argv[1][2:] in STEPS:
         *arguments, folder = sys.argv[2:]
         result = STEPS[sys.argv[1][2:]](*arguments, Path(folder))
         print("\n" + json.dumps(result))
         return
     if not AUTOCAST.exists():
         raise SystemExit(f"there is no {AUTOCAST}: run `make trained`")
-    places = [(n, p) for n in sys.argv[1:] or [*MODELS, *modules()] for p in POINTS]
-    rows = [] if sys.argv[1:] else begun()
-    done = {(row["model"], row["point"]) for row in rows}
-    for name, point in places:
-        if (name, point) in done:
+    names = [a for a in sys.argv[1:] if a != BACKWARDS]
+    places = [(n, p) for n in names or [*MODELS, *modules()] for p in POINTS]
+    own: list[dict[str, Any]] = []
+    for name, point in reversed(places) if BACKWARDS in sys.argv else places:
+        rows = [] if names else begun()
+        if own and not names and not rows:
+            break  # another process has come to the end
+        if any(at(row) == (name, point) for row in rows):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(name, point, Path(folder)))
-        print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
-        if not sys.argv[1:]:
-            record(rows, len(places))
-    print(json.dumps(summary(rows), indent=1))
+            own.append(measure(name, point, Path(folder)))
+        print(json.dumps(own[-1], ensure_ascii=False), flush=True)
+        if not names:
+            record([*begun(), own[-1]], places)
+    print(json.dumps(summary(own), indent=1))
+
+
+def at(row: dict[str, Any]) -> tuple[str, str]:
+    return row["model"], row["point"]
 
 
 def begun() -> list[dict[str, Any]]:
@@ -975,12 +984,13 @@ def source() -> str:
     return digest.hexdigest()
 
 
-def record(rows: list[dict[str, Any]], count: int) -> None:
+def record(rows: list[dict[str, Any]], places: Sequence[tuple[str, str]]) -> None:
     """After every row, since all of them take hours."""
+    rows = sorted({at(row): row for row in rows}.values(), key=lambda row: places.index(at(row)))
     packages = ("halfsafe", "numpy", "scipy", "onnx", "onnx-ir", "onnxruntime", "pillow", "torch")
     found: dict[str, Any] = {"command": COMMAND, "python": platform.python_version()}
     found |= {"versions": {package: version(package) for package in packages}}
-    found |= {"complete": len(rows) == count, "summary": summary(rows), "rows": rows}
+    found |= {"complete": len(rows) == len(places), "summary": summary(rows), "rows": rows}
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
