@@ -290,10 +290,15 @@ def mended(
             if best[1].safe and current[1].after > best[1].after / FAR:
                 break  # as near to the reference as islands bring it
             best = min(best, current, key=_rank)
-            if best[1].safe and best[1].after <= ENOUGH * standard.tolerance:
+            if _is_enough(best[1]):
                 break
             call = _worst_call(supply, current[1])
     return best if best[1].safe else min(best, proved(current[0]), key=_rank)
+
+
+def _is_enough(proof: Verification) -> bool:
+    """Whether a network is safe with something to spare; by a user's metric, whether it is safe."""
+    return proof.safe and (bool(proof.metric) or proof.after <= ENOUGH * proof.tolerance)
 
 
 def _rank(found: Found) -> tuple[int, int, float, int]:

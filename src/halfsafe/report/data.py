@@ -88,6 +88,8 @@ class Record:
     verification: Verification | None = None
     findings: tuple[Finding, ...] = ()
     bisection: Bisection | None = None
+    tightest: tuple[str, float] | None = None
+    """Of a fix: the value that has the least room where it is stored, and how many bits that is."""
     schema: int = SCHEMA
     halfsafe: str = version("halfsafe")
 
@@ -113,18 +115,6 @@ class Record:
             return Answer.NOT_SAFE
         judged = [answer for _, answer, _ in judge(self.findings, TOLERANCE)]
         return next((a for a in (Answer.NOT_SAFE, Answer.LIMITED) if a in judged), Answer.SAFE)
-
-    @property
-    def tightest(self) -> tuple[str, float] | None:
-        """The computed value that has the least room as it is stored, and how many bits that is."""
-        values = self.graph.values
-        left = {
-            name: value.range.headroom() + value.exponent
-            for name, value in self.values.items()
-            if values[name].bounded and values[name].kind == Kind.ACTIVATION
-        }
-        name = min(left, key=left.__getitem__, default="")
-        return (name, left[name]) if name and left[name] < inf else None
 
     @property
     def labels(self) -> dict[str, dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from halfsafe.deviation import Comparisons
 from halfsafe.edits import (
@@ -23,7 +24,7 @@ from halfsafe.remedies import describe
 from halfsafe.report.data import Tool, ValueReport
 from halfsafe.report.reasons import Equations, equations_of, faults_of, laws_of, reasons_of
 from halfsafe.report.report import Report
-from halfsafe.rules import unknown_ops
+from halfsafe.rules import traits_of, unknown_ops
 from halfsafe.source import Source
 from halfsafe.verdict import Finding, Verification
 
@@ -96,7 +97,23 @@ def write_report(
         conflicts=tuple(describe(graph, conflict) for conflict in plan.conflicts),
         unknown_ops=plan.unknown_ops,
         verification=proof,
+        tightest=_tightest(graph, prepared),
     )
+
+
+def _tightest(graph: Graph, prepared: Prepared) -> tuple[str, float] | None:
+    """The computed value with the least room, as it is made or behind a multiplication, and how
+    many bits it has. What reads a value where it is constant needs none."""
+    plan, left = prepared.plan, dict[str, float]()
+    for name, value in graph.values.items():
+        if not value.bounded or value.kind != Kind.ACTIVATION or name not in prepared.ranges:
+            continue
+        uses = (u for u in graph.consumers[name] if not traits_of(graph.by_name[u.node]).saturates)
+        least = min([plan.exponents.get(name, 0), *(plan.uses[use] for use in uses)])
+        bits = prepared.ranges[name].headroom() + least
+        if 0 <= bits < inf:
+            left[name] = bits
+    return min(left.items(), key=lambda found: found[1], default=None)
 
 
 def _planned(

@@ -162,8 +162,8 @@ def _plan(report: Record) -> list[RenderableType]:
             f"{len(report.folds)} constants folded, {len(report.insertions)} operators inserted"
         )
     )
-    if (found := report.tightest) and found[1] > 0:
-        name, bits = found
+    if report.tightest is not None:
+        name, bits = report.tightest
         where = f"{report.graph.describe(name)} may grow {2**bits:.1f} times"
         parts.append(Text(f"  headroom left: {bits:.1f} bits, {where}"))
     for heading, lines, style in (

@@ -62,8 +62,8 @@ class Classes:
         root = above.setdefault(unknown, unknown)
         if root == unknown or above[root] == root:
             return root
-        while (next_one := above[root]) != root:
-            root = next_one
+        while (further := above[root]) != root:
+            root = further
         while above[unknown] != root:
             above[unknown], unknown = root, above[unknown]
         return root
