@@ -297,8 +297,9 @@ def mended(
 
 
 def _is_enough(proof: Verification) -> bool:
-    """Whether a network is safe with something to spare; by a user's metric, whether it is safe."""
-    return proof.safe and (bool(proof.metric) or proof.after <= ENOUGH * proof.tolerance)
+    """Whether a network is safe with something to spare, and storing costs what rounding does."""
+    spare = bool(proof.metric) or proof.after <= ENOUGH * proof.tolerance
+    return proof.safe and spare and not any(map(_loses, proof.findings))
 
 
 def _rank(found: Found) -> tuple[int, int, float, int]:
