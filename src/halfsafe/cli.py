@@ -165,7 +165,7 @@ def inspect_command(
     ] = False,
     headroom: Headroom = 1,
     ranges_only: Annotated[
-        bool, typer.Option("--ranges-only", help="Run FP32 alone, in a third of the time.")
+        bool, typer.Option("--ranges-only", help="Run FP32 alone, in less than half of the time.")
     ] = False,
 ) -> None:
     """Find where FP16 breaks MODEL: every value's range, every fault's producer. Changes nothing.

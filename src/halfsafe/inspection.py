@@ -43,8 +43,8 @@ def inspect(
     an overflow counts as latent. With `distributed`, each of the n processes of a torch.distributed
     group takes every nth sample, and all of them return the report on all samples. `weights` are
     those of a module on the meta device, as `fix` takes them. With `ranges_only` the network runs
-    in FP32 alone, in a third of the time: what does not fit is found, what becomes of it and what
-    only needs more bits is not. Raises BadInput and CaptureError.
+    in FP32 alone, in less than half of the time: what does not fit is found, and not what becomes
+    of it or what only needs more bits. Raises BadInput and CaptureError.
     """
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
