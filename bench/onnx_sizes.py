@@ -60,7 +60,7 @@ def mib(key):
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
 
-start = mib("VmRSS")
+imported = mib("VmRSS")
 run = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 sample = dict(np.load(sys.argv[2]))
 run.run(None, sample)
@@ -69,7 +69,7 @@ for _ in range(5):
     start = time.process_time()
     run.run(None, sample)
     taken.append(time.process_time() - start)
-print(json.dumps([min(taken), mib("VmHWM") - start]))
+print(json.dumps([min(taken), mib("VmHWM") - imported]))
 """
 
 INSPECT = """

@@ -284,6 +284,9 @@ def test_inspect_by_ranges_only(run):
     status, output, _ = run("inspect", "zoo_of_cli:both", "--ranges-only")
     assert status == 1
     assert "FP16 was not run" in output
+    status, output, _ = run("inspect", "zoo_of_cli:healthy", "--ranges-only")
+    assert status == 0
+    assert "outputs may be wrong" in output
 
 
 def test_inspect_ends_with_status_0_where_there_is_nothing(run):

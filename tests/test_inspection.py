@@ -331,6 +331,18 @@ def test_ranges_alone_find_what_does_not_fit_and_say_so(tower):
     assert any("FP16 was not run" in note for note in report.notes)
 
 
+def test_ranges_alone_never_say_that_a_network_is_safe():
+    """A series at a level of 1e4 less its mean: every value fits, and FP16 has too few bits."""
+    torch.manual_seed(0)
+    series = [1e4 + 10 * torch.randn(4, 32) for _ in range(3)]
+    model = Net(lambda m, x: m.head(x - x.mean(-1, keepdim=True)), head=nn.Linear(32, 4)).eval()
+    report = halfsafe.inspect(model, series, ranges_only=True)
+    assert not report.faults
+    assert not report.safe
+    assert "outputs may be wrong" in report.text()
+    assert not halfsafe.inspect(model, series).safe
+
+
 # Reports
 
 

@@ -328,6 +328,12 @@ def test_an_ir_version_that_onnxruntime_does_not_read():
     assert "set model.ir_version = 13" in refusal(model)
 
 
+def test_a_classifier_with_maps_is_refused_for_these():
+    path = Path(ort.__file__).with_name("datasets") / "logreg_iris.onnx"
+    with pytest.raises(halfsafe.BadInput, match="cannot be read: Map types are not supp"):
+        halfsafe.fix(path, {"float_input": np.ones((3, 2), np.float32)})
+
+
 def test_an_old_file_whose_initialisers_are_no_inputs(tmp_path):
     """IR version 3 asks for that; ONNX Runtime brings a file that does without."""
     path = Path(ort.__file__).with_name("datasets") / "mul_1.onnx"

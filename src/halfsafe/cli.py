@@ -26,7 +26,7 @@ from halfsafe.inspection import inspect
 from halfsafe.loading import load, load_metric, load_model, located
 from halfsafe.progress import Step
 from halfsafe.report.report import Report
-from halfsafe.verdict import TOLERANCE
+from halfsafe.verdict import TOLERANCE, Answer
 
 ENGINES = (
     "strict, torch[-cuda, -compiled, -tensorrt], onnxruntime[-cuda, -tensorrt], openvino, "
@@ -165,7 +165,7 @@ def inspect_command(
     ] = False,
     headroom: Headroom = 1,
     ranges_only: Annotated[
-        bool, typer.Option("--ranges-only", help="Run FP32 alone, in less than half of the time.")
+        bool, typer.Option(help="Run FP32 alone, in less than half of the time. Never says safe.")
     ] = False,
 ) -> None:
     """Find where FP16 breaks MODEL: every value's range, every fault's producer. Changes nothing.
@@ -189,7 +189,8 @@ def inspect_command(
         )
     found = replace(found, command=command())
     counted = [f for f in found.faults if f.kind not in ignore and (strict or f.harms)]
-    harmed = not found.faults and not found.safe  # outputs are wrong, though no value stands out
+    # outputs may be wrong though no value stands out
+    harmed = not found.faults and found.answer in (Answer.NOT_SAFE, Answer.LIMITED)
     status = 1 if counted or harmed else 0
     if not first:
         raise typer.Exit(status)

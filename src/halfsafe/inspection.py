@@ -44,7 +44,8 @@ def inspect(
     group takes every nth sample, and all of them return the report on all samples. `weights` are
     those of a module on the meta device, as `fix` takes them. With `ranges_only` the network runs
     in FP32 alone, in less than half of the time: what does not fit is found, and not what becomes
-    of it or what only needs more bits. Raises BadInput and CaptureError.
+    of it or what only needs more bits, so that such a report is never safe. Raises BadInput and
+    CaptureError.
     """
     if headroom < 0:
         raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")

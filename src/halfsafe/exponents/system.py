@@ -85,7 +85,7 @@ def missed(columns: Sequence[Column], k: Exponents, wish: Wish) -> Exponents:
 
 
 def finish(columns: Sequence[Column], k: Exponents) -> Exponents:
-    """Costs of headroom, where it is no matter of the first level, comfort and change, likewise."""
+    """Costs of headroom, which is settled before but of Wish.NEAR, comfort and change, likewise."""
     low = np.array([column.window.low for column in columns])
     comfort = np.array([column.window.comfort for column in columns])
     change = np.array([column.change for column in columns])

@@ -106,13 +106,18 @@ class Record:
 
     @property
     def answer(self) -> Answer:
-        """The verdict: safe, not safe, or as good as FP16 can be and still of no use."""
+        """The verdict: safe, not safe, or as good as FP16 can be and still of no use.
+
+        Unknown where values fit by their ranges, and nobody has looked at outputs.
+        """
         if self.verification is not None:
             return self.verification.answer
         if self.bisection is not None:
             return Answer.SAFE if self.bisection.within else Answer.NOT_SAFE
         if any(fault.harms for fault in self.faults):
             return Answer.NOT_SAFE
+        if self.tool == "inspect" and not self.findings:
+            return Answer.UNKNOWN
         judged = [answer for _, answer, _ in judge(self.findings, TOLERANCE)]
         return next((a for a in (Answer.NOT_SAFE, Answer.LIMITED) if a in judged), Answer.SAFE)
 

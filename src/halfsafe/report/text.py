@@ -204,7 +204,12 @@ def proof_table(proof: Verification) -> Table:
     return table
 
 
-_COLOURS = {Answer.SAFE: "bold green", Answer.LIMITED: "bold yellow", Answer.NOT_SAFE: "bold red"}
+_COLOURS = {
+    Answer.SAFE: "bold green",
+    Answer.LIMITED: "bold yellow",
+    Answer.UNKNOWN: "bold yellow",
+    Answer.NOT_SAFE: "bold red",
+}
 
 
 def _verdict(report: Record) -> Text:

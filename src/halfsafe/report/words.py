@@ -19,6 +19,8 @@ def verdict(report: Record) -> str:
         return conclusion(report.verification)
     if report.bisection is not None:
         return bisection.verdict(report.bisection)
+    if report.answer is Answer.UNKNOWN:
+        return "By their ranges all values fit FP16, which was not run: outputs may be wrong still."
     if report.safe:
         latent = sum(fault.kind == FaultKind.LATENT for fault in report.faults)
         rest = len(report.faults) - latent

@@ -49,6 +49,7 @@ class Answer(StrEnum):
     SAFE = "safe"
     NOT_SAFE = "not safe"
     LIMITED = "FP16 cannot do better"
+    UNKNOWN = "FP16 was not run"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def _read(given: Any) -> ir.Model:
             check(without_tensors(read)[0])
             return read
         except Exception as error:
-            raise BadInput(f"the model is not valid ONNX: {_why(error)}") from error
+            raise BadInput(f"the model {_fault(error, 'valid ONNX')}") from error
     return load(given)
 
 
@@ -117,14 +117,17 @@ def load(source: str | Path) -> ir.Model:
         check(proto)
         return _placed(ir.from_proto(proto), path)
     except Exception as error:
-        raise BadInput(f"'{path}' is not a valid ONNX model: {_why(error)}") from error
+        raise BadInput(f"'{path}' {_fault(error, 'a valid ONNX model')}") from error
 
 
-def _why(error: BaseException) -> str:
-    """What was wrong at first: onnx_ir tells on each level in which message it was."""
+def _fault(error: BaseException, wanted: str) -> str:
+    """What was wrong at first: onnx_ir tells on each level in which message it was, and some that
+    are valid it does not read."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error)
+    if isinstance(error, NotImplementedError):
+        return f"cannot be read: {str(error).partition('. ')[0]}"
+    return f"is not {wanted}: {first_line(error)}"
 
 
 def _placed(model: ir.Model, path: Path) -> ir.Model:
