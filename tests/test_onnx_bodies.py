@@ -317,3 +317,26 @@ def test_large_constants_of_bodies_are_read_from_a_file(place: str, beside: bool
     assert fixed.report.safe
     fixed.save(made)
     np.testing.assert_allclose(run(onnx.load(made), sample)[0], 2400e3, rtol=1e-3)
+
+
+def test_what_needs_more_bits_within_a_body_is_computed_in_float32():
+    """A series at a level of 1e4 less its mean, in a branch."""
+    body = """
+        one = Constant <value_float = 1.0> ()
+        sum = ReduceSum <keepdims = 0> (x)
+        positive = Greater (sum, one)
+        z = If (positive) <
+            then_branch = taken () => (float[N, 4] h) {
+                level = ReduceMean <axes = [1]> (x) d = Sub (x, level) h = Relu (d) },
+            else_branch = other () => (float[N, 4] h) { h = Relu (x) }
+        >
+    """
+    model = text_model(body.replace("<axes = [1]> (x)", "(x, rim)"), ONE)
+    rim = onnx.numpy_helper.from_array(np.array([1], np.int64), "rim")
+    model.graph.initializer.append(rim)
+    random = np.random.default_rng(0)
+    series = [{"x": (1e4 + random.standard_normal((8, 4))).astype(np.float32)} for _ in range(3)]
+    fixed = halfsafe.fix(model, series)
+    assert fixed.report.safe
+    (found,), (known,) = (run(m, series[0]) for m in (fixed.half(), model))
+    assert np.linalg.norm(found - known) < 1e-3 * np.linalg.norm(known)

@@ -234,6 +234,26 @@ def test_a_solver_that_runs_out_of_time_says_so(monkeypatch):
     assert any("not settled within 60 s of search: how to fold constants" in n for n in notes)
 
 
+def test_an_island_grows_until_storing_costs_no_more_than_rounding():
+    """Depth from a disparity that is 0 in places, which are masked: safe, and 1.4 times the floor,
+    before the product with the mask is in FP32 too."""
+    torch.manual_seed(5)
+
+    def depth(m, x):
+        valid = (x > 0).to(x.dtype)
+        return m.last(torch.relu(m.first(50.0 / (x + 1e-8) * valid)))
+
+    parts = {"first": nn.Conv2d(1, 4, 3, padding=1), "last": nn.Conv2d(4, 1, 1)}
+    model = Net(depth, **parts).eval()
+    samples = [torch.rand(1, 1, 12, 12) * 40 + 2 for _ in range(4)]
+    for x in samples:
+        x[:, :, 2:5, 3:9] = 0
+    proof = halfsafe.fix(model, [(x,) for x in samples]).report.verification
+    assert proof is not None
+    assert proof.safe
+    assert proof.ratio < 1.25
+
+
 def test_headroom_that_is_given_up_is_told():
     """Values of 45,000 fit in front of a sine, and nothing can be folded there."""
     model = Net(lambda m, x: torch.floor(x * 1.0) * 1e-4).eval()
