@@ -329,7 +329,7 @@ def test_memory_that_does_not_suffice_is_called_that(monkeypatch, error, where):
         raise error
 
     if where == "graph":
-        monkeypatch.setattr(torch.fx.Interpreter, "run", fail)
+        monkeypatch.setattr(torch.fx.Interpreter, "call_function", fail)
     else:
         monkeypatch.setattr(model, "_forward", fail)
     with pytest.raises(halfsafe.BadInput, match="sample 7 needs more memory than there is") as one:

@@ -94,6 +94,25 @@ class Graph:
     def by_name(self) -> Mapping[str, Node]:
         return {node.name: node for node in self.nodes}
 
+    @cached_property
+    def held(self) -> int:
+        """How many entries its constants have."""
+        return sum(v.size for v in self.values.values() if v.kind is Kind.CONSTANT)
+
+    @cached_property
+    def alive(self) -> int:
+        """How many entries of inputs and activations are needed at the same time, at most."""
+        last = {name: i for i, node in enumerate(self.nodes) for name in node.inputs.values()}
+        kept, size = set(self.outputs), {name: v.size for name, v in self.values.items()}
+        computed = {*self.inputs, *self.producers}
+        now = most = sum(size[name] for name in self.inputs)
+        for i, node in enumerate(self.nodes):
+            now += sum(size[name] for name in node.outputs)
+            most = max(most, now)
+            read = {n for n in node.inputs.values() if last[n] == i and n in computed}
+            now -= sum(size[name] for name in read - kept)
+        return most
+
     @property
     def plain(self) -> Graph:
         """The same graph without a framework's objects among the attributes."""

@@ -23,7 +23,7 @@ from halfsafe.formats import FLOAT16, FLOAT32, FLOOR, FloatFormat
 from halfsafe.graph import Graph, Kind
 from halfsafe.progress import Ticks
 from halfsafe.ranges import Range, merge
-from halfsafe.samples import Call
+from halfsafe.samples import Call, batches
 from halfsafe.source import Arrays, Progress, Shown, ShownOn
 
 Lanes = tuple[Any, ...]
@@ -81,12 +81,31 @@ class Run(Protocol):
         """The values that are rounded when they are stored."""
         ...
 
-    def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
-        """The outputs on each lane. No value is kept longer than the graph needs it.
+    def evaluate_all(
+        self, calls: Sequence[Call], stores: Sequence[Store], lanes: int = 1
+    ) -> list[list[Lanes]]:
+        """The outputs of each sample on each lane, all samples node by node side by side.
 
-        What draws numbers draws the same ones on each lane. Raises BadInput for a misfit sample.
+        Values of a sample pass through its own store, a constant through that of the first, once
+        for all. No value is kept longer than the graph needs it. What draws numbers draws the same
+        ones on each lane and sample. Raises BadInput for a misfit sample.
         """
         ...
+
+
+AT_ONCE = 8
+"""Samples that are taken side by side, at most."""
+
+SHARE = 4
+"""What constants are to what samples side by side hold, at least."""
+
+
+def at_once(graph: Graph, lanes: int) -> int:
+    """How many samples to take side by side, so that a constant is read and rounded once for all.
+
+    Memory is that of the constants: there are as many samples as add a fourth to it.
+    """
+    return max(1, min(AT_ONCE, graph.held // (SHARE * lanes * max(graph.alive, 1))))
 
 
 R = TypeVar("R", bound=Run)
@@ -122,9 +141,11 @@ class Measuring(Generic[R]):
         """Outputs of the graph, in FP32 arithmetic, every value, or some, stored in a format."""
         return evaluate(self.program, call, fmt, only)
 
-    def evaluate_on(self, call: Call, formats: Sequence[FloatFormat]) -> list[Arrays]:
-        """The same on several lanes, side by side."""
-        return evaluate_on(self.program, call, formats)
+    def evaluate_on(
+        self, calls: Sequence[Call], formats: Sequence[FloatFormat]
+    ) -> list[list[Arrays]]:
+        """The same of several samples on several lanes, side by side."""
+        return evaluate_on(self.program, calls, formats)
 
 
 def measure(
@@ -142,14 +163,17 @@ def measure(
     """
     found: dict[str, Range] = {}
     storing = _storing(run, formats, None)
-    for call in calls:
-        ticks = Ticks(progress, "measuring", call.number, len(run.graph.values))
-        observer = _Observer(run, call.number, only)
-        store = _ticking(ticks, lambda name, x, o=observer: storing(name, o.look(name, x)))
-        outputs = run.evaluate(call, store, len(formats))
-        if shown is not None:
-            shown(call, [run.arithmetic.arrays(lane) for lane in zip(*outputs, strict=True)])
-        found = merge(found, observer.found)
+    for batch in batches(calls, at_once(run.graph, len(formats))):
+        ticks = Ticks(progress, "measuring", batch, len(run.graph.values))
+        observers = [_Observer(run, call.number, only) for call in batch]
+        stores = [
+            _ticking(ticks, lambda name, x, o=o: storing(name, o.look(name, x))) for o in observers
+        ]
+        outputs = run.evaluate_all(batch, stores, len(formats))
+        for call, made in zip(batch, outputs, strict=True):
+            if shown is not None:
+                shown(call, _by_lane(run, made))
+        found = merge(found, *(observer.found for observer in observers))
     return found
 
 
@@ -164,15 +188,22 @@ def compare(
     ranges: dict[str, Range] = {}
     compared: dict[str, Comparison] = {}
     constants: dict[str, Comparison] = {}
-    for call in calls:
-        ticks = Ticks(progress, "comparing FP16 with FP32:", call.number, len(run.graph.values))
-        comparing = _Comparing(run, call.number, constants)
-        outputs = run.evaluate(call, _ticking(ticks, comparing.store), len(LANES))
-        if shown is not None:
-            shown(call, *map(run.arithmetic.arrays, zip(*outputs, strict=True)))
-        ranges = merge(ranges, comparing.observer.found)
-        compared = merge_comparisons(compared, comparing.found)
+    for batch in batches(calls, at_once(run.graph, len(LANES))):
+        ticks = Ticks(progress, "comparing FP16 with FP32:", batch, len(run.graph.values))
+        comparing = [_Comparing(run, call.number, constants) for call in batch]
+        stores = [_ticking(ticks, each.store) for each in comparing]
+        outputs = run.evaluate_all(batch, stores, len(LANES))
+        for call, made in zip(batch, outputs, strict=True):
+            if shown is not None:
+                shown(call, *_by_lane(run, made))
+        ranges = merge(ranges, *(each.observer.found for each in comparing))
+        compared = merge_comparisons(compared, *(each.found | constants for each in comparing))
     return ranges, compared
+
+
+def _by_lane(run: Run, outputs: Sequence[Lanes]) -> list[Arrays]:
+    """The outputs of one sample, lane after lane."""
+    return [run.arithmetic.arrays(lane) for lane in zip(*outputs, strict=True)]
 
 
 def _ticking(ticks: Ticks, store: Store) -> Store:
@@ -187,15 +218,19 @@ def _ticking(ticks: Ticks, store: Store) -> Store:
 
 def evaluate(run: Run, call: Call, fmt: FloatFormat, only: Container[str] | None = None) -> Arrays:
     """Strict evaluation: the outputs with every deployed value, or some, rounded when stored."""
-    return evaluate_on(run, call, (fmt,), only)[0]
+    return evaluate_on(run, [call], (fmt,), only)[0][0]
 
 
 def evaluate_on(
-    run: Run, call: Call, formats: Sequence[FloatFormat], only: Container[str] | None = None
-) -> list[Arrays]:
-    """Strict evaluation on several lanes side by side: what they share is computed once."""
-    outputs = run.evaluate(call, _storing(run, formats, only), len(formats))
-    return [run.arithmetic.arrays(out[i] for out in outputs) for i in range(len(formats))]
+    run: Run,
+    calls: Sequence[Call],
+    formats: Sequence[FloatFormat],
+    only: Container[str] | None = None,
+) -> list[list[Arrays]]:
+    """Strict evaluation of several samples on several lanes side by side: what they share is
+    computed once. Of each sample its outputs lane after lane."""
+    stores = [_storing(run, formats, only)] * len(calls)
+    return [_by_lane(run, made) for made in run.evaluate_all(calls, stores, len(formats))]
 
 
 def _storing(run: Run, formats: Sequence[FloatFormat], only: Container[str] | None) -> Store:
@@ -254,7 +289,7 @@ class _Observer:
 class _Comparing:
     """Rounds the lanes as they are stored, and compares them.
 
-    Constants are the same on all samples: what was found of them on another is given.
+    Constants are the same on all samples: they are compared once, into `constants`.
     """
 
     def __init__(self, run: Run, sample: int, constants: dict[str, Comparison]) -> None:
@@ -278,13 +313,13 @@ class _Comparing:
         if name not in self._compared:  # a number that the graph has as a literal
             return lanes
         self.observer.look(name, lanes)
-        source = self._inherits.get(name)
-        if source in self.found:
-            self.found[name] = self.found[source]
+        source = self._inherits.get(name, "")
+        known = self.found.get(source) or self._constants.get(source)
+        if known is not None:
+            self.found[name] = known
         elif name in self._held:
             if name not in self._constants:
                 self._constants[name] = self._of_floats(*lanes)
-            self.found[name] = self._constants[name]
         else:
             self._add(name, self._of_floats(*lanes))
         return lanes

@@ -84,11 +84,13 @@ class Mending:
         """A plan with more operators in FP32, for what is wrong with a sample.
 
         Where the floor is right, storing is at fault; where it is not, bits are. None where no
-        island of a reasonable size is left to try.
+        island of a reasonable size is left to try, or nothing of the sample is wrong in FP16.
         """
-        compared = self._compared(prepared, call)
         numbers = {f.output for f in troubled(proof) if f.sample == call.number}
         wrong = [name for i, name in enumerate(prepared.source.graph.outputs) if i in numbers]
+        if not wrong:
+            return None
+        compared = self._compared(prepared, call)
         if proof.answer is Answer.NOT_SAFE or any(map(_loses, troubled(proof))):
             return self._around_loss(prepared, compared, wrong) or self._behind_amplifiers(
                 prepared, compared, wrong, proof, call
@@ -178,7 +180,7 @@ class Mending:
             _, compared = deployed.compare([call], self.preparation.progress)
             return max((error_of(compared[root]) for root in there), default=0.0)
         part = deployed.extract(None, there)
-        exact, half = part.evaluate_on(call, (FLOAT32, FLOAT16))
+        ((exact, half),) = part.evaluate_on([call], (FLOAT32, FLOAT16))
         return max(map(_error, half, exact), default=0.0)
 
     def _compared(self, prepared: Prepared, call: Call) -> Comparisons:

@@ -8,9 +8,11 @@ several times a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from halfsafe.samples import Call
 
 INTERVAL = 0.2
 """Seconds between two steps that say no more than how far a stage has come."""
@@ -61,19 +63,20 @@ class Counted:
 
 
 class Ticks:
-    """Tells how far one pass over a graph has come, as its values come by."""
+    """Tells how far samples side by side have come in a graph, as their values come by."""
 
-    def __init__(self, progress: Progress, stage: str, first: int, values: int) -> None:
-        self._progress, self._stage, self._first = progress, stage, first
+    def __init__(self, progress: Progress, stage: str, batch: Sequence[Call], values: int) -> None:
+        self._progress, self._stage = progress, stage
+        self._first, self._samples = batch[0].number, len(batch)
         self._values, self._seen = max(values, 1), 0
         self._follows: Any = getattr(progress, "follows", False)
         self._next = time.monotonic() + INTERVAL
-        progress(Step.of(stage, first))
+        progress(Step.of(stage, self._first))
 
     def tick(self) -> None:
         """One more value."""
         self._seen += 1
         if self._follows and time.monotonic() > self._next:
             self._next = time.monotonic() + INTERVAL
-            share = min(self._seen / self._values, 1.0)
-            self._progress(Step.of(self._stage, self._first + share))
+            done = min(self._seen / self._values, self._samples)
+            self._progress(Step.of(self._stage, self._first + done))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import chain, islice
@@ -14,10 +14,11 @@ from halfsafe.engines import Engine, Running
 from halfsafe.engines.strict import Evaluated
 from halfsafe.errors import BadInput, first_line
 from halfsafe.formats import FLOAT32, FLOOR
+from halfsafe.measure import Measuring, at_once
 from halfsafe.progress import Step
 from halfsafe.references import Reference, References
 from halfsafe.rules.traits import natural_scale
-from halfsafe.samples import Call
+from halfsafe.samples import Call, batches
 from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Arrays, Delivery, Progress, Runnable, Source
 from halfsafe.verdict import (
@@ -109,20 +110,38 @@ class Proof:
     def _second(self) -> Running | None:
         return None if self.also is None else self.also.build(self.deployed)
 
+    @property
+    def at_once(self) -> int:
+        """How many samples to prove side by side."""
+        return 1 if self.exact is None else at_once(self.exact.graph, lanes=2)
+
     def of(
-        self, call: Call, *, before: bool = False, progress: Progress = lambda _: None
+        self, calls: Sequence[Call], *, last: int = -1, progress: Progress = lambda _: None
     ) -> Proved:
-        """What one sample shows. Raises BadInput if its reference is not finite."""
-        progress(Step.of("proving", call.number))
-        known = self.references.of(call)
-        check_reference(known.own, call.number)
+        """What some samples show, number `last` in the original's FP16 as well.
+
+        Raises BadInput if a reference is not finite.
+        """
+        progress(Step.of("proving", calls[0].number))
+        known = [self.references.of(call) for call in calls]
+        for call, reference in zip(calls, known, strict=True):
+            check_reference(reference.own, call.number)
+        progress(Step.of("proving", calls[0].number + len(calls) / 3))
+        fixed = self._fixed(calls)
+        progress(Step.of("proving", calls[0].number + 2 * len(calls) / 3))
+        each = zip(calls, known, fixed, strict=True)
+        found = (self._of(*one, before=one[0].number == last) for one in each)
+        return reduce(Proved.__or__, found, Proved())
+
+    def _of(
+        self, call: Call, known: Reference, fixed: tuple[Arrays | None, Arrays], *, before: bool
+    ) -> Proved:
+        """What one sample shows, given the fixed model in FP32 and in FP16."""
         as_it_was: tuple[Finding, ...] = ()
         if before:
-            progress(Step.of("proving", call.number + 1 / 3))
             found = _as_is(self.original, call, self.engine, known.own)
             as_it_was = self._findings(call, known, found)
-        progress(Step.of("proving", call.number + 1 / 2))
-        exact, after = self._fixed(call)
+        exact, after = fixed
         equal, worst, captured = self._in_float32(exact, known)
         _, metric = metric_of(self.standard.metric)
         second = self._second
@@ -156,25 +175,33 @@ class Proof:
             metric_error=proved.metric,
         )
 
-    def _fixed(self, call: Call) -> tuple[Arrays | None, Arrays]:
+    def _fixed(self, calls: Sequence[Call]) -> list[tuple[Arrays | None, Arrays]]:
         """The fixed model in FP32 and in FP16; side by side where both are of the same graph."""
         running, exact = self._running, self.exact
         if exact is None:
-            return None, running.run(call)
-        if (
-            exact is self.deployed and type(running) is Evaluated
-        ):  # an engine's own kind runs itself
-            in_float32, after = exact.evaluate_on(call, (FLOAT32, running.profile.stores))
-            return in_float32, after
-        return exact.evaluate(call, FLOAT32), running.run(call)
+            return [(None, running.run(call)) for call in calls]
+        if exact is self.deployed and type(running) is Evaluated:  # an own kind runs itself
+            both = exact.evaluate_on(calls, (FLOAT32, running.profile.stores))
+            return [(in_float32, after) for in_float32, after in both]
+        in_float32 = [x for (x,) in exact.evaluate_on(calls, (FLOAT32,))]
+        return list(zip(in_float32, self._in_half(calls), strict=True))
+
+    def _in_half(self, calls: Sequence[Call]) -> list[Arrays]:
+        running, deployed = self._running, self.deployed
+        if type(running) is Evaluated and isinstance(deployed, Measuring):
+            return [x for (x,) in deployed.evaluate_on(calls, (running.profile.stores,))]
+        return [running.run(call) for call in calls]
 
     def _in_float32(self, exact: Arrays | None, reference: Reference) -> tuple[bool, float, float]:
-        """Whether the fixed model gives the user's model's own bits, where capturing has kept them,
-        how far it is from these, and how far the capture is."""
-        known, captured = reference.own, 0.0
-        if not self.original.captured_exactly:
-            known = reference.graph
-            captured = worst_difference(known, reference.own)
+        """Whether the fixed model gives the bits of the user's model, or else of the graph that was
+        captured from it; how far it is from these, and how far the capture is.
+
+        A graph that has the model's bits on one sample may not have them on another: of a long
+        array, how many threads share it decides which entries a vector instruction computes.
+        """
+        if exact is not None and bit_equal(exact, reference.own):
+            return True, 0.0, 0.0
+        known, captured = reference.graph, worst_difference(reference.graph, reference.own)
         if exact is None or bit_equal(exact, known):
             return True, 0.0, captured
         return False, worst_difference(exact, known), captured
@@ -194,10 +221,10 @@ def prove(
     progress: Progress,
     group: Group = ALONE,
 ) -> Verification:
-    """Proves all samples, one at a time; on sample number `last` the original runs in FP16 too."""
+    """Proves all samples; on sample number `last` the original runs in FP16 too."""
 
     def seen(own: Iterable[Call]) -> Proved:
-        each = (proof.of(c, before=c.number == last, progress=progress) for c in own)
+        each = (proof.of(b, last=last, progress=progress) for b in batches(own, proof.at_once))
         return reduce(Proved.__or__, each, Proved())
 
     return proof.verdict(reduce(Proved.__or__, shared(group, calls, seen)), unmeasured)

@@ -58,7 +58,7 @@ class References:
         """The outputs on one sample. Raises BadInput for a misfit one."""
         kept = self._kept.get(call.number)
         if kept is None:
-            return self.keep(call, self.original.evaluate_on(call, self.lanes))
+            return self.keep(call, self.original.evaluate_on([call], self.lanes)[0])
         if isinstance(kept, Reference):
             return kept
         file, count = kept

@@ -96,6 +96,13 @@ class Samples:
         yield from recent[:-1] if self.unmeasured else recent
 
 
+def batches(calls: Iterable[Call], size: int) -> Iterator[list[Call]]:
+    """Calls in lists of a size, the last one of what is left."""
+    stream = iter(calls)
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
 def length_of(samples: Any) -> int | None:
     """How many samples there are, where that can be told before they have been seen."""
     if _is_sample(samples):

@@ -62,8 +62,10 @@ class Part(Runnable, Protocol):
         """Outputs in FP32 arithmetic, every value, or some, stored in a format."""
         ...
 
-    def evaluate_on(self, call: Call, formats: Sequence[FloatFormat]) -> list[Arrays]:
-        """The same in several formats, in one pass side by side."""
+    def evaluate_on(
+        self, calls: Sequence[Call], formats: Sequence[FloatFormat]
+    ) -> list[list[Arrays]]:
+        """The same of several samples in several formats, in one pass side by side."""
         ...
 
     def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> Part:

@@ -270,7 +270,7 @@ def _proof(report: Record) -> Markup:
     if proof is None:
         said = "Nothing was changed, so there is nothing to prove."
         return tag("p", said)
-    exact = "bit-equal" if proof.bit_equal else f"differs by {proof.worst_difference:.1e}"
+    exact = proof.exactness
     rows = [
         ("FP32, original and fixed", exact, "whether the fix is exact"),
         ("FP16, original", error(proof.before, proof.before_nonfinite), "what broke"),

@@ -183,7 +183,7 @@ def proof_table(proof: Verification) -> Table:
     """The proof, a finding a row."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
     if proof.in_float32:  # of a candidate in FP16 there is no FP32 form
-        exact = "bit-equal" if proof.bit_equal else f"differs by {proof.worst_difference:.1e}"
+        exact = proof.exactness
         table.add_row("FP32, original and fixed", exact)
     if proof.findings_before:
         table.add_row("FP16, original", error(proof.before, proof.before_nonfinite))

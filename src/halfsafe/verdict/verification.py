@@ -136,6 +136,15 @@ class Verification:
         return []
 
     @property
+    def exactness(self) -> str:
+        """What is said of the fixed model in FP32."""
+        if not self.bit_equal:
+            return f"differs by {self.worst_difference:.1e}"
+        if self.captured:
+            return f"bit-equal to the captured graph, {self.captured:.1e} from the model"
+        return "bit-equal"
+
+    @property
     def answer(self) -> Answer:
         """The worst of all reasons decides."""
         return self.reasons[0][0] if self.reasons else Answer.SAFE

@@ -2,15 +2,17 @@
 
 Every value of a network passes through here, and so does every constant, so that looking at entries
 must not take longer than computing them. Entries are taken a chunk at a time, in buffers that stay
-in a processor's cache, and never a copy of a whole array beside it; what is rounded to FP16 is
-rounded by ONNX Runtime's Cast, which has the processor's own instruction for it.
+in a processor's cache and are not made anew, since pages that are asked for and given back cost
+more than what is done in them; and never a copy of a whole array beside it. What is rounded to FP16
+is rounded by ONNX Runtime's Cast, which has the processor's own instruction for it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from math import inf, nan
+from math import inf, isfinite, nan
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,9 @@ Array = NDArray[Any]
 
 CHUNK = 2**17
 """Entries that are looked at together: a few copies of them fit a processor's cache."""
+
+FEW = 2**14
+"""Entries below which counting them one by one is quicker than a table of all pairs."""
 
 _TOP = 255
 """The exponent field of inf and NaN."""
@@ -53,57 +58,57 @@ def range_of(x: Array) -> Range:
     >>> range_of(np.array([0.0, -3.0, 0.5], np.float32)).binades
     {-1: 1, 1: 1}
     """
-    found = _Counts(min(x.size, CHUNK))
+    found = _Counts()
     for chunk in chunks(x):
         found.add(chunk)
     return found.range()
 
 
+class _Buffers(local):
+    """Room for one chunk, a thread's own."""
+
+    def __init__(self) -> None:
+        self.patterns, self.shifted = np.empty((2, CHUNK), np.uint32)
+        self.exponents = np.empty(CHUNK, np.uint8)
+        self.pairs = np.empty(CHUNK // 2, np.intp)
+        self.wide = np.empty((2, CHUNK), np.float64)
+
+
+_BUFFERS = _Buffers()
+
+
 class _Counts:
     """Extremes and counts over chunks; patterns are those of FP32, shifted by the sign."""
 
-    def __init__(self, size: int) -> None:
-        self._patterns, self._shifted = np.empty((2, max(size, 1)), np.uint32)
-        self._exponents = np.zeros(size + size % 2, np.uint8)
+    def __init__(self) -> None:
         self._counts = np.zeros(256, np.int64)
         self._least, self._largest, self._zeros = 2**32 - 1, 0, 0
         self._subnormal: Counter[int] = Counter()
 
     def add(self, chunk: Array) -> None:
-        """Counts the entries of one chunk, of at most the size that was announced."""
+        """Counts the entries of one chunk."""
         size = chunk.size
         if not size:
             return
         given = np.ascontiguousarray(chunk, np.float32).view(np.uint32)
-        patterns, shifted = self._patterns[:size], self._shifted[:size]
+        patterns, shifted = _BUFFERS.patterns[:size], _BUFFERS.shifted[:size]
         np.left_shift(given, 1, out=patterns)
         np.right_shift(patterns, 24, out=shifted)
-        counts = self._count(shifted)
+        counts = _count(shifted)
         if counts[_TOP]:
             patterns = patterns[shifted != _TOP]
         if counts[0]:
-            small = patterns[patterns < 1 << 24]
-            subnormal = small[small > 0]
-            self._zeros += small.size - subnormal.size
-            values = (subnormal >> np.uint32(1)).view(np.float32)
-            self._subnormal.update((np.frexp(values)[1] - 1).tolist())
+            zeros = patterns.size - int(np.count_nonzero(patterns))
+            self._zeros += zeros
+            if counts[0] > zeros:
+                subnormal = patterns[(patterns > 0) & (patterns < 1 << 24)]
+                values = (subnormal >> np.uint32(1)).view(np.float32)
+                self._subnormal.update((np.frexp(values)[1] - 1).tolist())
         self._counts += counts
         if patterns.size:
             self._largest = max(self._largest, int(patterns.max()))
             patterns -= 1
             self._least = min(self._least, int(patterns.min()))
-
-    def _count(self, exponents: Array) -> Array:
-        """How many there are of each exponent, in pairs; an odd one is paired with a 0 too many."""
-        size = exponents.size
-        even = size + size % 2
-        self._exponents[even - 1] = 0
-        self._exponents[:size] = exponents
-        pairs = np.bincount(self._exponents[:even].view(np.uint16), minlength=2**16)
-        table = pairs.reshape(256, 256)
-        counts = table.sum(0) + table.sum(1)
-        counts[0] -= even - size
-        return counts
 
     def range(self) -> Range:
         """What has been counted."""
@@ -116,6 +121,22 @@ class _Counts:
             count=int(self._counts.sum()),
             binades=dict(sorted(self._subnormal.items())) | binades,
         )
+
+
+def _count(exponents: Array) -> Array:
+    """How many there are of each exponent; many in pairs, an odd one with a 0 too many."""
+    size = exponents.size
+    if size < FEW:
+        return np.bincount(exponents, minlength=256)
+    even = size + size % 2
+    bytes_of, pairs = _BUFFERS.exponents[:even], _BUFFERS.pairs[: even // 2]
+    bytes_of[-1] = 0
+    bytes_of[:size] = exponents
+    pairs[:] = bytes_of.view(np.uint16)
+    table = np.bincount(pairs, minlength=2**16).reshape(256, 256)
+    counts = table.sum(0) + table.sum(1)
+    counts[0] -= even - size
+    return counts
 
 
 def _number(pattern: int) -> float:
@@ -138,21 +159,22 @@ def rounded(x: Array, fmt: FloatFormat) -> Array:
         return through_half(x)
     made = np.empty(x.shape, x.dtype)
     for chunk, into in zip(chunks(x), chunks(made), strict=True):
-        into[:] = _to_bits(chunk, fmt) if fmt.unlimited else by_bits(chunk, fmt)
+        if not (fmt.unlimited and x.dtype == np.float32 and _to_bits(chunk, fmt, into)):
+            into[:] = by_bits(chunk, fmt)
     return made
 
 
-def _to_bits(x: Array, fmt: FloatFormat) -> Array:
-    """One chunk rounded to a format's bits at any exponent: `by_bits`, if nothing is beyond it."""
-    wide = np.ascontiguousarray(x, np.float32)
-    bits, cut = wide.view(np.uint32), FLOAT32.mantissa_bits - fmt.mantissa_bits
-    made = np.right_shift(bits, cut)
+def _to_bits(x: Array, fmt: FloatFormat, into: Array) -> bool:
+    """Rounds a chunk to a format's bits at any exponent, as `by_bits` does; False where something
+    in it is beyond that."""
+    bits, made = x.view(np.uint32), into.view(np.uint32)
+    cut = FLOAT32.mantissa_bits - fmt.mantissa_bits
+    np.right_shift(bits, cut, out=made)
     made &= 1
     made += (1 << (cut - 1)) - 1
     made += bits
     made &= 2**32 - (1 << cut)
-    found = made.view(np.float32)
-    return found if np.isfinite(found).all() else by_bits(x, fmt)
+    return not made.size or (isfinite(into.max()) and isfinite(into.min()))
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -191,13 +213,18 @@ def deviation(candidate: Array, reference: Array) -> Deviation:
         raise ValueError(f"outputs of shapes {candidate.shape} and {reference.shape}")
     found = Deviation()
     for chunk, known in zip(chunks(candidate), chunks(reference), strict=True):
-        found += _deviation_of_chunk(chunk.astype(np.float64), known.astype(np.float64))
+        wide, beside = _BUFFERS.wide[:, : chunk.size]
+        wide[:], beside[:] = chunk, known
+        found += _deviation_of_chunk(wide, beside)
     return found
 
 
 @np.errstate(invalid="ignore", over="ignore")
 def _deviation_of_chunk(candidate: Array, reference: Array) -> Deviation:
-    """The sums tell by themselves whether an entry is not finite: then the slow way."""
+    """The sums tell by themselves whether an entry is not finite: then the slow way.
+
+    Differences and their squares are written over the candidate.
+    """
     candidate -= reference
     np.square(candidate, out=candidate)
     error = float(candidate.sum())

@@ -151,7 +151,8 @@ class _Editor:
         assert tensor is not None
 
         def changed() -> ir.Tensor[Any]:
-            return ir.Tensor(change(tensor.numpy()).astype(tensor.numpy().dtype), name=name)
+            x = tensor.numpy()
+            return ir.Tensor(change(x).astype(x.dtype, copy=False), name=name)
 
         shape = ir.Shape(tensor.shape.numpy())
         lazy = ir.LazyTensor(changed, dtype=tensor.dtype, shape=shape, name=name, cache=False)

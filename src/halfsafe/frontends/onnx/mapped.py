@@ -35,6 +35,9 @@ Array = NDArray[Any]
 LARGE = 1024
 """Bytes from which on a tensor is left where it lies."""
 
+KEPT = 2**16
+"""Bytes below which a tensor that has been read stays in memory: mapping it takes longer."""
+
 Piece = memoryview | ir.TensorProtocol
 """What a file is made of: bytes, and tensors, whose bytes are not there yet."""
 
@@ -202,26 +205,37 @@ def same(a: ir.Model, b: ir.Model) -> bool:
 
 
 def remapped(tensor: ir.TensorProtocol) -> ir.LazyTensor:
-    """The same tensor under a name of its own; one that lies in a file is mapped anew for each
-    reader, so that pages that were read go when their reader does.
+    """The same tensor under a name of its own; a large one that lies in a file is mapped anew for
+    each reader, so that pages that were read go when their reader does.
 
-    Whoever reads it raises BadInput where the file is not what it was.
+    Whoever reads it raises BadInput where the file is not what it was. That its path does not lead
+    out of the model's folder is checked by the first reader.
     """
-    known = _stamp(tensor) if isinstance(tensor, ir.ExternalTensor) else None
+    if not isinstance(tensor, ir.ExternalTensor):
+        shape = ir.Shape(tensor.shape.numpy())
+        return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=shape, name=tensor.name)
+    known, place = _stamp(tensor), (tensor.location, tensor.base_dir)
+    kept: ir.TensorProtocol | None = None
 
     def found() -> ir.TensorProtocol:
-        if not isinstance(tensor, ir.ExternalTensor):
-            return tensor
+        nonlocal place, kept
         if _stamp(tensor) != known:
             raise BadInput(
                 f"'{tensor.path}', which holds '{tensor.name}', has changed since it was read: "
                 "start again with the new one"
             )
-        shape = ir.Shape(tensor.shape.numpy())
-        return ir.ExternalTensor(
-            tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=shape,
-            name=tensor.name or "", base_dir=tensor.base_dir,
+        if kept is not None:
+            return kept
+        (location, folder), shape = place, ir.Shape(tensor.shape.numpy())
+        made = ir.ExternalTensor(
+            location, tensor.offset, tensor.length, tensor.dtype, shape=shape,
+            name=tensor.name or "", base_dir=folder,
         )  # fmt: skip
+        x = made.numpy()
+        place = str(tensor.path), ""  # where onnx_ir has no folder to check, it checks nothing
+        if tensor.nbytes < KEPT:
+            kept = ir.Tensor(x.copy(), dtype=tensor.dtype, shape=shape, name=tensor.name)
+        return kept or made
 
     shape = ir.Shape(tensor.shape.numpy())
     return ir.LazyTensor(found, dtype=tensor.dtype, shape=shape, name=tensor.name)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,7 +83,13 @@ class OnnxProgram:
 
         `store` is called with each element of a sequence.
         """
-        return self._evaluator.run(call, by_element(store), lanes)
+        return self.evaluate_all([call], [store], lanes)[0]
+
+    def evaluate_all(
+        self, calls: Sequence[Call], stores: Sequence[Store], lanes: int = 1
+    ) -> list[list[Lanes]]:
+        """The same of several samples side by side: constants are read once for all of them."""
+        return self._evaluator.run_all(calls, list(map(by_element, stores)), lanes)
 
 
 def open_program(model: ir.Model, call: Call) -> tuple[OnnxProgram, list[Any]]:

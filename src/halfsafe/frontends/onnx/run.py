@@ -68,11 +68,34 @@ class Evaluator:
         often, and which branch, the first lane decides. `see` is called with all values of that
         lane. Raises BadInput for a misfit sample.
         """
-        run = _Run(self, call.number, store, lanes, see)
-        for name, x in feeds_of(self.model, call).items():
-            run.put(name, (x,) * lanes)
-        run.nodes(self.model.graph)
-        return [run.fetch(str(output.name)) for output in self.model.graph.outputs]
+        return self.run_all([call], [store], lanes, see)[0]
+
+    def run_all(
+        self,
+        calls: Sequence[Call],
+        stores: Sequence[Store],
+        lanes: int = 1,
+        see: Callable[[str, Any], None] = _look_away,
+    ) -> list[list[Lanes]]:
+        """The same of several samples, each with a store of its own, one node after the other.
+
+        A constant is read, and stored by the first of the stores, once for all of them.
+        """
+        held: dict[str, Lanes] = {}
+        runs = [
+            _Run(self, call.number, store, lanes, held, see)
+            for call, store in zip(calls, stores, strict=True)
+        ]
+        for run, call in zip(runs, calls, strict=True):
+            for name, x in feeds_of(self.model, call).items():
+                run.put(name, (x,) * lanes)
+        for step in self.steps(self.model.graph):
+            for run in runs:
+                run.step(step)
+            for name in step.forgets:
+                held.pop(name, None)
+        names = [str(output.name) for output in self.model.graph.outputs]
+        return [[run.fetch(name) for name in names] for run in runs]
 
     def steps(self, graph: ir.Graph) -> list[_Step]:
         """The nodes of a graph, each with what can be forgotten after it."""
@@ -112,7 +135,10 @@ def _steps(graph: ir.Graph, opsets: Opsets) -> list[_Step]:
 
 
 class _Run:
-    """One pass over a model: the values that are still needed, by name."""
+    """One sample's pass over a model: the values that are still needed, by name.
+
+    `held` are the constants among them, which it has in common with the passes beside it.
+    """
 
     def __init__(
         self,
@@ -120,10 +146,11 @@ class _Run:
         sample: int,
         store: Store,
         lanes: int,
+        held: dict[str, Lanes],
         see: Callable[[str, Any], None],
     ) -> None:
         self.evaluator, self.sample, self.store, self.lanes = evaluator, sample, store, lanes
-        self.see = see
+        self.held, self.see = held, see
         self.values: dict[str, Lanes] = {}
         self.own: list[dict[OneNode, Any]] = [{} for _ in range(lanes)]
 
@@ -135,18 +162,25 @@ class _Run:
 
     def fetch(self, name: str) -> Lanes:
         if name not in self.values:
-            self.put(name, (constant(self.evaluator.model, name),) * self.lanes)
+            if name not in self.held:
+                self.put(name, (constant(self.evaluator.model, name),) * self.lanes)
+                self.held[name] = self.values[name]
+            self.values[name] = self.held[name]
         return self.values[name]
 
     def nodes(self, graph: ir.Graph) -> None:
         """Runs a graph's nodes; afterwards its outputs are there, and of the others none."""
         for step in self.evaluator.steps(graph):
-            given = {name: self.fetch(name) for name in step.reads}
-            for name, found in zip(step.keeps, self._outputs(step, given), strict=True):
-                if name:
-                    self.put(name, found)
-            for name in step.forgets:
-                del self.values[name]
+            self.step(step)
+
+    def step(self, step: _Step) -> None:
+        """Runs one node, and forgets what nobody reads after it."""
+        given = {name: self.fetch(name) for name in step.reads}
+        for name, found in zip(step.keeps, self._outputs(step, given), strict=True):
+            if name:
+                self.put(name, found)
+        for name in step.forgets:
+            del self.values[name]
 
     def _outputs(self, step: _Step, given: Mapping[str, Lanes]) -> Sequence[Lanes]:
         node = step.node

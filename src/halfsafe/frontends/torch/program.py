@@ -129,20 +129,39 @@ class Program:
         No value is kept longer than the graph needs it. Raises BadInput if the sample's structure
         or shapes are not those of the captured one.
         """
+        return self.evaluate_all([call], [store], lanes)[0]
+
+    def evaluate_all(
+        self, calls: Sequence[Call], stores: Sequence[Store], lanes: int = 1
+    ) -> list[list[Lanes]]:
+        """The same of several samples side by side: constants are read once for all of them.
+
+        What draws numbers runs on one after the other.
+        """
+        if self.draws and len(calls) > 1:
+            return [self.evaluate(*each, lanes) for each in zip(calls, stores, strict=True)]
+        graph, held = self._in_float32, dict[fx.Node, Any]()
+        runs = [
+            Evaluation(graph, self.bodies, self.constants, held, store, lanes, self._fitting(call))
+            for call, store in zip(calls, stores, strict=True)
+        ]
+        with torch.no_grad(), same_draws(self.draws):
+            for node in graph.nodes:
+                for call, run in zip(calls, runs, strict=True):
+                    try:
+                        run.step(node)
+                    except (RuntimeError, IndexError, MemoryError) as error:
+                        raise _misfit(call, error) from error
+                held.clear()
+        return [run.outputs for run in runs]
+
+    def _fitting(self, call: Call) -> list[Any]:
+        """A sample as graph inputs. Raises BadInput where the graph was not captured for it."""
         if not call.computed:
             check_call(call)
         flat = self.flatten(call)
         check_doors(self.fx, flat, call.number)
-        try:
-            with torch.no_grad(), same_draws(self.draws):
-                evaluation = Evaluation(self._in_float32, self.bodies, self.constants, store, lanes)
-                return evaluation.run(*flat, enable_io_processing=False)
-        except (RuntimeError, IndexError, MemoryError) as error:
-            check_memory(call, error)
-            raise BadInput(
-                f"sample {call.number} does not fit the graph captured from sample 0: "
-                f"{first_line(error)}; give all samples one shape, or pass dynamic_shapes"
-            ) from error
+        return flat
 
     def run(self, call: Call) -> list[Any]:
         """The flat outputs in FP32."""
@@ -187,6 +206,15 @@ def same_draws(enabled: bool = True) -> Generator[None]:
             ):
                 generator.manual_seed(0)
         yield
+
+
+def _misfit(call: Call, error: Exception) -> BadInput:
+    """What is to be said of a sample on which the graph does not run."""
+    check_memory(call, error)
+    return BadInput(
+        f"sample {call.number} does not fit the graph captured from sample 0: "
+        f"{first_line(error)}; give all samples one shape, or pass dynamic_shapes"
+    )
 
 
 def check_memory(call: Call, error: BaseException) -> None:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,37 +47,51 @@ class OnLanes:
 
 
 class Evaluation(fx.Interpreter):
-    """Runs a graph, every tensor passing through `store`; frees each after its last use.
+    """Runs a graph on one sample, every tensor passing through `store`, a node at a time.
 
-    Gives the outputs lane by lane. On one lane, values are what torch.fx knows them to be; on
-    several, they are OnLanes. A constant is read when a node needs it. On one lane it is dropped
-    after that node, and read again for the next; on several, where a store may count what it sees,
-    it is kept until its last reader.
+    Each value is freed after its last use. On one lane, values are what torch.fx knows them to be;
+    on several, they are OnLanes. A constant is read when a node needs it and is put into `held`,
+    where the same node finds it on the samples beside this one; whoever steps through the nodes
+    empties that after each, and a later reader reads the constant again.
     """
+
+    outputs: list[Lanes]
 
     def __init__(
         self,
         graph: fx.Graph,
         bodies: Mapping[str, nn.Module],
         constants: Mapping[str, Tensor],
+        held: dict[fx.Node, Any],
         store: Store,
         lanes: int,
+        given: Iterable[Any],
     ) -> None:
         super().__init__(nn.ModuleDict(bodies), graph=graph)
-        self._constants, self._store, self._lanes = constants, store, lanes
+        self._constants, self._held, self._store, self._lanes = constants, held, store, lanes
+        self.args_iter = iter(given)
+
+    def step(self, n: fx.Node) -> None:
+        """Runs one node; the last one gives the outputs."""
+        self.env[n] = self.run_node(n)
+        if n.op == "output":
+            self.outputs = self.env[n]
+        for used in self.user_to_last_uses.get(n, ()):
+            del self.env[used]
 
     def run_node(self, n: fx.Node) -> Any:
         if self._is_constant(n):
             return _NOT_READ
         unread = [x for x in n.all_input_nodes if self.env.get(x) is _NOT_READ]
         for source in unread:
-            results = self._stored(source, (self._constants[str(source.target)],) * self._lanes)
-            self.env[source] = OnLanes(results) if self._lanes > 1 else results[0]
+            if source not in self._held:
+                results = self._stored(source, (self._constants[str(source.target)],) * self._lanes)
+                self._held[source] = OnLanes(results) if self._lanes > 1 else results[0]
+            self.env[source] = self._held[source]
         try:
             return self._run_call(n)
         finally:
-            if self._lanes == 1:
-                self.env.update(dict.fromkeys(unread, _NOT_READ))
+            self.env.update(dict.fromkeys(unread, _NOT_READ))
 
     def _is_constant(self, n: fx.Node) -> bool:
         """Whether a node is a tensor of the program's; else it is the branch of a condition."""
