@@ -1,33 +1,29 @@
 """What measuring asks of NumPy: `halfsafe.measure.Arithmetic`.
 
 Every value of a network passes through here, and so does every constant, so that looking at entries
-must not take longer than computing them. Entries are taken a chunk at a time, in buffers that stay
-in a processor's cache and are not made anew, since pages that are asked for and given back cost
-more than what is done in them; and never a copy of a whole array beside it. What is rounded to FP16
-is rounded by ONNX Runtime's Cast, which has the processor's own instruction for it.
+must not take longer than computing them. Entries are taken a chunk at a time, and never a copy of a
+whole array beside it; what is rounded to FP16 is rounded by ONNX Runtime's Cast, which has the
+processor's own instruction for it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import inf, isfinite, nan
-from threading import local
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halfsafe.deviation import Deviation
+from halfsafe.chunks import BUFFERS, chunks
+from halfsafe.deviation import deviation as deviation
 from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
 from halfsafe.frontends.onnx.casts import through_half
 from halfsafe.ranges import Range
 from halfsafe.source import Arrays
 
 Array = NDArray[Any]
-
-CHUNK = 2**17
-"""Entries that are looked at together: a few copies of them fit a processor's cache."""
 
 FEW = 2**14
 """Entries below which counting them one by one is quicker than a table of all pairs."""
@@ -39,12 +35,6 @@ _TOP = 255
 def floating(x: Array) -> bool:
     """Whether the entries are floating numbers."""
     return x.dtype.kind == "f"
-
-
-def chunks(x: Array) -> Iterator[Array]:
-    """All entries, CHUNK at a time; of an empty array one empty chunk."""
-    flat = x.reshape(-1)
-    return (flat[i : i + CHUNK] for i in range(0, max(flat.size, 1), CHUNK))
 
 
 def range_of(x: Array) -> Range:
@@ -64,19 +54,6 @@ def range_of(x: Array) -> Range:
     return found.range()
 
 
-class _Buffers(local):
-    """Room for one chunk, a thread's own."""
-
-    def __init__(self) -> None:
-        self.patterns, self.shifted = np.empty((2, CHUNK), np.uint32)
-        self.exponents = np.empty(CHUNK, np.uint8)
-        self.pairs = np.empty(CHUNK // 2, np.intp)
-        self.wide = np.empty((2, CHUNK), np.float64)
-
-
-_BUFFERS = _Buffers()
-
-
 class _Counts:
     """Extremes and counts over chunks; patterns are those of FP32, shifted by the sign."""
 
@@ -91,7 +68,7 @@ class _Counts:
         if not size:
             return
         given = np.ascontiguousarray(chunk, np.float32).view(np.uint32)
-        patterns, shifted = _BUFFERS.patterns[:size], _BUFFERS.shifted[:size]
+        patterns, shifted = BUFFERS.patterns[:size], BUFFERS.shifted[:size]
         np.left_shift(given, 1, out=patterns)
         np.right_shift(patterns, 24, out=shifted)
         counts = _count(shifted)
@@ -129,7 +106,7 @@ def _count(exponents: Array) -> Array:
     if size < FEW:
         return np.bincount(exponents, minlength=256)
     even = size + size % 2
-    bytes_of, pairs = _BUFFERS.exponents[:even], _BUFFERS.pairs[: even // 2]
+    bytes_of, pairs = BUFFERS.exponents[:even], BUFFERS.pairs[: even // 2]
     bytes_of[-1] = 0
     bytes_of[:size] = exponents
     pairs[:] = bytes_of.view(np.uint16)
@@ -201,44 +178,6 @@ def by_bits(x: Array, fmt: FloatFormat) -> Array:
     beyond = np.float32(nan if fmt.finite else inf)
     made = np.copysign(np.where(np.abs(made) > fmt.max, beyond, made), wide)
     return np.where(np.isnan(wide), wide, made).astype(x.dtype)
-
-
-def deviation(candidate: Array, reference: Array) -> Deviation:
-    """As `halfsafe.deviation.deviation`, of arrays of any type.
-
-    >>> deviation(np.array([1.0, np.inf]), np.array([2.0, 2.0]))
-    Deviation(squared_error=1.0, squared_norm=8.0, nonfinite=1, count=2)
-    """
-    if candidate.shape != reference.shape:
-        raise ValueError(f"outputs of shapes {candidate.shape} and {reference.shape}")
-    found = Deviation()
-    for chunk, known in zip(chunks(candidate), chunks(reference), strict=True):
-        wide, beside = _BUFFERS.wide[:, : chunk.size]
-        wide[:], beside[:] = chunk, known
-        found += _deviation_of_chunk(wide, beside)
-    return found
-
-
-@np.errstate(invalid="ignore", over="ignore")
-def _deviation_of_chunk(candidate: Array, reference: Array) -> Deviation:
-    """The sums tell by themselves whether an entry is not finite: then the slow way.
-
-    Differences and their squares are written over the candidate.
-    """
-    candidate -= reference
-    np.square(candidate, out=candidate)
-    error = float(candidate.sum())
-    norm = float(np.square(reference).sum())
-    if np.isfinite(error) and np.isfinite(norm):
-        return Deviation(error, norm, 0, reference.size)
-    counted = np.isfinite(reference)
-    broken = counted & ~np.isfinite(candidate)
-    return Deviation(
-        squared_error=float(candidate[counted & ~broken].sum()),
-        squared_norm=float(np.square(reference[counted]).sum()),
-        nonfinite=int(broken.sum()),
-        count=int(counted.sum()),
-    )
 
 
 def differing(a: Array, b: Array) -> int:

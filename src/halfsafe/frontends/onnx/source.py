@@ -15,11 +15,12 @@ from typing import Any, Self
 import numpy as np
 import onnx_ir as ir
 
+from halfsafe.chunks import chunks
 from halfsafe.deviation import bit_equal
 from halfsafe.edits import Edit
 from halfsafe.errors import BadInput
 from halfsafe.formats import FLOAT16
-from halfsafe.frontends.onnx.arithmetic import arrays, chunks, range_of, rounded
+from halfsafe.frontends.onnx.arithmetic import arrays, range_of, rounded
 from halfsafe.frontends.onnx.deliver import HalfFile, OnnxDelivery
 from halfsafe.frontends.onnx.draws import model_draws, unseeded
 from halfsafe.frontends.onnx.edit import apply

