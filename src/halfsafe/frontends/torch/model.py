@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.torch.constants import Constant, Held
+from halfsafe.frontends.torch.dispatched import is_dispatched, plain
 from halfsafe.frontends.torch.hollow import hollow, lent
 from halfsafe.frontends.torch.program import check_memory, same_draws
 from halfsafe.frontends.torch.quiet import exporting
@@ -40,9 +41,14 @@ class Opened:
     def of(cls, module: Any, weights: Weights | None = None) -> Self:
         """Raises BadInput for what is not an nn.Module in eval mode with finite FP32 weights.
 
-        What is on the meta device comes from `weights`, all else is as it is in the module.
+        What is on the meta device comes from `weights`, or from where accelerate has put it; all
+        else is as it is in the module.
         """
         check_model(module)
+        if is_dispatched(module):
+            module, own = plain(module)
+            if weights is None and any(x.is_meta for x in named_tensors(module).values()):
+                weights = own
         held: dict[int, Constant] = {}
         named = named_tensors(module)
         absent = {name: x for name, x in named.items() if x.is_meta}
