@@ -7,7 +7,8 @@ same for both. What they wrote is judged by bench/judge.py, which does not know 
 that neither has seen. Beside them stands one forward pass in ONNX Runtime with its defaults, its
 seconds and what it adds to the memory of imports.
 
-- `over_autocast`: user time of the whole process, over that of AutoCast.
+- `over_autocast`: user time of the whole process, over that of AutoCast; `cpu_over_autocast` has
+  the system's time as well, much of which is for pages of memory.
 - `peak_over_file`: peak resident memory, less that of imports, over the file and the largest
   activation (what any tool has to hold that runs the network).
 - `total_over_forward`: CPU seconds without imports, over those of one forward pass for each sample
@@ -153,7 +154,9 @@ def measure(name: str, folder: Path) -> list[Row]:
     onnx.save(model, inside)
     activation = largest_activation(model)
     del model
-    forward, added = python("-c", FORWARD, str(beside), str(samples[0]))
+    passed = python("-c", FORWARD, str(beside), str(samples[0]))
+    assert isinstance(passed, list), passed
+    forward, added = passed
     looked = python("-c", INSPECT, str(beside), *map(str, samples[:INSPECTED]))
     rows: list[Row] = []
     for path, count in [(beside, n) for n in COUNTS] + [(inside, COUNTS[0])]:
@@ -168,8 +171,9 @@ def measure(name: str, folder: Path) -> list[Row]:
             row[tool] = convert(tool, path, [*samples[:count], samples[-1]], folder)
         ours, theirs = (row[tool] for tool in TOOLS)
         if "cpu_seconds" in ours and "cpu_seconds" in theirs:
-            ratio = ours["cpu_seconds_with_start"] / theirs["cpu_seconds_with_start"]
-            row["over_autocast"] = round(ratio, 3)
+            for kind, name in ("user", "over_autocast"), ("cpu", "cpu_over_autocast"):
+                mine, other = (t[f"{kind}_seconds_with_start"] for t in (ours, theirs))
+                row[name] = round(mine / other, 3)
         for tool in TOOLS:
             if "mib_added" in row[tool]:
                 whole = (size + activation) / 2**20
@@ -183,8 +187,20 @@ def measure(name: str, folder: Path) -> list[Row]:
     return rows
 
 
+def _ratios(rows: list[Row], samples: int) -> list[float]:
+    return [r["over_autocast"] for r in rows if r["samples"] == samples and "over_autocast" in r]
+
+
 def summary(rows: list[Row]) -> Row:
-    over = [row["over_autocast"] for row in rows if "over_autocast" in row]
+    over = {
+        name: [row[name] for row in rows if name in row]
+        for name in ("over_autocast", "cpu_over_autocast")
+    }
+    by_samples = {
+        f"median_over_autocast_{n}": round(statistics.median(found), 3)
+        for n in COUNTS
+        if (found := _ratios(rows, n))
+    }
     peaks = {
         tool: [row[tool]["peak_over_file"] for row in rows if "peak_over_file" in row[tool]]
         for tool in TOOLS
@@ -197,8 +213,9 @@ def summary(rows: list[Row]) -> Row:
     }
     judged = {tool: [row[tool].get("judge", "error") for row in rows] for tool in TOOLS}
     return {
-        "median_over_autocast": round(statistics.median(over), 3),
-        "max_over_autocast": max(over),
+        **{f"median_{name}": round(statistics.median(found), 3) for name, found in over.items()},
+        **{f"max_{name}": max(found) for name, found in over.items()},
+        **by_samples,
         "max_peak_over_file": {tool: max(found) for tool, found in peaks.items()},
         "median_total_over_forward": statistics.median(totals),
         "max_total_over_forward": max(totals),

@@ -2,9 +2,10 @@
 
 A process of its own, so that time and memory are counted alike for all. SAMPLES is a folder of .npz
 files, one a sample. The last line printed is JSON: seconds without imports, on the clock and of the
-CPU, peak resident memory and what the conversion added to that of the imports, and the tool's error
-if it has one. What a tool imports late is imported before the clock starts. The script runs in the
-environments of all tools, and so imports only what its tool brings. Linux only.
+CPU; those of the whole process, and the user's part of them; peak resident memory and what the
+conversion added to that of the imports; and the tool's error if it has one. What a tool imports
+late is imported before the clock starts. The script runs in the environments of all tools, and so
+imports only what its tool brings. Linux only.
 """
 
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -132,6 +134,7 @@ def main(tool: str, model: str, samples: str, made: str) -> None:
         "seconds": round(time.perf_counter() - start, 3),
         "cpu_seconds": round(time.process_time() - work, 3),
         "cpu_seconds_with_start": round(time.process_time(), 3),
+        "user_seconds_with_start": round(os.times().user, 3),
         "mib_peak": peak,
         "mib_added": round(peak - before, 1),
     }

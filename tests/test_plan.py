@@ -1,5 +1,6 @@
 """The planner on graphs small enough to solve by hand."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -333,3 +334,18 @@ def test_what_is_too_dense_to_be_taken_apart_costs_what_branching_finds(monkeypa
     assert best.missed == 0
     assert len(insertions(drawing, exact)) == len(insertions(drawing, opened))
     assert len(insertions(drawing, exact)) == best.inserted // MUL
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_planning_leaves_the_collector_of_cycles_as_it_was(on: bool):
+    sketch = Sketch()
+    graph = sketch.graph(sketch.linear("a", sketch.input("x"), 1e6))
+    was = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        plan(graph, windows(graph, sketch.ranges, Limits()))
+        with pytest.raises(KeyError):
+            windows(graph, {}, Limits())
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was else gc.disable)()

@@ -28,6 +28,7 @@ from halfsafe.exponents.choosing import Solver
 from halfsafe.exponents.inserting import folded, inserted
 from halfsafe.exponents.model import Program
 from halfsafe.exponents.system import Wish
+from halfsafe.garbage import uncollected
 from halfsafe.graph import Graph, Use
 from halfsafe.rules import Unknown, unknown_ops
 from halfsafe.rules.solve import COMPUTED, Pins
@@ -84,6 +85,7 @@ class Plan:
         return sum(1 for k in self.exponents.values() if k)
 
 
+@uncollected()
 def plan(graph: Graph, windows: Windows, *, eager: bool = False) -> Plan:
     """The best exponents for a graph. Values that no plan saves are in `conflicts`.
 

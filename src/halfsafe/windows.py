@@ -21,6 +21,7 @@ from math import ceil, inf, log2
 from typing import Literal
 
 from halfsafe.formats import FLOAT16, FLOAT32, FloatFormat
+from halfsafe.garbage import uncollected
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.ranges import Range, Ranges
 from halfsafe.rules import Unknown, traits_of
@@ -70,6 +71,7 @@ class Limits:
     inside: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
+@uncollected()
 def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Window]:
     """The windows of values as they are made (by name) and as they are read (by use).
 

@@ -77,7 +77,8 @@ def work(column: int, factors: Sequence[Factor], ranges: Ranges) -> int:
         for c in factor.columns:
             if c not in seen:
                 seen.add(c)
-                cells *= len(ranges[c])
+                own = ranges[c]
+                cells *= own.high - own.low + 1
     if follows:
         return cells
     own = len(ranges[column])
