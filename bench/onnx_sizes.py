@@ -171,9 +171,9 @@ def measure(name: str, folder: Path) -> list[Row]:
             row[tool] = convert(tool, path, [*samples[:count], samples[-1]], folder)
         ours, theirs = (row[tool] for tool in TOOLS)
         if "cpu_seconds" in ours and "cpu_seconds" in theirs:
-            for kind, name in ("user", "over_autocast"), ("cpu", "cpu_over_autocast"):
+            for kind, key in ("user", "over_autocast"), ("cpu", "cpu_over_autocast"):
                 mine, other = (t[f"{kind}_seconds_with_start"] for t in (ours, theirs))
-                row[name] = round(mine / other, 3)
+                row[key] = round(mine / other, 3)
         for tool in TOOLS:
             if "mib_added" in row[tool]:
                 whole = (size + activation) / 2**20

@@ -14,6 +14,7 @@ from halfsafe.deviation import same
 from halfsafe.errors import BadInput
 from halfsafe.formats import FLOAT16, FLOAT32, FLOOR
 from halfsafe.frontends import open_model
+from halfsafe.frontends.onnx.one_node import OneNode
 from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.frontends.torch.source import TorchSource
 from halfsafe.graph import Graph, Kind, Node, Value
@@ -24,7 +25,7 @@ from halfsafe.samples import Call, batches
 from tests.replicas import Net, scaled
 from tests.test_large_models import SAMPLES, loud
 from tests.test_onnx_bodies import BRANCHES, LOOP
-from tests.test_onnx_constants import BRANCHED, network, weights
+from tests.test_onnx_constants import BRANCHED, STORED, network, weights
 
 FORMATS = (FLOAT32, FLOAT16, FLOOR)
 
@@ -57,7 +58,7 @@ def alone(source: Any, call: Call, lanes: Any) -> bool:
     return all(map(equal, lanes, [source.evaluate(call, fmt) for fmt in FORMATS]))
 
 
-@pytest.mark.parametrize("body", [BRANCHED, BRANCHES, LOOP])
+@pytest.mark.parametrize("body", [STORED, BRANCHED, BRANCHES, LOOP])
 def test_files_with_bodies_and_sizes_that_vary(body):
     source, given = onnx_source(body)
     for together, call in zip(source.evaluate_on(given, FORMATS), given, strict=True):
@@ -102,6 +103,16 @@ def test_a_constant_is_read_once(monkeypatch, lanes):
     assert taken == {name: readers[name] for name in taken} and len(taken) > 10
 
 
+def test_what_depends_on_constants_alone_is_computed_once(monkeypatch):
+    source, given = onnx_source(STORED)
+    ran, call = Counter[str](), OneNode.__call__
+    monkeypatch.setattr(
+        OneNode, "__call__", lambda one, *a: (ran.update([one.node.op_type]), call(one, *a))[1]
+    )
+    evaluate_on(source.program, given, (FLOAT32,))
+    assert (ran["Cast"], ran["MatMul"]) == (2, 2 * len(given))
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_a_sample_that_does_not_fit_is_named(kind):
     source, given = onnx_source(BRANCHED) if kind == "onnx" else torch_source()
@@ -133,12 +144,13 @@ def test_how_many():
 
     values = [
         value("x", 10, Kind.INPUT), value("w", 10_000, Kind.CONSTANT), value("a", 100),
-        value("b", 20), value("c", 5),
+        value("b", 20), value("c", 5), value("v", 10_000),
     ]  # fmt: skip
     nodes = (
         Node("n", "matmul", {"self": "x", "other": "w"}, ("a",)),
         Node("m", "relu", {"self": "a"}, ("b",)),
-        Node("o", "add", {"self": "b", "other": "x"}, ("c",)),
+        Node("t", "t", {"self": "w"}, ("v",)),
+        Node("o", "add", {"self": "b", "other": "x", "third": "v"}, ("c",)),
     )
     graph = Graph(nodes, {v.name: v for v in values}, ("x",), ("c",))
     assert (graph.held, graph.alive) == (10_000, 10 + 100 + 20)

@@ -101,16 +101,19 @@ class Graph:
 
     @cached_property
     def alive(self) -> int:
-        """How many entries of inputs and activations are needed at the same time, at most."""
+        """How many entries that depend on a sample are needed at the same time, at most."""
         last = {name: i for i, node in enumerate(self.nodes) for name in node.inputs.values()}
         kept, size = set(self.outputs), {name: v.size for name, v in self.values.items()}
-        computed = {*self.inputs, *self.producers}
+        varying = set(self.inputs)
         now = most = sum(size[name] for name in self.inputs)
         for i, node in enumerate(self.nodes):
+            read = varying.intersection(node.inputs.values())
+            if node.inputs and not read:
+                continue
+            varying.update(node.outputs)
             now += sum(size[name] for name in node.outputs)
             most = max(most, now)
-            read = {n for n in node.inputs.values() if last[n] == i and n in computed}
-            now -= sum(size[name] for name in read - kept)
+            now -= sum(size[name] for name in read - kept if last[name] == i)
         return most
 
     @property

@@ -79,7 +79,8 @@ class Evaluator:
     ) -> list[list[Lanes]]:
         """The same of several samples, each with a store of its own, one node after the other.
 
-        A constant is read, and stored by the first of the stores, once for all of them.
+        A constant is read, and stored by the first of the stores, once for all of them; what is
+        computed from constants alone is computed once.
         """
         held: dict[str, Lanes] = {}
         runs = [
@@ -90,8 +91,9 @@ class Evaluator:
             for name, x in feeds_of(self.model, call).items():
                 run.put(name, (x,) * lanes)
         for step in self.steps(self.model.graph):
+            made = runs[0].outputs(step) if step.fixed else None
             for run in runs:
-                run.step(step)
+                run.step(step, made)
             for name in step.forgets:
                 held.pop(name, None)
         names = [str(output.name) for output in self.model.graph.outputs]
@@ -106,13 +108,17 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class _Step:
-    """A node, the values that it reads, those last read by it, and the outputs to be kept."""
+    """A node, the values that it reads, those last read by it, and the outputs to be kept.
+
+    A `fixed` one depends on constants alone.
+    """
 
     node: ir.Node
     reads: tuple[str, ...]
     forgets: tuple[str, ...]
     keeps: tuple[str, ...]
     compute: OneNode | None
+    fixed: bool
 
 
 def _steps(graph: ir.Graph, opsets: Opsets) -> list[_Step]:
@@ -122,16 +128,15 @@ def _steps(graph: ir.Graph, opsets: Opsets) -> list[_Step]:
     last = {name: i for i, names in enumerate(reads) for name in names}
     own = {str(value.name) for value in graph_values(graph)}
     shown = {str(output.name) for output in graph.outputs}
-    return [
-        _Step(
-            node,
-            names,
-            tuple(n for n in names if last[n] == i and n in own and n not in shown),
-            tuple(str(o.name) if o.name in last or o.name in shown else "" for o in node.outputs),
-            one,
-        )
-        for i, ((node, one), names) in enumerate(zip(nodes, reads, strict=True))
-    ]
+    fixed, steps = set(graph.initializers), list[_Step]()
+    for i, ((node, one), names) in enumerate(zip(nodes, reads, strict=True)):
+        is_fixed = one is not None and not one.draws and fixed.issuperset(names)
+        if is_fixed:
+            fixed.update(str(output.name) for output in node.outputs)
+        forgets = tuple(n for n in names if last[n] == i and n in own and n not in shown)
+        kept = (str(o.name) if o.name in last or o.name in shown else "" for o in node.outputs)
+        steps.append(_Step(node, names, forgets, tuple(kept), one, is_fixed))
+    return steps
 
 
 class _Run:
@@ -173,17 +178,18 @@ class _Run:
         for step in self.evaluator.steps(graph):
             self.step(step)
 
-    def step(self, step: _Step) -> None:
-        """Runs one node, and forgets what nobody reads after it."""
-        given = {name: self.fetch(name) for name in step.reads}
-        for name, found in zip(step.keeps, self._outputs(step, given), strict=True):
+    def step(self, step: _Step, made: Sequence[Lanes] | None = None) -> None:
+        """Runs one node, unless its outputs are given, and forgets what nobody reads after it."""
+        found = self.outputs(step) if made is None else made
+        for name, lanes in zip(step.keeps, found, strict=True):
             if name:
-                self.put(name, found)
+                self.put(name, lanes)
         for name in step.forgets:
-            del self.values[name]
+            self.values.pop(name, None)
 
-    def _outputs(self, step: _Step, given: Mapping[str, Lanes]) -> Sequence[Lanes]:
-        node = step.node
+    def outputs(self, step: _Step) -> Sequence[Lanes]:
+        """What a node gives on each lane."""
+        node, given = step.node, {name: self.fetch(name) for name in step.reads}
         try:
             if step.compute is None:
                 return _BODIES[node.op_type](self, node)
