@@ -17,7 +17,7 @@ LOWER = (
     "errors", "samples", "formats", "graph", "ranges", "deviation", "rules", "edits", "forms",
     "windows", "integer_program", "measure", "plan", "rewrite", "remedies", "faults", "source",
     "verdict", "amplifiers", "prepare", "mending", "proof", "replacements", "exponents",
-    "progress", "sharing", "references",
+    "progress", "sharing", "references", "chunks", "garbage",
 )  # fmt: skip
 """Modules below the front ends; none of them knows a framework."""
 
