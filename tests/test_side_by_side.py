@@ -18,7 +18,7 @@ from halfsafe.frontends.onnx.one_node import OneNode
 from halfsafe.frontends.onnx.source import OnnxSource
 from halfsafe.frontends.torch.source import TorchSource
 from halfsafe.graph import Graph, Kind, Node, Value
-from halfsafe.measure import at_once, evaluate_on
+from halfsafe.measure import at_once, evaluate_on, side_by_side
 from halfsafe.proof import Proof
 from halfsafe.references import Reference, References
 from halfsafe.samples import Call, batches
@@ -133,8 +133,7 @@ def test_reports_do_not_depend_on_it(monkeypatch, kind):
         return [json.dumps(report.to_json(), sort_keys=True) for report in found]
 
     one_by_one = reports()
-    for module in ("measure", "proof"):
-        monkeypatch.setattr(f"halfsafe.{module}.at_once", lambda graph, lanes: 3)
+    monkeypatch.setattr("halfsafe.measure.at_once", lambda graph, lanes: 3)
     assert reports() == one_by_one
 
 
@@ -158,6 +157,9 @@ def test_how_many():
     assert list(batches([], 3)) == []
     given = [Call((), {}, i) for i in range(5)]
     assert [[c.number for c in b] for b in batches(given, 2)] == [[0, 1], [2, 3], [4]]
+    sized = [Call((np.zeros(n),), {"more": [np.zeros((n, 2))]}, n) for n in (3, 2, 4, 3, 1, 3)]
+    found = [[c.number for c in b] for b in side_by_side(graph, sized, 1)]
+    assert found == [[3, 2], [4], [3, 1, 3]]
 
 
 # What is bit-equal to what

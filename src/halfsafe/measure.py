@@ -10,7 +10,7 @@ rounds is strict evaluation; three lanes side by side are a comparison.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from hashlib import blake2b
 from math import prod
@@ -108,6 +108,13 @@ def at_once(graph: Graph, lanes: int) -> int:
     return max(1, min(AT_ONCE, graph.held // (SHARE * lanes * max(graph.alive, 1))))
 
 
+def side_by_side(graph: Graph, calls: Iterable[Call], lanes: int) -> Iterator[list[Call]]:
+    """Samples in lists of those to take side by side; one that is larger than that whose sizes the
+    graph has is alone."""
+    most = sum(graph.values[name].size for name in graph.inputs)
+    return batches(calls, at_once(graph, lanes), most)
+
+
 R = TypeVar("R", bound=Run)
 
 
@@ -163,7 +170,7 @@ def measure(
     """
     found: dict[str, Range] = {}
     storing = _storing(run, formats, None)
-    for batch in batches(calls, at_once(run.graph, len(formats))):
+    for batch in side_by_side(run.graph, calls, len(formats)):
         ticks = Ticks(progress, "measuring", batch, len(run.graph.values))
         observers = [_Observer(run, call.number, only) for call in batch]
         stores = [
@@ -188,7 +195,7 @@ def compare(
     ranges: dict[str, Range] = {}
     compared: dict[str, Comparison] = {}
     constants: dict[str, Comparison] = {}
-    for batch in batches(calls, at_once(run.graph, len(LANES))):
+    for batch in side_by_side(run.graph, calls, len(LANES)):
         ticks = Ticks(progress, "comparing FP16 with FP32:", batch, len(run.graph.values))
         comparing = [_Comparing(run, call.number, constants) for call in batch]
         stores = [_ticking(ticks, each.store) for each in comparing]

@@ -14,11 +14,11 @@ from halfsafe.engines import Engine, Running
 from halfsafe.engines.strict import Evaluated
 from halfsafe.errors import BadInput, first_line
 from halfsafe.formats import FLOAT32, FLOOR
-from halfsafe.measure import Measuring, at_once
+from halfsafe.measure import Measuring, side_by_side
 from halfsafe.progress import Step
 from halfsafe.references import Reference, References
 from halfsafe.rules.traits import natural_scale
-from halfsafe.samples import Call, batches
+from halfsafe.samples import Call
 from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Arrays, Delivery, Progress, Runnable, Source
 from halfsafe.verdict import (
@@ -110,10 +110,11 @@ class Proof:
     def _second(self) -> Running | None:
         return None if self.also is None else self.also.build(self.deployed)
 
-    @property
-    def at_once(self) -> int:
-        """How many samples to prove side by side."""
-        return 1 if self.exact is None else at_once(self.exact.graph, lanes=2)
+    def side_by_side(self, calls: Iterable[Call]) -> Iterable[list[Call]]:
+        """Samples in lists of those to prove side by side."""
+        if self.exact is None:
+            return ([call] for call in calls)
+        return side_by_side(self.exact.graph, calls, lanes=2)
 
     def of(
         self, calls: Sequence[Call], *, last: int = -1, progress: Progress = lambda _: None
@@ -224,7 +225,7 @@ def prove(
     """Proves all samples; on sample number `last` the original runs in FP16 too."""
 
     def seen(own: Iterable[Call]) -> Proved:
-        each = (proof.of(b, last=last, progress=progress) for b in batches(own, proof.at_once))
+        each = (proof.of(b, last=last, progress=progress) for b in proof.side_by_side(own))
         return reduce(Proved.__or__, each, Proved())
 
     return proof.verdict(reduce(Proved.__or__, shared(group, calls, seen)), unmeasured)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from math import inf, prod
 from typing import Any, NamedTuple
 
 from halfsafe.errors import BadInput
@@ -96,11 +97,35 @@ class Samples:
         yield from recent[:-1] if self.unmeasured else recent
 
 
-def batches(calls: Iterable[Call], size: int) -> Iterator[list[Call]]:
-    """Calls in lists of a size, the last one of what is left."""
-    stream = iter(calls)
-    while batch := list(islice(stream, size)):
+def batches(calls: Iterable[Call], size: int, most: float = inf) -> Iterator[list[Call]]:
+    """Calls in lists of a size, the last one of what is left; one with more entries than `most` is
+    alone."""
+    batch: list[Call] = []
+    for call in calls:
+        alone = entries(call.args) + entries(call.kwargs) > most
+        if batch and alone:
+            yield batch
+            batch = []
+        batch.append(call)
+        if alone or len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
         yield batch
+
+
+def entries(given: Any) -> int:
+    """How many entries the arrays have that are anywhere within arguments.
+
+    >>> import numpy as np
+    >>> entries(({"a": np.zeros((2, 3))}, [np.zeros(4), None, 5]))
+    10
+    """
+    if hasattr(given, "shape"):
+        return prod(given.shape)
+    if isinstance(given, Mapping):
+        return entries(tuple(given.values()))  # pyright: ignore[reportUnknownArgumentType]
+    return sum(map(entries, given)) if isinstance(given, (tuple, list)) else 0  # pyright: ignore
 
 
 def length_of(samples: Any) -> int | None:
