@@ -137,6 +137,24 @@ def test_reports_do_not_depend_on_it(monkeypatch, kind):
     assert reports() == one_by_one
 
 
+def test_a_stream_that_writes_over_its_arrays_is_taken_one_by_one(monkeypatch):
+    monkeypatch.setattr("halfsafe.measure.at_once", lambda graph, lanes: 3)
+    given = feeds((2, 2, 2, 2), (1, -1, 1, 1))
+
+    def stream():
+        x = np.empty((2, 4), np.float32)
+        for i, sample in enumerate(given):
+            x[:] = 10.0**i * sample["x"]
+            yield {"x": x}
+
+    model = network(BRANCHED, stored=weights(1))
+    apart = [{"x": np.float32(10.0**i) * sample["x"]} for i, sample in enumerate(given)]
+    found, known = (halfsafe.inspect(model, samples) for samples in (stream(), apart))
+    assert {n: v.range for n, v in found.values.items()} == {
+        n: v.range for n, v in known.values.items()
+    }
+
+
 def test_how_many():
     def value(name: str, size: int, kind: Kind = Kind.ACTIVATION) -> Value:
         return Value(name, kind, floating=True, shape=(size,))

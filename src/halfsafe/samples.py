@@ -16,17 +16,19 @@ SOME = 8
 class Call(NamedTuple):
     """One sample as the arguments of forward(); `number` is its place among the samples.
 
-    What a network has `computed` itself, and hands on to a part of it, may hold inf and NaN.
+    What a network has `computed` itself, and hands on to a part of it, may hold inf and NaN. Of a
+    `streamed` one the arrays may be others' as soon as the next is drawn.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     number: int = 0
     computed: bool = False
+    streamed: bool = False
 
     def holding(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The same sample in other arrays: of another type, or on another device."""
-        return Call(args, kwargs, self.number, self.computed)
+        return self._replace(args=args, kwargs=kwargs)
 
 
 def calls(samples: Any) -> Iterator[Call]:
@@ -46,9 +48,10 @@ def calls(samples: Any) -> Iterator[Call]:
             f"samples is a {type(samples).__name__}: pass a tensor, a tuple of positional "
             "arguments, a dict of keyword arguments, or an iterable of these"
         )
-    index = -1
+    index, streamed = -1, isinstance(samples, Iterator)
     for index, sample in enumerate(samples):  # pyright: ignore
-        yield _call(tuple(sample) if isinstance(sample, list) else sample, index)  # pyright: ignore
+        call = _call(tuple(sample) if isinstance(sample, list) else sample, index)  # pyright: ignore
+        yield call._replace(streamed=streamed)
     if index < 0:
         raise BadInput("samples is empty: ranges are measured on samples, so pass at least one")
 
@@ -98,11 +101,11 @@ class Samples:
 
 
 def batches(calls: Iterable[Call], size: int, most: float = inf) -> Iterator[list[Call]]:
-    """Calls in lists of a size, the last one of what is left; one with more entries than `most` is
-    alone."""
+    """Calls in lists of a size, the last one of what is left; one that is streamed, or has more
+    entries than `most`, is alone."""
     batch: list[Call] = []
     for call in calls:
-        alone = entries(call.args) + entries(call.kwargs) > most
+        alone = call.streamed or entries(call.args) + entries(call.kwargs) > most
         if batch and alone:
             yield batch
             batch = []
