@@ -366,3 +366,20 @@ def test_on_one_lane_constants_are_read_as_nodes_need_them(monkeypatch):
     monkeypatch.setattr("halfsafe.frontends.torch.arithmetic.rounded", counting)
     evaluate(program, Call(SAMPLES[0], {}), FLOAT16)
     assert len(held) == 16 and most == 1
+
+
+# Elsewhere
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this needs a CUDA device")
+def test_a_network_on_a_gpu_gets_the_plan_of_the_cpu():
+    here = halfsafe.fix(loud(), SAMPLES)
+    given = [tuple(x.cuda() for x in sample) for sample in SAMPLES]
+    there = halfsafe.fix(loud().cuda(), given)
+    assert there.report.safe and there.report.verification.bit_equal
+    assert there.report.folds == here.report.folds
+    with torch.no_grad():
+        found = there.half()(*given[0])
+        expected = loud()(*SAMPLES[0])
+    apart = (found.float().cpu() - expected).norm() / expected.norm()
+    assert found.device.type == "cuda" and apart < 1e-2
