@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
     def holding(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The same sample in other arrays: of another type, or on another device."""
-        return self._replace(args=args, kwargs=kwargs)
+        return Call(args, kwargs, self.number, self.computed, self.streamed)
 
 
 def calls(samples: Any) -> Iterator[Call]:
@@ -50,8 +50,8 @@ def calls(samples: Any) -> Iterator[Call]:
         )
     index, streamed = -1, isinstance(samples, Iterator)
     for index, sample in enumerate(samples):  # pyright: ignore
-        call = _call(tuple(sample) if isinstance(sample, list) else sample, index)  # pyright: ignore
-        yield call._replace(streamed=streamed)
+        given = tuple(sample) if isinstance(sample, list) else sample  # pyright: ignore
+        yield _call(given, index, streamed)
     if index < 0:
         raise BadInput("samples is empty: ranges are measured on samples, so pass at least one")
 
@@ -145,12 +145,12 @@ def _is_sample(sample: Any) -> bool:
     return hasattr(sample, "shape") or isinstance(sample, (tuple, Mapping))
 
 
-def _call(sample: Any, index: int) -> Call:
+def _call(sample: Any, index: int, streamed: bool = False) -> Call:
     if isinstance(sample, Mapping):
-        return Call((), dict(sample), index)  # pyright: ignore[reportUnknownArgumentType]
+        return Call((), dict(sample), index, streamed=streamed)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(sample, tuple):
-        return Call(sample, {}, index)  # pyright: ignore[reportUnknownArgumentType]
+        return Call(sample, {}, index, streamed=streamed)  # pyright: ignore[reportUnknownArgumentType]
     if hasattr(sample, "shape"):
-        return Call((sample,), {}, index)
+        return Call((sample,), {}, index, streamed=streamed)
     kind = type(sample).__name__
     raise BadInput(f"sample {index} is a {kind}: pass a tensor, a tuple or a dict")
