@@ -90,3 +90,13 @@ def test_outputs_are_given_as_they_are(library):
     (found,) = library.arrays([made])
     assert found.dtype == np.float32
     assert np.array_equal(library.rounded(made, FLOAT32), made)
+
+
+def test_views_that_are_computed_when_read():
+    """NumPy does not take them as they lie."""
+    z = torch.complex(torch.randn(4), torch.randn(4)).conj()
+    x = z.imag
+    assert x.is_neg()
+    assert in_torch.deviation(x, x.clone()).squared_error == 0
+    assert in_torch.differing(x, x + 1) == 4
+    assert in_torch.differing(z, z.resolve_conj()) == 0

@@ -9,7 +9,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from halfsafe.deviation import WRONG, bit_equal, worst_difference
+from halfsafe.deviation import WRONG, bit_equal, largest_difference, worst_difference
 from halfsafe.engines import Engine, Running
 from halfsafe.engines.strict import Evaluated
 from halfsafe.errors import BadInput, first_line
@@ -22,6 +22,7 @@ from halfsafe.samples import Call
 from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Arrays, Delivery, Progress, Runnable, Source
 from halfsafe.verdict import (
+    EXACT,
     TOLERANCE,
     Answer,
     Finding,
@@ -198,14 +199,19 @@ class Proof:
         captured from it; how far it is from these, and how far the capture is.
 
         A graph that has the model's bits on one sample may not have them on another: of a long
-        array, how many threads share it decides which entries a vector instruction computes.
+        array, how many threads share it decides which entries a vector instruction computes. That
+        is rounding, entry by entry; beyond it the graph is another function there.
         """
-        if exact is not None and bit_equal(exact, reference.own):
-            return True, 0.0, 0.0
-        known, captured = reference.graph, worst_difference(reference.graph, reference.own)
-        if exact is None or bit_equal(exact, known):
+        own, graph = reference.own, reference.graph
+        if self.original.captured_exactly:
+            if exact is None or bit_equal(exact, own):
+                return True, 0.0, 0.0
+            if not largest_difference(graph, own) <= EXACT:
+                return False, worst_difference(exact, own), 0.0
+        captured = worst_difference(graph, own)
+        if exact is None or bit_equal(exact, graph):
             return True, 0.0, captured
-        return False, worst_difference(exact, known), captured
+        return False, worst_difference(exact, graph), captured
 
     def _findings(self, call: Call, reference: Reference, candidate: Arrays) -> tuple[Finding, ...]:
         graph = self.original.graph
