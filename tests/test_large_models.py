@@ -290,7 +290,7 @@ def test_what_the_package_writes_is_read(tmp_path):
     tensors, path = of_every_type(), tmp_path / "all.safetensors"
     save_file({name: x.contiguous() for name, x in tensors.items()}, path)
     file = WeightsFile.open(path)
-    assert set(file.held) == set(tensors)
+    assert set(file.names) == set(tensors)
     for name, known in tensors.items():
         found = file.read(name)
         assert found.dtype == known.dtype and found.shape == known.shape

@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from halfsafe.asked import Asked
 from halfsafe.engines import Engine, engine_of
-from halfsafe.engines.profile import Profile, profile_of
+from halfsafe.engines.profile import Profile
 from halfsafe.errors import BadInput
 from halfsafe.frontends import open_model, process_group
-from halfsafe.mending import mended
-from halfsafe.prepare import Preparation
 from halfsafe.progress import Counted
 from halfsafe.proof import Proof, Standard, delivered, prove
+from halfsafe.recipe import Recipes
 from halfsafe.references import References
 from halfsafe.report.gather import write_report
 from halfsafe.report.report import Report
@@ -22,7 +22,6 @@ from halfsafe.samples import Samples
 from halfsafe.sharing import ALONE
 from halfsafe.source import Delivery, Progress
 from halfsafe.verdict import TOLERANCE, Metric, Verification
-from halfsafe.windows import Limits
 
 Target = Literal["torch"]
 
@@ -52,6 +51,13 @@ class Fixed:
     def state_dict(self) -> dict[str, Any]:
         """The original's keys with folded constants; FoldError if constants do not suffice."""
         return self.delivery.state_dict()
+
+    def recipe(self) -> Recipes:
+        """The plan by itself: exponents of tensors by their names, for other checkpoints.
+
+        Raises FoldError like `state_dict`; an ONNX file has none.
+        """
+        return Recipes({"": self.delivery.recipe()})
 
     def apply_to(self, model: Any) -> Any:
         """Loads constants and epsilons into a model of the original class, in place."""
@@ -105,27 +111,20 @@ def fix(
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
-    if headroom < 0:
-        raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
-    standard, runs_in = Standard(tolerance, metric), engine_of(engine)
-    bears = runs_in.profile | profile_of(profile)
+    asked = Asked.of(headroom, tolerance, metric, engine, profile)
     supply = Samples(samples)
     progress = Counted(progress, supply.known)
     progress("capturing")
     original = open_model(model, supply.first, dynamic_shapes, supply.some, weights)
-    if not any(v.floating for v in original.graph.values.values()):
-        raise BadInput("the model computes with integers only: FP16 cannot hurt it")
-    references = References(original, runs_in.profile.stores.at_any_exponent)
-    limits = Limits(headroom=headroom, inside=bears.inside)
+    references = asked.references(original)
     group = process_group() if distributed else ALONE
-    preparation = Preparation(references, supply, limits, progress, group)
-    prepared, proof = mended(references, preparation, supply, standard, runs_in, progress)
+    prepared, proof = asked.mended(references, supply, progress, group)
     group.leave()
     exact = prepared.exact(original)
     delivery = exact.deliver(original, prepared.replaced(exact), supply.first)
     progress("running what is delivered")
     proof, notes = delivered(delivery, references, supply, proof)
-    notes += [*delivery.notes, *bears.words(node.op for node in original.graph.nodes)]
+    notes += [*delivery.notes, *asked.notes(original)]
     return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), delivery)
 
 

@@ -280,6 +280,8 @@ def mended(
     if best[1].answer is Answer.NOT_SAFE and preparation.unmeasured:
         preparation.measure_all()
         best = min(best, proved(preparation.prepared(eager=True)), key=_rank)
+    if preparation.restrictions:
+        return best
     mending = Mending(original, preparation)
     current, call = best, _worst_call(supply, best[1])
     for _ in range(ROUNDS):

@@ -30,6 +30,7 @@ from halfsafe.exponents.model import Program
 from halfsafe.exponents.system import Wish
 from halfsafe.garbage import uncollected
 from halfsafe.graph import Graph, Use
+from halfsafe.restriction import Restriction
 from halfsafe.rules import Unknown, unknown_ops
 from halfsafe.rules.solve import COMPUTED, Pins
 from halfsafe.windows import Window, Windows, bits_lost
@@ -86,21 +87,28 @@ class Plan:
 
 
 @uncollected()
-def plan(graph: Graph, windows: Windows, *, eager: bool = False) -> Plan:
+def plan(
+    graph: Graph,
+    windows: Windows,
+    *,
+    eager: bool = False,
+    restriction: Restriction | None = None,
+) -> Plan:
     """The best exponents for a graph. Values that no plan saves are in `conflicts`.
 
     Where every value fits at exponent 0, with headroom, nothing is changed, unless the caller
-    `eager`ly wants what is merely imprecise mended as well. Raises PlanError.
+    `eager`ly wants what is merely imprecise mended as well. A `restriction` says what may be
+    changed at all. Raises PlanError.
     """
     if not eager and all(w.low <= 0 <= w.high for w in windows.values()):
         return _read(graph, windows, {})
-    program, solver, late = Program(graph, windows), Solver(SECONDS), list[str]()
+    program, solver, late = Program(graph, windows, restriction), Solver(SECONDS), list[str]()
     for aim, attempt in _ATTEMPTS:
         solution, proved = attempt(program, solver)
         if not proved:
             late.append(f"not settled within {SECONDS:.0f} s of search: how to {aim}")
         if solution is not None:
-            return _read(graph, windows, solution, late)
+            return _read(graph, windows, solution, late, restriction)
     raise PlanError(
         f"no plan for {len(graph.nodes)} operators within {SECONDS:.0f} s: fix parts of the model "
         "one by one"
@@ -108,7 +116,11 @@ def plan(graph: Graph, windows: Windows, *, eager: bool = False) -> Plan:
 
 
 def _read(
-    graph: Graph, windows: Windows, solution: Mapping[Unknown, int], notes: Iterable[str] = ()
+    graph: Graph,
+    windows: Windows,
+    solution: Mapping[Unknown, int],
+    notes: Iterable[str] = (),
+    restriction: Restriction | None = None,
 ) -> Plan:
     exponents = {n: solution.get(n, 0) for n, v in graph.values.items() if v.floating}
     uses = {
@@ -120,7 +132,7 @@ def _read(
     stored: dict[Unknown, int] = {**exponents, **uses}
     bounds = {u: w for u, w in windows.items() if not _repeats(graph, exponents, uses, u)}
     lost = {u: w for u, w in bounds.items() if bits_lost(w, stored.get(u, 0))}
-    conflicts = _conflicts(graph, lost, stored) if lost else ()
+    conflicts = _conflicts(Pins(graph, restriction), lost, stored) if lost else ()
     tight = [
         (window.low - stored.get(unknown, 0), unknown)
         for unknown, window in bounds.items()
@@ -130,8 +142,7 @@ def _read(
     return Plan(exponents, uses, conflicts, tuple(unknown_ops(graph)), (*notes, *given_up))
 
 
-def _conflicts(graph: Graph, lost: Windows, stored: Mapping[Unknown, int]) -> tuple[Conflict, ...]:
-    pins = Pins(graph)
+def _conflicts(pins: Pins, lost: Windows, stored: Mapping[Unknown, int]) -> tuple[Conflict, ...]:
     return tuple(
         Conflict(unknown, stored.get(unknown, 0), window, pins.nearest(unknown))
         for unknown, window in lost.items()

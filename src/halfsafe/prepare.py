@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from halfsafe import remedies, replacements
-from halfsafe.edits import Edit, Island, Lower, Replace
+from halfsafe.edits import Edit, Island, Lower, Replace, SetNumber
 from halfsafe.errors import EditError
 from halfsafe.faults import Fault, find_faults
 from halfsafe.graph import Graph, Use
 from halfsafe.plan import Conflict, Plan, plan
 from halfsafe.ranges import Range, merge
 from halfsafe.references import References
+from halfsafe.restriction import Restriction
 from halfsafe.rewrite import rewrite
 from halfsafe.samples import Call, Samples
 from halfsafe.sharing import ALONE, Group, shared
@@ -52,6 +53,13 @@ class Prepared:
     edits: tuple[Edit, ...]
     replacements: tuple[Edit, ...]
     notes: tuple[str, ...] = ()
+    restriction: Restriction | None = None
+
+    def without_kept(self) -> Prepared:
+        """With numbers left as they are that the restriction keeps."""
+        kept = frozenset[Use]() if self.restriction is None else self.restriction.kept
+        left = (e for e in self.edits if not (isinstance(e, SetNumber) and e.use in kept))
+        return replace(self, edits=tuple(left))
 
     def exact(self, original: Source) -> Source:
         """The rescaled model, of the same function in FP32."""
@@ -90,8 +98,11 @@ class Preparation:
         limits: Limits,
         progress: Progress,
         group: Group = ALONE,
+        restrictions: Sequence[Restriction] = (),
     ) -> None:
+        """Under `restrictions`, one less strict than the other, nothing but constants changes."""
         original = references.original
+        self.restrictions = tuple(restrictions)
         self.original, self.supply, self.limits = original, supply, limits
         self.progress = progress
         self._all = False
@@ -123,6 +134,8 @@ class Preparation:
         `why` says what they are kept in FP32 for. A model that fits as it is gets an empty plan,
         unless one is wanted, `eager`ly, that also mends what is merely imprecise.
         """
+        if self.restrictions:
+            return self._restricted(eager)
         nodes = dict.fromkeys(island)
         reasons, notes = [why] * bool(why), list[str]()
         while True:
@@ -145,6 +158,36 @@ class Preparation:
                 break
             reasons += [remedies.describe(source.graph, c) for c in found.conflicts[:2]]
             nodes.update(dict.fromkeys(new))
+        floors = replacements.floors(source.graph, found.exponents, ranges)
+        return self._found(source, ranges, found, islands, floors, notes)
+
+    def _restricted(self, eager: bool) -> Prepared:
+        """The plan under the first restriction that leaves no conflict, or else under the last.
+
+        A floor that FP16 does not hold is written into the code of the class, and stays.
+        """
+        source, found, kept_to = self._lowered, None, Restriction()
+        ranges = self._known(source)
+        bounds = windows(source.graph, ranges, self.limits)
+        for kept_to in self.restrictions:
+            self.progress("planning")
+            found = plan(source.graph, bounds, eager=eager, restriction=kept_to)
+            if not found.conflicts:
+                break
+        assert found is not None, "there is a restriction"
+        prepared = self._found(source, ranges, found, (), (), ())
+        return replace(prepared, restriction=kept_to).without_kept()
+
+    def _found(
+        self,
+        source: Source,
+        ranges: dict[str, Range],
+        found: Plan,
+        islands: Sequence[Island],
+        floors: Sequence[Edit],
+        notes: Sequence[str],
+    ) -> Prepared:
+        edits = rewrite(source.graph, found, ranges, self.limits)
         return Prepared(
             source=source,
             ranges=ranges,
@@ -153,13 +196,8 @@ class Preparation:
             masks=tuple(self.masks),
             batches=tuple(self._batches),
             islands=tuple(islands),
-            edits=tuple(
-                replacements.unmasked(rewrite(source.graph, found, ranges, self.limits), self.masks)
-            ),
-            replacements=(
-                *replacements.stored_masks(self.masks, found.uses),
-                *replacements.floors(source.graph, found.exponents, ranges),
-            ),
+            edits=tuple(replacements.unmasked(edits, self.masks)),
+            replacements=(*replacements.stored_masks(self.masks, found.uses), *floors),
             notes=(*found.notes, *notes),
         )
 

@@ -14,6 +14,7 @@ from halfsafe.formats import FLOAT32, FloatFormat
 from halfsafe.graph import Graph
 from halfsafe.progress import Progress as Progress
 from halfsafe.ranges import Range
+from halfsafe.recipe import Recipe
 from halfsafe.samples import Call
 
 Arrays = Sequence[NDArray[Any]]
@@ -191,6 +192,10 @@ class Delivery(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
+
+    def recipe(self) -> Recipe:
+        """Exponents of its tensors by name. Raises FoldError if the plan needs more."""
+        ...
 
     def apply_to(self, model: Any) -> Any: ...
 

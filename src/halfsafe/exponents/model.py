@@ -11,16 +11,22 @@ from itertools import pairwise
 
 from halfsafe.exponents.system import CHANGE, MUL, Column, Cut, System, Tie, Wish
 from halfsafe.graph import Graph, Kind, Use
+from halfsafe.restriction import Restriction
 from halfsafe.rules import Unknown, traits_of
 from halfsafe.rules.solve import ZERO, Classes, Row, reads, stated
 from halfsafe.windows import Window, Windows
 
 
 class Program:
-    """The equations and windows of one graph, ready to be solved with or without insertions."""
+    """The equations and windows of one graph, ready to be solved with or without insertions.
 
-    def __init__(self, graph: Graph, windows: Windows) -> None:
-        self.graph, self.windows = graph, windows
+    Under a restriction, nothing is ever inserted.
+    """
+
+    def __init__(
+        self, graph: Graph, windows: Windows, restriction: Restriction | None = None
+    ) -> None:
+        self.graph, self.windows, self.restriction = graph, windows, restriction
         self.laws = stated(graph)
         self.reads = reads(graph)
         self.reading = {use for use, _ in self.reads}
@@ -34,6 +40,12 @@ class Program:
         for name in self._rim():
             if name not in cuts:
                 merged.join(name, ZERO)
+        if self.restriction is not None:
+            for group in self.restriction.together:
+                for first, second in pairwise(group):
+                    merged.join(first, second)
+            for unknown in self.restriction.pinned:
+                merged.join(unknown, ZERO)
         rest = merged.absorb(self.laws)
         model = Model(merged)
         for unknown, window in self.windows.items():
@@ -55,12 +67,15 @@ class Program:
         """Graph inputs and outputs: what the outside world sees, at exponent 0."""
         values = self.graph.values
         names = dict.fromkeys((*self.graph.inputs, *self.graph.outputs))
-        return [name for name in names if values[name].floating]
+        loose = frozenset[str]() if self.restriction is None else self.restriction.loose
+        return [name for name in names if values[name].floating and name not in loose]
 
     def cuts(self) -> dict[Unknown, Unknown]:
         """Where a Mul may go, far side to near side: at the graph's rim, and in front of operators
         through which an exponent does not simply pass (behind those, the next one's front does).
         """
+        if self.restriction is not None:
+            return {}
         cuts: dict[Unknown, Unknown] = dict.fromkeys(self._rim(), ZERO)
         for use, value in self.reads:
             if not traits_of(self.graph.by_name[use.node]).passes:

@@ -13,6 +13,7 @@ import numpy as np
 
 from halfsafe.graph import Graph, Kind, Node, Use
 from halfsafe.integer_program import IntegerProgram
+from halfsafe.restriction import Restriction
 from halfsafe.rules import Unknown, equations, law_of
 
 Row = Mapping[Unknown, int]
@@ -144,9 +145,11 @@ def is_pinned(rows: Sequence[Row], unknown: Unknown) -> bool:
 class Pins:
     """What pins the exponents of a graph, for as many questions as there are."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._rim = {*graph.inputs, *graph.outputs}
+    def __init__(self, graph: Graph, restriction: Restriction | None = None) -> None:
+        known = restriction or Restriction()
+        self._graph, self._held = graph, known.pinned
+        self._rim = {*graph.inputs, *graph.outputs} - known.loose
+        self._tied = {one: group for group in known.together for one in group}
         self._touching: dict[Unknown, list[tuple[Node, Row]]] = {}
         for node in graph.nodes:
             for equation in equations(graph, node, law_of(node)):
@@ -160,7 +163,12 @@ class Pins:
             unknown = pending.popleft()
             if unknown in self._rim:
                 return f"the graph's own input or output {unknown}"
-            found: list[Unknown] = [*_same_value(self._graph, unknown)]
+            if unknown in self._held:
+                return self._held[unknown]
+            found: list[Unknown] = [
+                *_same_value(self._graph, unknown),
+                *self._tied.get(unknown, ()),
+            ]
             for node, terms in self._touching.get(unknown, ()):
                 if len(terms) == 1:
                     return str(node)

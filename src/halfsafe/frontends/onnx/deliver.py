@@ -28,6 +28,7 @@ from halfsafe.frontends.onnx.mapped import same
 from halfsafe.frontends.onnx.program import OnnxProgram
 from halfsafe.frontends.onnx.run import Evaluator, as_it_is
 from halfsafe.frontends.onnx.runtime import session
+from halfsafe.recipe import Recipe
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
 
@@ -133,6 +134,9 @@ class OnnxDelivery:
 
     def state_dict(self) -> dict[str, Any]:
         raise FoldError("an ONNX model has no state_dict: use fixed.model or fixed.save('x.onnx')")
+
+    def recipe(self) -> Recipe:
+        raise FoldError("a recipe is for checkpoints; an ONNX file holds its constants: save that")
 
     def apply_to(self, model: Any) -> Any:
         raise FoldError("constants of an ONNX model are in its file: use fixed.save('x.onnx')")

@@ -89,6 +89,14 @@ class Scaled(Constant):
         return scaled(self.source.read(), self.exponent)
 
 
+def exponent_of(constant: Constant) -> int:
+    """The exponent at which a constant is stored, as edits have folded it."""
+    found = 0
+    while isinstance(constant, Scaled):
+        found, constant = found + constant.exponent, constant.source
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Limited(Constant):
     """Another one with no finite entry beyond a magnitude; inf stays."""

@@ -21,6 +21,7 @@ from halfsafe.errors import BadInput, FoldError
 from halfsafe.formats import FloatFormat
 from halfsafe.frontends.torch.arithmetic import arrays
 from halfsafe.frontends.torch.constants import Rounded
+from halfsafe.frontends.torch.folded import Folded
 from halfsafe.frontends.torch.model import Opened, run_model
 from halfsafe.frontends.torch.private import (
     TorchDispatchMode,
@@ -30,10 +31,10 @@ from halfsafe.frontends.torch.private import (
 )
 from halfsafe.frontends.torch.program import Program, same_draws
 from halfsafe.frontends.torch.quiet import exporting
-from halfsafe.frontends.torch.recipe import Recipe
 from halfsafe.frontends.torch.sizes import free_sizes
 from halfsafe.frontends.torch.trees import cast, dataclasses_in, difference, flat, places_of
 from halfsafe.frontends.torch.weights_file import WeightsFile, write_tensors
+from halfsafe.recipe import Recipe
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
 from halfsafe.verdict import TOLERANCE
@@ -70,19 +71,31 @@ class TorchDelivery:
         Raises FoldError when the plan needs anything else: operators, or numbers that modules keep
         as attributes (epsilons, clip bounds), which `apply_to` sets too.
         """
-        recipe = self._tensors_alone()
-        return {name: source.read() for name, source in recipe.tensors.items()}
+        folded = self._tensors_alone()
+        return {name: source.read() for name, source in folded.tensors.items()}
 
-    def _tensors_alone(self) -> Recipe:
-        """The recipe. Raises FoldError if it is more than tensors."""
-        recipe = self._recipe
-        if recipe.attributes:
-            name, number = next(iter(recipe.attributes.items()))
+    def recipe(self) -> Recipe:
+        """Exponents by the names of the original's state_dict, of which tied ones are all there.
+
+        Raises FoldError like `state_dict`.
+        """
+        return self._tensors_alone().recipe(self.original.name)
+
+    def _tensors_alone(self) -> Folded:
+        """What is folded. Raises FoldError if it is more than tensors."""
+        folded = self._folded
+        if folded.untied:
+            raise FoldError(
+                f"{' and '.join(folded.untied[:2])} are one tensor in {self.original.name}, and "
+                "the plan needs two: use apply_to(model), which unties them, or save a .pt2"
+            )
+        if folded.attributes:
+            name, number = next(iter(folded.attributes.items()))
             raise FoldError(
                 f"the plan needs {name} = {number:.6g} as well, which no state_dict holds: use "
                 "apply_to(model), which sets both, or save a .pt2"
             )
-        return recipe
+        return folded
 
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Loads the folded constants into a model of the original's class, epsilons included.
@@ -91,7 +104,7 @@ class TorchDelivery:
         exponents are untied. Raises FoldError, leaving `model` as it was, when the plan needs more
         than constants.
         """
-        self._recipe.apply(model)
+        self._folded.apply(model)
         return model
 
     def save(
@@ -139,8 +152,8 @@ class TorchDelivery:
     def _save_state_dict(self, path: Path, dtype: torch.dtype) -> None:
         """Tensor by tensor; what is written is read again, and proved in a model of the
         original's class."""
-        recipe = self._tensors_alone()
-        tensors = {name: Rounded.of(source, dtype) for name, source in recipe.tensors.items()}
+        folded = self._tensors_alone()
+        tensors = {name: Rounded.of(source, dtype) for name, source in folded.tensors.items()}
 
         def write(partial: str) -> None:
             write_tensors(partial, tensors)
@@ -154,7 +167,7 @@ class TorchDelivery:
         It runs in FP32 with the rounded weights where its half kernels would take minutes.
         """
         computes = torch.float32 if self._is_large else dtype
-        held = {name: file.constant(name) for name in file.held}
+        held = {name: file.constant(name) for name in file.names}
         held = {name: Rounded.of(source, computes) for name, source in held.items()}
         trial = self.original.lent(held, computes)
         expected = self._outputs(self.original.runs, torch.float32)
@@ -196,10 +209,10 @@ class TorchDelivery:
         atomically(path, write)
 
     @cached_property
-    def _recipe(self) -> Recipe:
+    def _folded(self) -> Folded:
         """Proved on one sample: the original with the folded constants must give the same bits."""
-        recipe = Recipe.read(self.original, self.before, self.after)
-        trial = recipe.trial(self.original)
+        folded = Folded.read(self.original, self.before, self.after)
+        trial = folded.trial(self.original)
         found, expected = (
             self._outputs(module, torch.float32) for module in (trial, self.original.runs)
         )
@@ -208,7 +221,7 @@ class TorchDelivery:
                 f"{self.original.name} with the folded constants is not bit-equal to the "
                 "original: some number is written into its code; use fixed.model instead"
             )
-        return recipe
+        return folded
 
 
 @dataclass(frozen=True)

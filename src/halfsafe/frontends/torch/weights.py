@@ -7,20 +7,17 @@ A model of which only shapes are in memory is run on what its files hold, one te
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from halfsafe.checkpoint import tensors_in
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.torch.constants import Constant, Loaded
 from halfsafe.frontends.torch.weights_file import WeightsFile
-
-INDEX = "model.safetensors.index.json"
-"""What says which tensor is in which of several files, as the transformers library writes it."""
 
 Weights = str | Path | Callable[[str], Tensor]
 """A .safetensors file, a folder of them, or a function from a tensor's name to the tensor."""
@@ -39,35 +36,8 @@ def weights_of(given: Any) -> Found:
             f"weights is a {type(given).__name__}: pass a .safetensors file, a folder of them, or "
             "a function from a tensor's name to the tensor"
         )
-    files = _by_name(Path(given))
+    files = {name: WeightsFile(file) for name, file in tensors_in(Path(given)).items()}
     return lambda name, like: _in_file(files[name], name, like) if name in files else None
-
-
-def _by_name(path: Path) -> Mapping[str, WeightsFile]:
-    """The file of each tensor."""
-    if not path.is_dir():
-        return _names_in([path])
-    if not (path / INDEX).is_file():
-        files = sorted(path.glob("*.safetensors"))
-        if not files:
-            raise BadInput(f"the folder '{path}' holds no .safetensors files")
-        return _names_in(files)
-    try:
-        listed: dict[str, str] = json.loads((path / INDEX).read_text(encoding="utf-8"))[
-            "weight_map"
-        ]
-        names = sorted(set(listed.values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise BadInput(f"cannot read '{path / INDEX}': {first_line(error)}") from error
-    held = _names_in([path / name for name in names])
-    missing = sorted(listed.keys() - held.keys())
-    if missing:
-        raise BadInput(f"'{path / INDEX}' lists '{missing[0]}', and no file holds it")
-    return held
-
-
-def _names_in(paths: list[Path]) -> Mapping[str, WeightsFile]:
-    return {name: file for file in map(WeightsFile.open, paths) for name in file.held}
 
 
 def _in_file(file: WeightsFile, name: str, like: Tensor) -> Constant:

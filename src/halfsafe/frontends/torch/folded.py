@@ -14,22 +14,40 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from halfsafe.errors import FoldError
-from halfsafe.frontends.torch.constants import Constant, Held
+from halfsafe.frontends.torch.constants import Constant, Held, exponent_of
 from halfsafe.frontends.torch.model import Opened
 from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.schema import argument
 from halfsafe.graph import Kind, Node
+from halfsafe.recipe import Recipe, Setting
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Tensors of the original's state_dict, read when needed, and attributes of its modules."""
+class Folded:
+    """Tensors of the original's state_dict, read when needed, and attributes of its modules.
+
+    `untied` are names of one tensor of the model under which different ones are needed.
+    """
 
     tensors: dict[str, Constant]
     attributes: dict[str, float]
+    untied: tuple[str, ...] = ()
+
+    def recipe(self, architecture: str, settings: Mapping[str, Setting] | None = None) -> Recipe:
+        """The exponents alone, each tensor under the first of its names."""
+        first: dict[Constant, str] = {}
+        for name, source in self.tensors.items():
+            first.setdefault(source, name)
+        return Recipe(
+            architecture,
+            {name: tuple(source.shape) for source, name in first.items()},
+            {name: k for source, name in first.items() if (k := exponent_of(source))},
+            settings or {},
+            {name: first[x] for name, x in self.tensors.items() if first[x] != name},
+        )
 
     @classmethod
-    def read(cls, opened: Opened, before: Program, after: Program) -> Recipe:
+    def read(cls, opened: Opened, before: Program, after: Program) -> Folded:
         """Compares the two captures. Raises FoldError where they differ in more than constants."""
         model = opened.module
         names = _tied_names(model)
@@ -45,16 +63,23 @@ class Recipe:
                     changed = source is not before.constants.sources[value]
                     _file(filed, names, node, value, source, changed)
                 elif found.number is not None and stored != found.number:
-                    name = _attribute(model, node.module, operand, found.number)
+                    name = attribute(model, node.module, operand, found.number)
                     if name is None or attributes.get(name, stored) != stored:
                         raise FoldError(
                             f"{node} needs {operand}={stored} in place of {found.number}, which is "
                             "written into the code of the model: use fixed.model instead"
                         )
                     attributes[name] = float(stored)
+        for group in names.values():
+            sources = {filed[name] for name in group if name in filed}
+            if len(sources) == 1:  # under a name by which no operator reads it, too
+                filed |= dict.fromkeys(group, sources.pop())
+        untied = [n for group in names.values() if len({filed.get(n) for n in group}) > 1
+                  for n in group]  # fmt: skip
         ours: dict[str, Tensor] = model.state_dict()
         known = {name: opened.tensors.get(name) or Held.of(x) for name, x in ours.items()}
-        return cls({name: filed.get(name, source) for name, source in known.items()}, attributes)
+        tensors = {name: filed.get(name, source) for name, source in known.items()}
+        return cls(tensors, attributes, tuple(dict.fromkeys(untied)))
 
     def trial(self, opened: Opened) -> nn.Module:
         """A copy of a model with these tensors, each read when it is needed, and attributes."""
@@ -133,7 +158,7 @@ def _file(
             )
 
 
-def _attribute(model: nn.Module, module: str, operand: str, number: float) -> str | None:
+def attribute(model: nn.Module, module: str, operand: str, number: float) -> str | None:
     """The attribute of a module that holds a number, preferring one named like the operand."""
     owner = model.get_submodule(module)
     held = [

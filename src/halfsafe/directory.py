@@ -1,0 +1,230 @@
+"""Checkpoint directories: networks are fixed within what their classes can hold, and proved as they
+are read again.
+
+The pipeline is that of `fix`, under a restriction. Behind it stands one more proof, of what is
+deployed: the rescaled files, read by their own library, give the bits of the original in FP32, by
+one call and by generating with a cache, and in FP16 what any FP16 can give.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from halfsafe.asked import Asked
+from halfsafe.deviation import bit_equal, worst_difference
+from halfsafe.engines import Engine
+from halfsafe.engines.profile import Profile
+from halfsafe.errors import BadInput, first_line
+from halfsafe.fix import Fixed
+from halfsafe.proof import delivered
+from halfsafe.recipe import Recipes
+from halfsafe.references import References
+from halfsafe.report.gather import write_report
+from halfsafe.report.report import Report
+from halfsafe.samples import Call, Samples
+from halfsafe.source import Progress
+from halfsafe.verdict import TOLERANCE, Metric, Verification
+
+if TYPE_CHECKING:
+    from halfsafe.frontends.huggingface.delivery import NetworkDelivery
+    from halfsafe.frontends.huggingface.folder import Network
+
+TOKENS = 32
+"""Tokens that are generated, greedily, to prove that a network is the same with its cache."""
+
+
+@dataclass(frozen=True)
+class FixedDirectory:
+    """A directory whose networks are fixed, each by its name; "" is that of one alone."""
+
+    path: Path
+    networks: Mapping[str, Fixed]
+
+    @property
+    def safe(self) -> bool:
+        """Whether all of them are."""
+        return all(fixed.report.safe for fixed in self.networks.values())
+
+    @property
+    def reports(self) -> Mapping[str, Report]:
+        """What was found, done and proved, by network."""
+        return {name: fixed.report for name, fixed in self.networks.items()}
+
+    @property
+    def model(self) -> Any:
+        """The only network in FP32, bit-identical, as its library reads it."""
+        return self._only.model
+
+    def half(self) -> Any:
+        """The only network in FP16, as its library reads it."""
+        return self._only.half()
+
+    def recipe(self) -> Recipes:
+        """The plan by itself, for other checkpoints of the same architecture."""
+        return Recipes({name: fixed.delivery.recipe() for name, fixed in self.networks.items()})
+
+    def save(self, path: str | Path, *, dtype: Literal["float16", "float32"] | None = None) -> None:
+        """Writes the directory, whole or not at all; what is beside the weights is copied.
+
+        Without a `dtype`, each tensor keeps its type, and ``from_pretrained(path, dtype=float16)``
+        gives the FP16 network. Raises BadInput where something lies there already.
+        """
+        apply_directory(self.path, self.recipe(), Path(path), dtype)
+
+    @property
+    def _only(self) -> Fixed:
+        if len(self.networks) != 1:
+            raise BadInput(f"'{self.path}' has several networks: take one of fixed.networks")
+        return next(iter(self.networks.values()))
+
+
+def fix_directory(
+    path: str | Path,
+    samples: Any = None,
+    *,
+    headroom: int = 1,
+    tolerance: float = TOLERANCE,
+    metric: str | Metric | None = None,
+    engine: str | Engine = "strict",
+    profile: str | Path | Profile | None = None,
+    progress: Progress = lambda _: None,
+) -> FixedDirectory:
+    """The networks of a transformers or diffusers directory, safe in half precision.
+
+    The plan keeps to what their classes can hold: tensors of the checkpoint, each name at one
+    exponent, and numbers of the configuration. `samples` are those of `fix`, as keyword arguments;
+    of a pipeline, a mapping from the name of a network to its samples. Without them, a few texts,
+    pictures or sounds go through the tokenizer or processor that lies in the directory; where there
+    is none, they are drawn, and notes say so. All else is as in `fix`. Raises BadInput,
+    CaptureError, and FoldError where a class cannot hold what its network needs.
+    """
+    from halfsafe.frontends.huggingface.folder import networks_in
+
+    path = Path(path)
+    asked = Asked.of(headroom, tolerance, metric, engine, profile)
+    networks = networks_in(path)
+    given = {"": samples} if networks[0].name == "" else samples or {}
+    odd = sorted(given.keys() - {network.name for network in networks})
+    if odd:
+        raise BadInput(f"samples are given for '{odd[0]}', which '{path}' has not")
+    made: dict[str, Fixed] = {}
+    for network in networks:
+        made[network.name] = _fixed(network, given.get(network.name), asked, progress)
+    return FixedDirectory(path, made)
+
+
+def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fixed:
+    """One network, planned and proved."""
+    import torch
+
+    from halfsafe.frontends.huggingface.made import made_samples, without_cache
+    from halfsafe.frontends.huggingface.network import load
+    from halfsafe.frontends.huggingface.source import Expressible
+    from halfsafe.frontends.torch.source import TorchSource
+
+    progress(f"loading {network}")
+    model = load(network, torch.float32)
+    notes: list[str] = []
+    if given is None:
+        made = made_samples(network, model)
+        given, notes = made.samples, [f"samples are made up: {what}" for what in made.made_up]
+    else:
+        given = [call.kwargs for call in Samples(given)]
+        given = [without_cache(model, sample) for sample in given]
+    supply = Samples(given)
+    progress(f"capturing {network}")
+    original = TorchSource.open(model, supply.first, None, supply.some)
+    references = asked.references(original)
+    expressible = Expressible.of(network, original)
+    prepared, proof = asked.mended(
+        references, supply, progress, restrictions=expressible.restrictions()
+    )
+    delivery = expressible.deliver(prepared.edits)
+    progress(f"reading {network} again")
+    proof, more = _as_read_again(delivery, references, supply, proof)
+    kept = prepared.restriction.kept if prepared.restriction else ()
+    if kept and not prepared.plan.is_empty:
+        notes.append(_of_epsilons(len(kept)))
+    notes += [*more, *asked.notes(original)]
+    report = write_report(original, prepared, proof, supply.count, asked.headroom, notes)
+    return Fixed(report, delivery)
+
+
+def _of_epsilons(count: int) -> str:
+    return (
+        f"{count} epsilons are in the code of the class, where no exponent reaches them: they stay "
+        "as they are, and weigh more than they did; on these samples no bit shows it"
+    )
+
+
+def _as_read_again(
+    delivery: NetworkDelivery, references: References, calls: Iterable[Call], proof: Verification
+) -> tuple[Verification, list[str]]:
+    """The proof with what is wrong with the files as they are read again, and notes."""
+    if not proof.safe:
+        return proof, []
+    for call in calls:
+        found, own = delivery.exact_outputs(call), references.of(call).own
+        if not bit_equal(found, own):
+            why = (
+                f"the class as it is read again differs by {worst_difference(found, own):.2g} in "
+                f"FP32 on sample {call.number}"
+            )
+            return replace(proof, delivered=why), []
+    proof, notes = delivered(delivery, references, calls, proof)
+    if not proof.safe:
+        return proof, notes
+    first = next(iter(calls))
+    why, more = delivery.generation(references.original.model, first, TOKENS)
+    return replace(proof, delivered=why), [*notes, *more]
+
+
+def apply_directory(
+    path: Path,
+    recipes: Recipes,
+    target: Path,
+    dtype: str | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Writes a directory's copy with a recipe applied to it, whole or not at all.
+
+    No network is run, and no framework imported. Raises BadInput for a recipe of another
+    architecture, and where something lies there already.
+    """
+    from halfsafe.frontends.huggingface.folder import networks_in, write_directory
+
+    networks = networks_in(path)
+    into(target, lambda made: write_directory(path, networks, recipes, made, dtype, progress))
+
+
+def into(target: Path, write: Callable[[Path], None]) -> None:
+    """Fills a folder beside a target and renames it. Raises BadInput if there is one already."""
+    check_target(target)
+    try:
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    except OSError as error:
+        raise BadInput(f"cannot write '{target}': {error.strerror}") from error
+    try:
+        write(partial)
+        os.chmod(partial, 0o755)
+        if target.is_dir():
+            target.rmdir()
+        os.replace(partial, target)
+    except OSError as error:
+        raise BadInput(f"cannot write '{target}': {first_line(error)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(target: Path) -> None:
+    """Raises BadInput for a place where no directory can be written."""
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise BadInput(f"'{target}' is there already: give a directory that is new or empty")
+    if not target.absolute().parent.is_dir():
+        raise BadInput(f"cannot write '{target}': the folder '{target.parent}' does not exist")

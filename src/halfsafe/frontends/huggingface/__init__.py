@@ -1,0 +1,1 @@
+"""Directories as the libraries of Hugging Face write and read them."""

@@ -1,0 +1,197 @@
+"""A fixed network of a directory, in the form in which it is deployed: a directory again.
+
+What is proved is what has been written: a folder with the rescaled files, read by the library as
+any user would read it.
+"""
+
+# transformers and diffusers are only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import frexp, ldexp
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from halfsafe.checkpoint import tensors_in
+from halfsafe.errors import BadInput, FoldError
+from halfsafe.frontends.huggingface.folder import Network, write_network
+from halfsafe.frontends.huggingface.generation import generates, greedy, same
+from halfsafe.frontends.huggingface.network import load
+from halfsafe.frontends.huggingface.settings import Governed
+from halfsafe.frontends.torch.arithmetic import arrays
+from halfsafe.frontends.torch.deliver import LARGE
+from halfsafe.frontends.torch.folded import Folded
+from halfsafe.frontends.torch.program import same_draws
+from halfsafe.frontends.torch.source import TorchSource
+from halfsafe.frontends.torch.trees import cast, flat
+from halfsafe.recipe import Recipe, Setting
+from halfsafe.rescaling import shapes_of
+from halfsafe.samples import Call
+from halfsafe.source import Arrays
+
+
+def recipe_of(network: Network, before: TorchSource, after: TorchSource, known: Governed) -> Recipe:
+    """What an edited source asks of the network's directory, under the names of its files.
+
+    Raises FoldError where the directory cannot hold it.
+    """
+    folded = Folded.read(before.opened, before.program, after.program)
+    settings: dict[str, Setting] = {}
+    for name, number in folded.attributes.items():
+        if name not in known:
+            raise FoldError(
+                f"no setting of '{network.path}' gives {name}, which has to be {number}"
+            )
+        path, default = known[name]
+        setting = Setting(default, _exponent(default, number))
+        if settings.setdefault(path, setting) != setting:
+            raise FoldError(f"the setting {path} would have to be {number} and another number")
+    made = folded.recipe(network.kind, settings)
+    return _as_in_files(network, made, getattr(before.model, "base_model_prefix", ""))
+
+
+def _exponent(number: float, stored: float) -> int:
+    """k of stored == number * 2**-k."""
+    k = frexp(number)[1] - frexp(stored)[1]
+    assert ldexp(number, -k) == stored, f"{stored} is no {number} times a power of two"
+    return k
+
+
+def _as_in_files(network: Network, recipe: Recipe, prefix: str) -> Recipe:
+    """The same under the names of the checkpoint: some leave out the prefix of the base model.
+
+    Tensors that a checkpoint has in excess, as buffers of an older version, stay as they are.
+    Raises FoldError where a tensor to be rescaled is in no file.
+    """
+    shapes = shapes_of(tensors_in(network.path))
+    groups: dict[str, list[str]] = {name: [name] for name in recipe.shapes}
+    for alias, name in recipe.tied.items():
+        groups[name].append(alias)
+    found: dict[str, str] = {}
+    tied: dict[str, str] = {}
+    for name, group in groups.items():
+        spelled = [n.removeprefix(f"{prefix}.") if n not in shapes else n for n in group]
+        there = [n for n in spelled if n in shapes]
+        if there:
+            found[name] = there[0]
+            tied |= {n: there[0] for n in spelled if n != there[0]}
+        elif name in recipe.exponents:
+            raise FoldError(
+                f"'{network.path}' has no '{name}' under its name: load it and save it once more, "
+                f"by {network.kind}.save_pretrained, and fix that"
+            )
+    return Recipe(
+        recipe.architecture,
+        {name: shape for name, shape in shapes.items() if name not in tied},
+        {found[name]: k for name, k in recipe.exponents.items()},
+        recipe.settings,
+        tied,
+    )
+
+
+@dataclass(frozen=True)
+class NetworkDelivery:
+    """One network of a directory with its recipe, written to a folder that is gone with this.
+
+    `loose` are exponents of outputs, by their places among the flat ones, which the network gives
+    as they are stored. `size` is how many entries its constants have.
+    """
+
+    network: Network
+    plan: Recipe
+    loose: Mapping[int, int]
+    size: int
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def folder(self) -> TemporaryDirectory[str]:
+        """Where the rescaled network has been written."""
+        made = TemporaryDirectory(prefix="halfsafe-")
+        write_network(self.network, self.plan, Path(made.name), None)
+        return made
+
+    def loaded(self, dtype: torch.dtype) -> nn.Module:
+        """What the library reads from there."""
+        return load(self.network, dtype, Path(self.folder.name))
+
+    def float32(self) -> nn.Module:
+        return self.loaded(torch.float32)
+
+    def half(self) -> nn.Module:
+        return self.loaded(torch.float16)
+
+    @cached_property
+    def _exact(self) -> nn.Module:
+        return self.float32()
+
+    @cached_property
+    def _half(self) -> nn.Module:
+        return self.half()
+
+    def exact_outputs(self, call: Call) -> Arrays:
+        """What the network gives in FP32 as it is read again, its states rescaled back."""
+        return self._outputs(self._exact, call)
+
+    def half_outputs(self, call: Call) -> Arrays | None:
+        """The same in FP16, in PyTorch's own kernels; None where these would take minutes."""
+        if self.size > LARGE:
+            return None
+        args, kwargs = cast((call.args, call.kwargs), torch.float16)
+        return self._outputs(self._half, call.holding(args, kwargs))
+
+    def _outputs(self, module: nn.Module, call: Call) -> Arrays:
+        with torch.no_grad(), same_draws():
+            found = flat(module(*call.args, **call.kwargs))
+        return arrays([self._rescaled(x, self.loose.get(i, 0)) for i, x in enumerate(found)])
+
+    def _rescaled(self, x: Any, k: int) -> Any:
+        return x.float() * ldexp(1.0, k) if k and isinstance(x, Tensor) else x
+
+    def generation(self, original: nn.Module, call: Call, tokens: int) -> tuple[str, list[str]]:
+        """What is wrong with generating by the rescaled network in FP32, "" if nothing is, and
+        notes on FP16."""
+        if not generates(original, call):
+            return "", []
+        known = greedy(original, call, tokens)
+        if not torch.equal(greedy(self._exact, call, tokens), known):
+            return "with its cache, the class generates other tokens in FP32", []
+        if self.size > LARGE:
+            return "", []
+        count = same(greedy(self._half, call, tokens), known)
+        length = known.shape[-1]
+        found = "all" if count == length else f"the first {count}"
+        return "", [f"of {length} tokens generated with a cache, {found} are the same in FP16"]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._exact.state_dict())
+
+    def recipe(self) -> Recipe:
+        return self.plan
+
+    def apply_to(self, model: nn.Module) -> nn.Module:
+        if self.plan.settings:
+            raise FoldError(
+                f"the plan changes {next(iter(self.plan.settings))} in the configuration as well: "
+                "load what save() writes"
+            )
+        model.load_state_dict(self.state_dict())
+        return model
+
+    def save(
+        self,
+        path: Path,
+        dtype: Literal["float16", "float32"],
+        io: Literal["float32", "float16"],
+        labels: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        del path, dtype, io, labels
+        raise BadInput("a network of a directory is saved with its directory")

@@ -1,0 +1,49 @@
+"""Generates text, to see that a network with a cache is the one that was proved without."""
+
+# transformers is only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfsafe.frontends.huggingface.network import quietly
+from halfsafe.frontends.torch.trees import cast
+from halfsafe.samples import Call
+
+PROMPTS = ("input_ids", "input_features", "input_values", "pixel_values")
+"""Arguments that a network generates from, the first of them that there is."""
+
+
+def generates(model: Any, call: Call) -> bool:
+    """Whether a network generates text from what is in a sample."""
+    can = getattr(model, "can_generate", None)
+    return bool(can and can() and any(name in call.kwargs for name in PROMPTS))
+
+
+def greedy(model: Any, call: Call, tokens: int) -> Tensor:
+    """The tokens that a network says after the first row of a sample, the most probable ones."""
+    given = {
+        name: x[:1]
+        for name, x in call.kwargs.items()
+        if isinstance(x, Tensor) and not name.startswith("decoder_")
+    }
+    mask = given.get("attention_mask")
+    if mask is not None and "input_ids" in given:
+        seen = mask[0].bool()
+        given = {n: x[:, seen] if x.shape == mask.shape else x for n, x in given.items()}
+    given = cast(given, next(model.parameters()).dtype)
+    with torch.no_grad(), quietly():
+        made = model.generate(**given, max_new_tokens=tokens, do_sample=False, num_beams=1)
+    return made[0] if model.config.is_encoder_decoder else made[0, given["input_ids"].shape[1] :]
+
+
+def same(found: Tensor, known: Tensor) -> int:
+    """How many tokens are the same before the first that is not."""
+    length = min(len(found), len(known))
+    differs = (found[:length] != known[:length]).nonzero()
+    return int(differs[0]) if len(differs) else length

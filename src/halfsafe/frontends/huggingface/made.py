@@ -1,0 +1,334 @@
+"""Samples for a network of which a directory has a tokenizer or a processor, or nothing at all.
+
+Each sample is a batch of two, one of them shorter and padded where there is text. Without what
+reads texts, pictures or sounds, entries are drawn: then ranges are made up, and notes say so.
+"""
+
+# transformers is optional, and only partly typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingImports=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import pi
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.huggingface.folder import Network
+from halfsafe.frontends.huggingface.network import config_of, quietly
+
+COUNT = 4
+"""Samples; the last is kept out of measuring."""
+
+TOKENS, ANSWER = 48, 16
+"""Length of a text, and of what a decoder has said so far."""
+
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog, and then it sleeps until noon.",
+    "In 1969 people first walked on the moon; 384,400 km away, half a billion watched.",
+    "def area(r):\n    return 3.14159 * r ** 2  # of a circle",
+    "Hello! How are you today?",
+    "translate English to German: The house at the end of the street is very old.",
+    "Die Brücke über den Fluss wurde im Jahr 1887 gebaut und seitdem dreimal erneuert.",
+    "A photo of a small red boat on a calm lake at sunrise, mountains behind it.",
+    "Question: what weighs more, a kilogram of iron or a kilogram of feathers? Answer: neither.",
+)  # fmt: skip
+
+Sample = dict[str, Any]
+
+
+@dataclass
+class Made:
+    """Samples as keyword arguments, and what of them is made up, in words."""
+
+    samples: list[Sample]
+    made_up: list[str] = field(default_factory=list[str])
+
+
+def made_samples(network: Network, model: Any) -> Made:
+    """Samples of what forward() takes. Raises BadInput for an argument that nobody can make."""
+    torch_seed = torch.Generator().manual_seed(0)
+    maker = _Maker(network, model, config_of(model), torch_seed)
+    return Made([maker.sample(i) for i in range(COUNT)], list(dict.fromkeys(maker.made_up)))
+
+
+class _Maker:
+    """Makes the arguments of one network, by their names."""
+
+    def __init__(
+        self, network: Network, model: Any, config: Mapping[str, Any], draw: torch.Generator
+    ) -> None:
+        self.network, self.model, self.config, self.draw = network, model, config, draw
+        self.made_up: list[str] = []
+        self.takes = inspect.signature(model.forward).parameters
+        self.reads = _readers(network)
+
+    def sample(self, i: int) -> Sample:
+        """One sample: what has a maker, and is required or usual."""
+        known: dict[str, Callable[[int], Sample]] = {
+            "input_ids": self._text,
+            "pixel_values": self._picture,
+            "input_features": self._features,
+            "input_values": self._sound,
+            "decoder_input_ids": self._answer,
+            "sample": self._latents,
+            "hidden_states": self._latents,
+            "timestep": self._timestep,
+            "encoder_hidden_states": self._condition,
+            "class_labels": self._labels,
+            "pooled_projections": self._pooled,
+        }
+        if self.network.library == "transformers":
+            known = {n: m for n, m in known.items() if n not in _DENOISING}
+        made: Sample = {}
+        for name, make in known.items():
+            if name in self.takes and name not in made:
+                made |= make(i)
+        required = [n for n, p in self.takes.items() if p.default is p.empty and _is_named(p)]
+        missing = [name for name in required if name not in made]
+        if missing or not made:
+            raise BadInput(
+                f"nothing is known of '{(missing or [self.network.kind])[0]}', which "
+                f"{self.network.kind}.forward() takes: pass --samples"
+            )
+        if "use_cache" in self.takes:  # the cache has the values that the network computes anyway
+            made["use_cache"] = False
+        return made
+
+    # Texts
+
+    def _text(self, i: int) -> Sample:
+        length = min(TOKENS, *self._positions())
+        tokenizer = self.reads.get("tokenizer")
+        if tokenizer is None:
+            self.made_up.append("tokens are drawn, since the directory has no tokenizer")
+            return self._drawn_tokens("input_ids", "attention_mask", length)
+        texts = [TEXTS[2 * i % len(TEXTS)], TEXTS[(2 * i + 1) % len(TEXTS)]]
+        return self._tokens(tokenizer, texts, length)
+
+    def _tokens(self, tokenizer: Any, texts: list[str], length: int) -> Sample:
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        read = tokenizer(
+            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        return {name: x for name, x in read.items() if name in self.takes}
+
+    def _drawn_tokens(self, ids: str, mask: str, length: int) -> Sample:
+        size = self.model.get_input_embeddings().num_embeddings
+        drawn = torch.randint(min(4, size - 1), size, (2, length), generator=self.draw)
+        text = self.config.get("text_config") or self.config
+        last = text.get("eos_token_id")
+        seen = torch.ones(2, length, dtype=torch.int64)
+        seen[1, 2 * length // 3 :] = 0
+        if isinstance(last, int) and last < size:
+            drawn[0, -1] = drawn[1, 2 * length // 3 - 1] = last
+        pad = text.get("pad_token_id")
+        if isinstance(pad, int) and 0 <= pad < size:
+            drawn = torch.where(seen.bool(), drawn, pad)
+        return {ids: drawn} | ({mask: seen} if mask in self.takes else {})
+
+    def _answer(self, i: int) -> Sample:
+        """What a decoder has said so far."""
+        if not self.config.get("is_encoder_decoder"):
+            return {}
+        length = min(ANSWER, *self._positions())
+        start = self.config.get("decoder_start_token_id")
+        tokenizer = self.reads.get("tokenizer")
+        if tokenizer is None:
+            self.made_up.append("tokens are drawn, since the directory has no tokenizer")
+            found = self._drawn_tokens("ids", "", length)["ids"]
+        else:
+            texts = [TEXTS[(2 * i + 2) % len(TEXTS)], TEXTS[(2 * i + 3) % len(TEXTS)]]
+            read = tokenizer(
+                texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            )
+            found = read["input_ids"]
+        if isinstance(start, int):
+            found = torch.cat([torch.full_like(found[:, :1], start), found[:, :-1]], dim=1)
+        return {"decoder_input_ids": found}
+
+    def _positions(self) -> list[int]:
+        """The most positions there are, where the configuration says it."""
+        text = self.config.get("text_config") or self.config
+        names = ("max_position_embeddings", "n_positions", "max_target_positions")
+        found = [text[n] for n in names if isinstance(text.get(n), int) and text[n] > 2]
+        return [min(found) - 2] if found else [TOKENS]  # some count from behind the padding index
+
+    # Pictures
+
+    def _picture(self, i: int) -> Sample:
+        processor = self.reads.get("image_processor")
+        if processor is not None:
+            read = processor(images=[_scene(2 * i), _scene(2 * i + 1)], return_tensors="pt")
+            return {name: x for name, x in read.items() if name in self.takes}
+        part = self.config.get("vision_config") or self.config
+        channels = part.get("num_channels", 3)
+        size = part.get("image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else size
+        self.made_up.append("pictures are scaled to -1 to 1, since the directory has no processor")
+        scenes = [_scene(2 * i + j, height, width) for j in range(2)]
+        pixels = torch.tensor(np.stack(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return {"pixel_values": pixels[:, :1].expand(-1, channels, -1, -1) if channels != 3
+                else pixels}  # fmt: skip
+
+    # Sounds
+
+    def _features(self, i: int) -> Sample:
+        extractor = self.reads.get("feature_extractor")
+        if extractor is not None:
+            rate = extractor.sampling_rate
+            read = extractor(_sounds(i, rate), sampling_rate=rate, return_tensors="pt")
+            return {name: x for name, x in read.items() if name in self.takes}
+        self.made_up.append("spectra are drawn, since the directory has no feature extractor")
+        bins = self.config.get("num_mel_bins", 80)
+        frames = 2 * self.config.get("max_source_positions", 1500)
+        return {"input_features": torch.randn(2, bins, frames, generator=self.draw)}
+
+    def _sound(self, i: int) -> Sample:
+        extractor = self.reads.get("feature_extractor")
+        rate = 16_000 if extractor is None else extractor.sampling_rate
+        sounds = _sounds(i, rate)
+        if extractor is not None:
+            read = extractor(sounds, sampling_rate=rate, return_tensors="pt", padding=True)
+            return {name: x for name, x in read.items() if name in self.takes}
+        return {"input_values": torch.tensor(np.stack(sounds))}
+
+    # What denoises
+
+    def _latents(self, i: int) -> Sample:
+        name = "sample" if "sample" in self.takes else "hidden_states"
+        channels = self.config.get("in_channels", 4)
+        size = self.config.get("sample_size") or self.config.get("image_size") or 32
+        height, width = (size, size) if isinstance(size, int) else size[-2:]
+        if "timestep" not in self.takes:  # an autoencoder takes pictures
+            height, width = min(height, 256), min(width, 256)
+            scenes = np.stack([_scene(2 * i + j, height, width) for j in range(2)])
+            pixels = torch.tensor(scenes).permute(0, 3, 1, 2).float() / 127.5 - 1
+            return {name: pixels[:, :1].expand(-1, channels, -1, -1) if channels != 3 else pixels}
+        self.made_up.append("latents are drawn, as noise is at the first step")
+        return {name: torch.randn(2, channels, height, width, generator=self.draw)}
+
+    def _timestep(self, i: int) -> Sample:
+        return {"timestep": torch.tensor([999, 749, 499, 249])[[i, (i + 1) % 4]]}
+
+    def _condition(self, i: int) -> Sample:
+        width = self.config.get("cross_attention_dim") or self.config.get("joint_attention_dim")
+        if isinstance(width, (list, tuple)):
+            width = width[0]
+        if not isinstance(width, int):
+            return {}
+        self.made_up.append("the encoded prompt is drawn")
+        return {"encoder_hidden_states": torch.randn(2, 77, width, generator=self.draw)}
+
+    def _labels(self, i: int) -> Sample:
+        classes = self.config.get("num_class_embeds") or self.config.get("num_embeds_ada_norm")
+        if not isinstance(classes, int):
+            return {}
+        return {"class_labels": torch.tensor([(2 * i) % classes, (2 * i + 1) % classes])}
+
+    def _pooled(self, i: int) -> Sample:
+        width = self.config.get("pooled_projection_dim")
+        if not isinstance(width, int):
+            return {}
+        return {"pooled_projections": torch.randn(2, width, generator=self.draw)}
+
+
+_DENOISING = ("sample", "hidden_states", "timestep", "encoder_hidden_states", "class_labels",
+              "pooled_projections")  # fmt: skip
+"""Arguments of networks of diffusers."""
+
+
+def _is_named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _readers(network: Network) -> Mapping[str, Any]:
+    """What of the directory reads texts, pictures and sounds."""
+    if network.library != "transformers":
+        return {}
+    import transformers
+
+    path = network.path
+    tokenizer = path
+    if not _has(path, "tokenizer") and _has(path.parent / _beside(network.name), "tokenizer"):
+        tokenizer = path.parent / _beside(network.name)
+    found: dict[str, Any] = {}
+    with quietly():
+        if _has(tokenizer, "tokenizer"):
+            found["tokenizer"] = _loaded(transformers.AutoTokenizer, tokenizer)
+        if (path / "preprocessor_config.json").is_file() or _has(path, "processor_config"):
+            for name, kind in (
+                ("feature_extractor", transformers.AutoFeatureExtractor),
+                ("image_processor", transformers.AutoImageProcessor),
+            ):
+                found[name] = _loaded(kind, path)
+    return {name: reader for name, reader in found.items() if reader is not None}
+
+
+def _beside(name: str) -> str:
+    """Where a pipeline has the tokenizer of a text encoder: ``tokenizer_2`` of text_encoder_2."""
+    return name.replace("text_encoder", "tokenizer") if name else "."
+
+
+def _has(path: Any, stem: str) -> bool:
+    return any(path.glob(f"{stem}*")) if path.is_dir() else False
+
+
+def _loaded(kind: Any, path: Any) -> Any:
+    """A reader, None where the directory has no such one."""
+    try:
+        return kind.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        if kind.__name__ == "AutoTokenizer":
+            raise BadInput(f"cannot read the tokenizer in '{path}': {first_line(error)}") from error
+        return None
+
+
+def _scene(number: int, height: int = 480, width: int = 640) -> Any:
+    """A picture of sky, ground and a few bodies before them, in bytes, (height, width, 3)."""
+    draw = np.random.default_rng(number)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    sky, ground = draw.uniform(60, 255, (2, 3))
+    made = np.where((y > draw.uniform(0.4, 0.7))[..., None], ground, sky * (1 - 0.5 * y[..., None]))
+    for _ in range(6):
+        cx, cy, r = draw.uniform(0, 1), draw.uniform(0.2, 0.9), draw.uniform(0.05, 0.2)
+        body = (x - cx) ** 2 + (y - cy) ** 2 < r * r
+        shade = 1 - ((x - cx) + (y - cy)) / r
+        made = np.where(body[..., None], draw.uniform(0, 200, 3) * shade[..., None], made)
+    return np.clip(made + draw.normal(0, 4, made.shape), 0, 255).astype(np.uint8)
+
+
+def _sounds(number: int, rate: int) -> list[Any]:
+    """Two seconds of a falling chord with noise, and one of a tone that comes and goes."""
+    draw = np.random.default_rng(number)
+    t = np.arange(2 * rate) / rate
+    chord = sum(np.sin(2 * pi * f * t * (1 - 0.1 * t)) / 4 for f in draw.uniform(100, 2000, 4))
+    tone = np.sin(2 * pi * draw.uniform(200, 800) * t) * np.sin(2 * pi * 3 * t) ** 2
+    tone[rate:] = 0
+    noise = draw.normal(0, 0.01, (2, len(t)))
+    return [np.float32(0.3 * chord + noise[0]), np.float32(0.5 * tone + noise[1])]
+
+
+def without_cache(model: nn.Module, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's sample, with no cache asked for where the class would make one."""
+    takes = inspect.signature(model.forward).parameters
+    given = {"use_cache": False} if "use_cache" in takes else {}
+    return {**given, **sample}
+
+
+def tensors(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample with tensors in place of arrays."""
+    return {
+        name: torch.as_tensor(x) if isinstance(x, np.ndarray) else x for name, x in sample.items()
+    }
+
+
+Tensors = Mapping[str, Tensor]
