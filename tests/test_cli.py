@@ -195,7 +195,7 @@ def test_a_crash_of_our_own_is_one_line_and_status_3(run, monkeypatch):
     def crash(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("halfsafe.cli.fix", crash)
+    monkeypatch.setattr("halfsafe.cli.fixing.fix", crash)
     status, _, errors = run("fix", "zoo_of_cli:both")
     assert status == 3
     assert errors.startswith("halfsafe crashed: RuntimeError: a bug at ")

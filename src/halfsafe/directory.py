@@ -147,7 +147,7 @@ def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fi
     )
     delivery = expressible.deliver(prepared.edits)
     progress(f"reading {network} again")
-    proof, more = _as_read_again(delivery, references, supply, proof)
+    proof, more = _as_read_again(model, delivery, references, supply, proof)
     kept = prepared.restriction.kept if prepared.restriction else ()
     if kept and not prepared.plan.is_empty:
         notes.append(_of_epsilons(len(kept)))
@@ -164,7 +164,11 @@ def _of_epsilons(count: int) -> str:
 
 
 def _as_read_again(
-    delivery: NetworkDelivery, references: References, calls: Iterable[Call], proof: Verification
+    model: Any,
+    delivery: NetworkDelivery,
+    references: References,
+    calls: Iterable[Call],
+    proof: Verification,
 ) -> tuple[Verification, list[str]]:
     """The proof with what is wrong with the files as they are read again, and notes."""
     if not proof.safe:
@@ -181,7 +185,7 @@ def _as_read_again(
     if not proof.safe:
         return proof, notes
     first = next(iter(calls))
-    why, more = delivery.generation(references.original.model, first, TOKENS)
+    why, more = delivery.generation(model, first, TOKENS)
     return replace(proof, delivered=why), [*notes, *more]
 
 

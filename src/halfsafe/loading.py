@@ -27,9 +27,13 @@ def load_metric(spec: str | None) -> Any:
 
 
 def load_model(spec: str) -> tuple[Any, Any]:
-    """The model, and the samples if the callable or the file has them as well."""
+    """The model, and the samples if the callable, file or directory has them as well."""
     if spec.endswith(".onnx"):
         return Path(spec), None
+    if Path(spec).is_dir():
+        from halfsafe.frontends.huggingface.opened import open_directory
+
+        return open_directory(Path(spec))
     if spec.endswith(".pt2"):
         from halfsafe.frontends.torch.model import load_exported
 

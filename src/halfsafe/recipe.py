@@ -108,7 +108,7 @@ class Recipe:
         """Raises BadInput for tensors that do not have the fingerprint."""
         shapes, exponents = dict[str, Shape](), dict[str, int]()
         for braced, shape, exponent in data["tensors"]:
-            for name in _spelled_out(braced):
+            for name in spelled_out(braced):
                 shapes[name] = tuple(shape)
                 if exponent:
                     exponents[name] = int(exponent)
@@ -205,10 +205,10 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _spelled_out(braced: str) -> list[str]:
+def spelled_out(braced: str) -> list[str]:
     """The reverse: all names that one in braces stands for.
 
-    >>> _spelled_out("h.{0-1}.w"), _spelled_out("x")
+    >>> spelled_out("h.{0-1}.w"), spelled_out("x")
     (['h.0.w', 'h.1.w'], ['x'])
     """
     found = re.fullmatch(r"(.*)\{(\d+)-(\d+)\}(.*)", braced)

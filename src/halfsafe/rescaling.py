@@ -74,20 +74,20 @@ class Rescaling:
                 progress(len(piece))
 
     def _rescaled(self, name: str, piece: bytearray, dtype: str, to: str, k: int) -> memoryview:
-        values = _decoded(piece, dtype)
+        values = decoded(piece, dtype)
         made = _scaled(values, k)
         encoded = _encoded(made, to)
         if not self.rounds:
-            back = _decoded(encoded, to)
+            back = decoded(encoded.data, to)
             if not np.array_equal(_scaled(back, -k), values, equal_nan=True):
                 raise BadInput(
                     f"'{name}' times 2^{-k} is not exact in {to}: write it in another type "
                     "(--dtype float32), or rounded as FP16 computes with it (--dtype float16)"
                 )
-        return memoryview(encoded).cast("B")
+        return encoded.data.cast("B")
 
 
-def _decoded(piece: Any, dtype: str) -> Floats:
+def decoded(piece: Any, dtype: str) -> Floats:
     """Entries as numbers that NumPy computes with; bfloat16 is the upper half of FP32."""
     if dtype != "BF16":
         return np.frombuffer(piece, _NUMPY[dtype])

@@ -67,7 +67,7 @@ class TensorFile:
                     raise ValueError(f"a header of {length} bytes")
                 text = file.read(length)
             header: dict[str, Any] = json.loads(text)
-            metadata = header.pop("__metadata__", None) or {}
+            metadata: dict[str, str] = header.pop("__metadata__", {})
             entries = {name: _entry(found, 8 + length) for name, found in header.items()}
             end = max((e.start + e.length for e in entries.values()), default=0)
             if path.stat().st_size < end:

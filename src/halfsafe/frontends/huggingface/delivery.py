@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from halfsafe.checkpoint import tensors_in
-from halfsafe.errors import BadInput, FoldError
+from halfsafe.errors import BadInput, FoldError, first_line
 from halfsafe.frontends.huggingface.folder import Network, write_network
 from halfsafe.frontends.huggingface.generation import generates, greedy, same
+from halfsafe.frontends.huggingface.names import as_in_files
 from halfsafe.frontends.huggingface.network import load
 from halfsafe.frontends.huggingface.settings import Governed
 from halfsafe.frontends.torch.arithmetic import arrays
@@ -56,7 +57,8 @@ def recipe_of(network: Network, before: TorchSource, after: TorchSource, known: 
         if settings.setdefault(path, setting) != setting:
             raise FoldError(f"the setting {path} would have to be {number} and another number")
     made = folded.recipe(network.kind, settings)
-    return _as_in_files(network, made, getattr(before.model, "base_model_prefix", ""))
+    shapes = shapes_of(tensors_in(network.path))
+    return as_in_files(before.model, made, shapes, str(network.path))
 
 
 def _exponent(number: float, stored: float) -> int:
@@ -64,38 +66,6 @@ def _exponent(number: float, stored: float) -> int:
     k = frexp(number)[1] - frexp(stored)[1]
     assert ldexp(number, -k) == stored, f"{stored} is no {number} times a power of two"
     return k
-
-
-def _as_in_files(network: Network, recipe: Recipe, prefix: str) -> Recipe:
-    """The same under the names of the checkpoint: some leave out the prefix of the base model.
-
-    Tensors that a checkpoint has in excess, as buffers of an older version, stay as they are.
-    Raises FoldError where a tensor to be rescaled is in no file.
-    """
-    shapes = shapes_of(tensors_in(network.path))
-    groups: dict[str, list[str]] = {name: [name] for name in recipe.shapes}
-    for alias, name in recipe.tied.items():
-        groups[name].append(alias)
-    found: dict[str, str] = {}
-    tied: dict[str, str] = {}
-    for name, group in groups.items():
-        spelled = [n.removeprefix(f"{prefix}.") if n not in shapes else n for n in group]
-        there = [n for n in spelled if n in shapes]
-        if there:
-            found[name] = there[0]
-            tied |= {n: there[0] for n in spelled if n != there[0]}
-        elif name in recipe.exponents:
-            raise FoldError(
-                f"'{network.path}' has no '{name}' under its name: load it and save it once more, "
-                f"by {network.kind}.save_pretrained, and fix that"
-            )
-    return Recipe(
-        recipe.architecture,
-        {name: shape for name, shape in shapes.items() if name not in tied},
-        {found[name]: k for name, k in recipe.exponents.items()},
-        recipe.settings,
-        tied,
-    )
 
 
 @dataclass(frozen=True)
@@ -161,7 +131,10 @@ class NetworkDelivery:
         notes on FP16."""
         if not generates(original, call):
             return "", []
-        known = greedy(original, call, tokens)
+        try:
+            known = greedy(original, call, tokens)
+        except Exception as error:
+            return "", [f"nothing is generated: the original itself fails: {first_line(error)}"]
         if not torch.equal(greedy(self._exact, call, tokens), known):
             return "with its cache, the class generates other tokens in FP32", []
         if self.size > LARGE:

@@ -98,10 +98,10 @@ def _alone(path: Path, name: str) -> Network:
     kind = config.get("_class_name")
     if isinstance(kind, str):
         return Network(name, path, "diffusers", kind)
-    kinds = config.get("architectures") or []
+    kinds: list[str] = config.get("architectures") or []
     if not kinds:
         raise BadInput(f"'{path / CONFIG}' names no class ('architectures'): load it and save it")
-    return Network(name, path, "transformers", str(kinds[0]))
+    return Network(name, path, "transformers", kinds[0])
 
 
 def read_json(path: Path) -> dict[str, Any]:

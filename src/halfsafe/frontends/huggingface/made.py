@@ -122,7 +122,7 @@ class _Maker:
         return {name: x for name, x in read.items() if name in self.takes}
 
     def _drawn_tokens(self, ids: str, mask: str, length: int) -> Sample:
-        size = self.model.get_input_embeddings().num_embeddings
+        size = self._vocabulary()
         drawn = torch.randint(min(4, size - 1), size, (2, length), generator=self.draw)
         text = self.config.get("text_config") or self.config
         last = text.get("eos_token_id")
@@ -134,6 +134,13 @@ class _Maker:
         if isinstance(pad, int) and 0 <= pad < size:
             drawn = torch.where(seen.bool(), drawn, pad)
         return {ids: drawn} | ({mask: seen} if mask in self.takes else {})
+
+    def _vocabulary(self) -> int:
+        """How many tokens there are."""
+        text = self.config.get("text_config") or self.config
+        if isinstance(size := text.get("vocab_size"), int):
+            return size
+        return self.model.get_input_embeddings().num_embeddings
 
     def _answer(self, i: int) -> Sample:
         """What a decoder has said so far."""

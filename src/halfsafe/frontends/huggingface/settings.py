@@ -6,6 +6,8 @@ configuration has that number, the network is built once more, without values, w
 what has changed by the same factor is what that setting governs.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping

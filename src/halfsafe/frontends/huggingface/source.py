@@ -38,9 +38,9 @@ class Expressible:
         found = restriction(self.original.opened, self.original.program, self._setting)
         states = frozenset(loose(self.original.program))
         free = replace(found, loose=states)
-        kept = keeping_epsilons(free, self.original.program)
-        every = [found, free] if states else [found]
-        return [*every, kept] if kept.kept else every
+        program = self.original.program
+        kept = [keeping_epsilons(free, program, every=every) for every in (False, True)]
+        return [found, *([free] if states else []), *(each for each in kept if each.kept)]
 
     def _setting(self, attribute: str) -> str | None:
         path, _ = self.governed.get(attribute, ("", 0.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from math import isfinite
 
 from halfsafe.frontends.torch.folded import attribute
@@ -44,16 +43,19 @@ def restriction(
     return Restriction(tuple(tuple(group) for group in groups.values()), pinned)
 
 
-def keeping_epsilons(found: Restriction, program: Program) -> Restriction:
-    """The same, with epsilons that no setting gives left as they are, as if they were 0.
+def keeping_epsilons(found: Restriction, program: Program, *, every: bool) -> Restriction:
+    """The same, with epsilons left as they are, as if they were 0: those that no setting gives, or
+    `every` one.
 
     That is another function where an epsilon can be seen, and the same where it cannot: whoever
     asks for it has to look.
     """
     kept = {use for node, use, _ in _numbers(program) if _is_epsilon(program, node, use)}
-    kept &= found.pinned.keys()
+    if not every:
+        kept &= found.pinned.keys()
     pinned = {unknown: why for unknown, why in found.pinned.items() if unknown not in kept}
-    return replace(found, pinned=pinned, kept=frozenset(kept))
+    together = tuple(tuple(u for u in group if u not in kept) for group in found.together)
+    return Restriction(together, pinned, found.loose, frozenset(kept))
 
 
 def _is_epsilon(program: Program, node: Node, use: Use) -> bool:

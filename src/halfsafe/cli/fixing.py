@@ -1,0 +1,173 @@
+"""halfsafe fix: rescales a model, proves it, and writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from halfsafe.cli.options import (
+    ENGINES,
+    REPORTS,
+    AsJson,
+    ByMetric,
+    Headroom,
+    Model,
+    Samples,
+    Tolerance,
+    check_output,
+    processes,
+)
+from halfsafe.cli.shown import after_writing, command, say_next, show, waiting, write
+from halfsafe.directory import check_target, fix_directory
+from halfsafe.errors import BadInput
+from halfsafe.fix import fix
+from halfsafe.loading import load, load_metric, load_samples
+from halfsafe.report.report import Report
+from halfsafe.verdict import TOLERANCE
+
+FILES = (".onnx", ".pt2", ".safetensors")
+
+
+def fix_command(
+    model: Model,
+    samples: Samples = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="fixed.onnx; fixed.pt2 (program), fixed.safetensors (weights); of a directory, a "
+            "new one.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report: .json for tools, .html for people.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Write the plan by itself as .json, for halfsafe apply."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"] | None,
+        typer.Option(
+            help="What OUTPUT holds: the FP16 deployable, as files do by default, or the rescaled "
+            "FP32 model. A directory keeps the types that it has."
+        ),
+    ] = None,
+    io: Annotated[
+        Literal["float32", "float16"],
+        typer.Option(help="Type of floating inputs and outputs of an .onnx file in FP16."),
+    ] = "float32",
+    headroom: Headroom = 1,
+    engine: Annotated[
+        str, typer.Option(help=f"Where FP16 runs for the proof: {ENGINES}.")
+    ] = "strict",
+    profile: Annotated[
+        Path | None, typer.Option(help="What the engine's kernels bear: bisect --profile wrote it.")
+    ] = None,
+    tolerance: Tolerance = TOLERANCE,
+    metric: ByMetric = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rescale MODEL so that it runs in FP16, prove it, and write it.
+
+    Under torchrun each process measures and proves a part of the samples:
+    torchrun --nproc-per-node 2 -m halfsafe fix MODEL --samples S -o OUT
+
+    Example: halfsafe fix model.onnx --samples samples.npz -o model_fp16.onnx
+
+    Example: halfsafe fix my-t5-directory -o my-t5-fp16
+    """
+    check_output(report, REPORTS)
+    check_output(recipe, (".json",))
+    asked = {
+        "headroom": headroom,
+        "tolerance": tolerance,
+        "metric": load_metric(metric),
+        "engine": engine,
+        "profile": profile,
+    }
+    if Path(model).is_dir():
+        found = _directory(model, samples, output, recipe, dtype, asked)
+    else:
+        found = {"": _model(model, samples, output, recipe, dtype or "float16", io, asked)}
+    written = _write(found, report)
+    if as_json:
+        several = {name: each.to_json() for name, each in found.items()}
+        print(json.dumps(several.get("", several), allow_nan=False))
+    else:
+        for each in found.values():
+            show(each)
+        say_next(_next(model, output, report and written[0]))
+    raise typer.Exit(0 if all(each.safe for each in found.values()) else 1)
+
+
+def _model(
+    model: str,
+    samples: str | None,
+    output: Path | None,
+    recipe: Path | None,
+    dtype: Literal["float16", "float32"],
+    io: Literal["float32", "float16"],
+    asked: Mapping[str, Any],
+) -> Report:
+    """Fixes a model, and writes it; of several processes, the first one does."""
+    check_output(output, FILES)
+    loaded, inputs = load(model, samples)
+    together, first = processes()
+    with waiting() as progress:
+        fixed = fix(loaded, inputs, distributed=together, progress=progress, **asked)
+        if not first:
+            raise typer.Exit(0 if fixed.report.safe else 1)
+        if recipe:
+            fixed.recipe().save(recipe)
+        if output:
+            progress(f"writing {output}")
+            fixed.save(output, dtype=dtype, io=io)
+    return replace(fixed.report, command=command())
+
+
+def _directory(
+    model: str,
+    samples: str | None,
+    output: Path | None,
+    recipe: Path | None,
+    dtype: Literal["float16", "float32"] | None,
+    asked: Mapping[str, Any],
+) -> dict[str, Report]:
+    """Fixes each network of a directory, and writes another one."""
+    if processes()[0]:
+        raise BadInput("a directory is fixed by one process: leave out torchrun")
+    if output:
+        check_target(output)
+    inputs = load_samples(samples, in_numpy=False) if samples else None
+    with waiting() as progress:
+        fixed = fix_directory(model, inputs, progress=progress, **asked)
+        if recipe:
+            fixed.recipe().save(recipe)
+        if output:
+            progress(f"writing {output}")
+            fixed.save(output, dtype=dtype)
+    return {name: replace(each, command=command()) for name, each in fixed.reports.items()}
+
+
+def _write(found: Mapping[str, Report], path: Path | None) -> list[Path]:
+    """Writes a report, or one for each network of a pipeline: ``report-unet.html``."""
+    if path is None:
+        return []
+    paths = [path.with_stem(f"{path.stem}-{name}" if name else path.stem) for name in found]
+    for each, to in zip(found.values(), paths, strict=True):
+        write(each, to)
+    return paths
+
+
+def _next(model: str, output: Path | None, report: Path | None) -> str:
+    """What to do with what was written."""
+    if output is not None and Path(model).is_dir():
+        return f"from_pretrained('{output}', dtype=torch.float16)"
+    return after_writing(report, "--report")

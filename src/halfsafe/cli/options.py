@@ -1,0 +1,63 @@
+"""Arguments and options that several commands have, and what is checked of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from halfsafe.errors import BadInput
+
+ENGINES = (
+    "strict, torch[-cuda, -compiled, -tensorrt], onnxruntime[-cuda, -tensorrt], openvino, "
+    "tensorrt[-rtx]"
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="x.onnx, x.pt2, a directory of transformers or diffusers, or package.module:callable "
+        "that returns a model, or (model, samples)."
+    ),
+]
+Samples = Annotated[
+    str | None,
+    typer.Option(help="package.module:callable, .npz, .safetensors, or a folder of .npz files."),
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")]
+Headroom = Annotated[int, typer.Option(min=0, help="Bits left free above amax.")]
+
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        help="Largest relative error of an output, item or row that is of use; or METRIC."
+    ),
+]
+ByMetric = Annotated[
+    str | None,
+    typer.Option(
+        help="Judge by this instead of by errors: top-1 (share of other winners), cosine (1 - the "
+        "least), max_rel, max_abs, or package.module:callable of two lists of arrays."
+    ),
+]
+
+REPORTS = (".json", ".html")
+
+
+def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Refuses, before any work is done, what could not be written after it."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise BadInput(f"cannot write '{path}': give it the suffix {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write '{path}': the folder '{path.parent}' does not exist")
+
+
+def processes() -> tuple[bool, bool]:
+    """Whether torchrun has started several processes, and whether this is the one that speaks."""
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return together, not together or os.environ.get("RANK", "0") == "0"
