@@ -1,7 +1,9 @@
 """halfsafe makes trained networks safe in half precision, exactly."""
 
+from halfsafe.applying import apply_recipe
 from halfsafe.bisect import bisect
 from halfsafe.bisecting.record import Culprit
+from halfsafe.directory import FixedDirectory, fix_directory
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
 from halfsafe.fix import Fixed, fix, verify
 from halfsafe.inspection import inspect
@@ -18,13 +20,16 @@ __all__ = [
     "CaptureError",
     "Culprit",
     "Fixed",
+    "FixedDirectory",
     "FoldError",
     "HalfsafeError",
     "Report",
     "Transition",
     "Verification",
+    "apply_recipe",
     "bisect",
     "fix",
+    "fix_directory",
     "inspect",
     "register",
     "rewrites",

@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from halfsafe.asked import Asked
 from halfsafe.deviation import bit_equal, worst_difference
+from halfsafe.edits import SetNumber
 from halfsafe.engines import Engine
 from halfsafe.engines.profile import Profile
 from halfsafe.errors import BadInput, first_line
 from halfsafe.fix import Fixed
+from halfsafe.formats import FLOAT32
+from halfsafe.prepare import Prepared
 from halfsafe.proof import delivered
 from halfsafe.recipe import Recipes
 from halfsafe.references import References
 from halfsafe.report.gather import write_report
 from halfsafe.report.report import Report
 from halfsafe.samples import Call, Samples
-from halfsafe.source import Progress
+from halfsafe.source import Progress, Source
 from halfsafe.verdict import TOLERANCE, Metric, Verification
 
 if TYPE_CHECKING:
@@ -148,19 +151,48 @@ def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fi
     delivery = expressible.deliver(prepared.edits)
     progress(f"reading {network} again")
     proof, more = _as_read_again(model, delivery, references, supply, proof)
-    kept = prepared.restriction.kept if prepared.restriction else ()
-    if kept and not prepared.plan.is_empty:
-        notes.append(_of_epsilons(len(kept)))
+    notes += _on_epsilons(original, prepared, references, supply, proof)
     notes += [*more, *asked.notes(original)]
     report = write_report(original, prepared, proof, supply.count, asked.headroom, notes)
     return Fixed(report, delivery)
 
 
-def _of_epsilons(count: int) -> str:
-    return (
-        f"{count} epsilons are in the code of the class, where no exponent reaches them: they stay "
-        "as they are, and weigh more than they did; on these samples no bit shows it"
+MARGIN = 6
+"""Bits by which epsilons that stay are enlarged, to see how near they are to be seen."""
+
+
+def _on_epsilons(
+    original: Source,
+    prepared: Prepared,
+    references: References,
+    calls: Iterable[Call],
+    proof: Verification,
+) -> list[str]:
+    """What the user should know of epsilons that the plan would rescale and the class keeps."""
+    kept = prepared.restriction.kept if prepared.restriction else ()
+    rescaled = {use: k for use in kept if (k := prepared.plan.uses.get(use, 0))}
+    if not rescaled:
+        return []
+    first = original.graph.by_name[next(iter(rescaled)).node]
+    said = (
+        f"{len(rescaled)} epsilons, the first of them that of {first}, stay as they are, since the "
+        f"class has no setting for them alone: beside rescaled values they weigh up to "
+        f"2^{max(rescaled.values())} times more"
     )
+    if not proof.bit_equal:
+        return [f"{said}, and that is seen: no constant of this class mends it, a .pt2 would"]
+    larger = [
+        SetNumber(use, original.graph.values[value].number or 0.0, -k - MARGIN)
+        for use, k in rescaled.items()
+        for value in [original.graph.by_name[use.node].inputs[use.operand]]
+    ]
+    trial = original.apply(larger)
+    unseen = all(
+        bit_equal(trial.evaluate(call, FLOAT32), references.of(call).graph) for call in calls
+    )
+    tell = "nor would it" if unseen else "it would be"
+    shown = f"on these samples no bit shows it, {tell} if they weighed {2**MARGIN} times that"
+    return [f"{said}; {shown}"]
 
 
 def _as_read_again(

@@ -60,8 +60,9 @@ def after_writing(path: Path | None, option: str) -> str:
 
 def mending(model: str) -> str:
     """The command that mends a model, which is given with its samples."""
-    fixed = "fixed.onnx" if model.partition(" ")[0].endswith(".onnx") else "fixed.pt2"
-    return f"halfsafe fix {model} -o {fixed}"
+    given = Path(model.partition(" ")[0])
+    fixed = "fixed.onnx" if given.suffix == ".onnx" else "fixed.pt2"
+    return f"halfsafe fix {model} -o {f'{given.name}-fp16' if given.is_dir() else fixed}"
 
 
 def say_next(what: str) -> None:

@@ -30,6 +30,8 @@ def open_model(
         return TorchSource.open(model, call, dynamic_shapes, others, weights)
     if weights is not None:
         raise BadInput("weights are given for what is no torch.nn.Module on the meta device")
+    if isinstance(model, (str, Path)) and Path(model).is_dir():
+        raise BadInput(f"'{model}' is a directory: give it to halfsafe.fix_directory")
     if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
         try:
             from halfsafe.frontends.onnx.source import OnnxSource

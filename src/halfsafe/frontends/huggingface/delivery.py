@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import frexp, ldexp
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, Literal
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,14 @@ def _exponent(number: float, stored: float) -> int:
     return k
 
 
+class Scratch:
+    """A temporary folder that is gone with whoever holds this."""
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp(prefix="halfsafe-"))
+        finalize(self, rmtree, self.path, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class NetworkDelivery:
     """One network of a directory with its recipe, written to a folder that is gone with this.
@@ -83,15 +93,15 @@ class NetworkDelivery:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def folder(self) -> TemporaryDirectory[str]:
+    def folder(self) -> Scratch:
         """Where the rescaled network has been written."""
-        made = TemporaryDirectory(prefix="halfsafe-")
-        write_network(self.network, self.plan, Path(made.name), None)
+        made = Scratch()
+        write_network(self.network, self.plan, made.path, None)
         return made
 
     def loaded(self, dtype: torch.dtype) -> nn.Module:
         """What the library reads from there."""
-        return load(self.network, dtype, Path(self.folder.name))
+        return load(self.network, dtype, self.folder.path)
 
     def float32(self) -> nn.Module:
         return self.loaded(torch.float32)

@@ -38,7 +38,13 @@ def as_in_files(
     first: dict[tuple[float, ...], str] = {}
     tied: dict[str, str] = {}
     by_number = {float(i): recipe.exponents.get(name, 0) for name, i in numbers.items()}
-    written = {name: tuple(x.unique().tolist()) for name, x in _written(model, marks).items()}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    written: dict[str, tuple[float, ...]] = {}
+    for name, x in _written(model, marks).items():
+        bare = name.removeprefix(prefix)  # as checkpoints of the base model alone have it
+        written[bare if name not in shapes and bare in shapes else name] = tuple(
+            x.unique().tolist()
+        )
     for name in sorted(written, key=lambda name: name not in shapes):
         held = written[name]
         if first.setdefault(held, name) != name and name not in shapes:

@@ -1,0 +1,374 @@
+"""Directories of transformers and diffusers: fixed, written, and read again by their libraries."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import halfsafe
+from bench.architectures import amplify
+from bench.directories import ROWS, in_half
+from halfsafe import BadInput, FoldError, fix_directory
+
+transformers = pytest.importorskip("transformers")
+diffusers = pytest.importorskip("diffusers")
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99,
+         "intermediate_size": 64, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 1,
+         "pad_token_id": 0}  # fmt: skip
+RESIDUAL = r"embed_tokens|o_proj|down_proj"
+
+
+def saved(place, model, amplified, dtype=torch.float32, **options):
+    torch.manual_seed(0)
+    for pattern, factor in amplified.items():
+        amplify(model, pattern, factor)
+    model.eval().to(dtype).save_pretrained(place, **options)
+    return place
+
+
+def llama(**more):
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, **more))
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory):
+    """A Llama whose residual stream overflows, in bfloat16 and in several files."""
+    place = tmp_path_factory.mktemp("llama") / "loud"
+    return saved(place, llama(), {RESIDUAL: 1e6}, torch.bfloat16, max_shard_size="40KB")
+
+
+@pytest.fixture(scope="module")
+def fixed(loud):
+    return fix_directory(loud)
+
+
+@pytest.fixture(scope="module")
+def written(fixed, tmp_path_factory):
+    place = tmp_path_factory.mktemp("fixed") / "made"
+    fixed.save(place)
+    return place
+
+
+def ids(rows=3, length=11, seed=5):
+    return torch.randint(4, 99, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def logits(place, dtype=torch.float32, given=None):
+    model = transformers.LlamaForCausalLM.from_pretrained(place, dtype=dtype).eval()
+    with torch.no_grad():
+        return model(ids() if given is None else given).logits
+
+
+def test_what_is_read_again_has_the_same_bits_and_is_finite_in_half(loud, written):
+    assert not torch.isfinite(logits(loud, torch.float16)).all()
+    assert torch.equal(logits(written), logits(loud))
+    found, known = logits(written, torch.float16).float(), logits(loud)
+    assert float((found - known).norm() / known.norm()) < 2e-3
+
+
+def test_only_what_has_to_change_is_changed(loud, written, fixed):
+    before = {p.name: p.read_bytes() for p in loud.iterdir()}
+    after = {p.name: p.read_bytes() for p in written.iterdir()}
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed >= {"config.json"}
+    assert {n for n in changed if not n.endswith(".safetensors")} == {"config.json"}
+    config, was = (json.loads(x["config.json"]) for x in (after, before))
+    different = {key: config[key] for key in config if config[key] != was[key]}
+    (setting,) = fixed.recipe().only.settings.items()
+    assert different == {"rms_norm_eps": was["rms_norm_eps"] * 2.0 ** -setting[1].exponent}
+    held = {
+        k: x for name in after if name.endswith("rs") for k, x in load_file(written / name).items()
+    }
+    assert {x.dtype for x in held.values()} == {torch.bfloat16}
+
+
+def test_the_report_is_of_the_class_and_says_that_samples_are_made_up(fixed):
+    report = fixed.reports[""]
+    assert report.safe
+    assert report.model == "LlamaForCausalLM"
+    assert not report.insertions
+    assert any("tokens are drawn" in note for note in report.notes)
+    assert any("tokens generated with a cache, all are the same" in n for n in report.notes)
+    assert fixed.safe
+
+
+def test_half_precision_can_be_written_as_well(fixed, loud, tmp_path):
+    fixed.save(tmp_path / "half", dtype="float16")
+    held = [load_file(p) for p in (tmp_path / "half").glob("*.safetensors")]
+    assert {x.dtype for part in held for x in part.values()} == {torch.float16}
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
+    found, known = logits(tmp_path / "half", torch.float16).float(), logits(loud)
+    assert float((found - known).norm() / known.norm()) < 2e-3
+
+
+def test_models_are_given_in_python(fixed, loud):
+    assert torch.equal(fixed.model(ids()).logits, logits(loud))
+    assert torch.isfinite(fixed.half()(ids()).logits).all()
+
+
+def test_a_place_that_is_taken_is_refused(fixed, written):
+    with pytest.raises(BadInput, match="is there already"):
+        fixed.save(written)
+
+
+def test_files_beside_are_copied_and_other_weights_are_not(loud, tmp_path):
+    shutil.copytree(loud, tmp_path / "in")
+    (tmp_path / "in" / "tokenizer.model").write_bytes(b"\0")
+    (tmp_path / "in" / "README.md").write_text("of mine")
+    (tmp_path / "in" / "pytorch_model.bin").write_bytes(b"\0")
+    (tmp_path / "in" / "model.onnx").write_bytes(b"\0")
+    (tmp_path / "in" / "chat").mkdir()
+    (tmp_path / "in" / "chat" / "a.jinja").write_text("hello")
+    recipe = fix_directory(loud).recipe()
+    halfsafe.directory.apply_directory(tmp_path / "in", recipe, tmp_path / "out")
+    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*")}
+    assert {"tokenizer.model", "README.md", "chat/a.jinja"} <= found
+    assert not {"pytorch_model.bin", "model.onnx"} & found
+
+
+# Restrictions
+
+
+def test_tied_embeddings_have_one_exponent(tmp_path):
+    place = saved(tmp_path / "t5", ROWS["t5_tied"].build(), {r"\.o\.weight|wo\.weight": 1e6})
+    found = fix_directory(place)
+    assert found.safe
+    recipe = found.recipe().only
+    assert set(recipe.tied) >= {"lm_head.weight"} or "lm_head.weight" in recipe.shapes
+    assert "layer_norm_epsilon" in recipe.settings
+
+
+def test_a_setting_is_one_number_for_all_layers(tmp_path):
+    place = saved(tmp_path / "gpt2", ROWS["gpt2"].build(), {r"wpe|c_proj": 1e6})
+    found = fix_directory(place)
+    assert found.safe
+    edits = [fold for fold in found.reports[""].folds if ".eps" in fold]
+    assert edits
+    assert len({fold.split(" times ")[1] for fold in edits}) == 1
+
+
+def test_epsilons_that_nobody_sees_stay(tmp_path):
+    row = ROWS["autoencoder_kl"]
+    found = fix_directory(saved(tmp_path / "vae", row.build(), row.amplify))
+    assert found.safe
+    assert not found.recipe().only.settings
+    assert any("no bit shows it" in note for note in found.reports[""].notes)
+
+
+def test_epsilons_that_are_seen_are_refused_with_the_reason(tmp_path):
+    row = ROWS["whisper_residual"]
+    found = fix_directory(saved(tmp_path / "whisper", row.build(), row.amplify))
+    assert not found.safe
+    assert any("and that is seen" in note for note in found.reports[""].notes)
+
+
+def test_what_no_constant_can_hold_is_refused_with_what_pins_it(tmp_path):
+    row = ROWS["gemma2_residual"]
+    found = fix_directory(saved(tmp_path / "gemma", row.build(), row.amplify))
+    assert not found.safe
+    assert any("which forward() makes and no checkpoint holds" in c
+               for c in found.reports[""].conflicts)  # fmt: skip
+
+
+def test_states_have_exponents_of_their_own(tmp_path):
+    row = ROWS["clip"]
+    place = saved(tmp_path / "clip", row.build(), row.amplify)
+    found = fix_directory(place)
+    assert found.safe
+    found.save(tmp_path / "out")
+    kind = transformers.CLIPModel
+    before, after = (kind.from_pretrained(p).eval() for p in (place, tmp_path / "out"))
+    sample = row.sample(before, 1)
+    with torch.no_grad():
+        known, made = before(**sample), after(**sample)
+    assert torch.equal(known.text_embeds, made.text_embeds)
+    assert torch.equal(known.image_embeds, made.image_embeds)
+    state = [x.vision_model_output.last_hidden_state for x in (known, made)]
+    assert not torch.equal(*state)
+    (ratio,) = (state[0] / state[1]).unique().tolist()
+    assert ratio in (2.0, 4.0, 8.0, 16.0)
+
+
+# Samples
+
+
+def tokenizer(place):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = "the a of in to and was is over how are you red boat lake house street old".split()
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<s>", "<unk>", *words])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(place)
+
+
+def test_texts_go_through_the_tokenizer_that_lies_there(tmp_path):
+    place = saved(tmp_path / "llama", llama(), {RESIDUAL: 1e6})
+    tokenizer(place)
+    found = fix_directory(place)
+    assert found.safe
+    assert not any("made up" in note for note in found.reports[""].notes)
+    found.save(tmp_path / "out")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again("the red boat")["input_ids"] == [4, 16, 17]
+
+
+def test_samples_of_the_user_are_taken(loud):
+    given = [{"input_ids": ids(2, 9, seed)} for seed in range(3)]
+    found = fix_directory(loud, given)
+    assert found.safe
+    assert found.reports[""].samples == 3
+    assert not any("made up" in note for note in found.reports[""].notes)
+
+
+def test_an_argument_that_nobody_can_make_is_named(tmp_path):
+    model = diffusers.Transformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=8, num_layers=1,
+        norm_num_groups=4,
+    )  # fmt: skip
+    model.eval().save_pretrained(tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").write_text(
+        (tmp_path / "odd" / "config.json")
+        .read_text()
+        .replace("Transformer2DModel", "PriorTransformer")
+    )
+    with pytest.raises(BadInput, match="PriorTransformer"):
+        fix_directory(tmp_path / "odd")
+
+
+# Bad input
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(BadInput, match=r"neither config\.json nor model_index\.json"):
+        fix_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "holds no object"),
+        ("{}", "names no class"),
+        ('{"architectures": ["Nonesuch"]}', "has no class Nonesuch"),
+        ('{"architectures": ["A"], "auto_map": {}}', "code of its own"),
+        ('{"architectures": ["A"], "quantization_config": {}}', "is quantised"),
+    ],
+)
+def test_a_broken_configuration_is_named(config, said, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(BadInput, match=said):
+        fix_directory(tmp_path)
+
+
+def test_fix_says_what_takes_a_directory(loud):
+    with pytest.raises(BadInput, match="fix_directory"):
+        halfsafe.fix(loud, {"input_ids": ids()})
+
+
+# Pipelines
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A latent diffusion pipeline: text encoder, UNet and VAE, the last two too loud for FP16."""
+    place = tmp_path_factory.mktemp("pipeline") / "in"
+    torch.manual_seed(0)
+    unet, vae = ROWS["unet2d_condition"], ROWS["autoencoder_kl"]
+    saved(place / "unet", unet.build(), unet.amplify)
+    saved(place / "vae", vae.build(), vae.amplify)
+    text = transformers.CLIPTextConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        vocab_size=99, max_position_embeddings=77,
+    )  # fmt: skip
+    saved(place / "text_encoder", transformers.CLIPTextModel(text), {})
+    tokenizer(place / "tokenizer")
+    diffusers.DDIMScheduler().save_pretrained(place / "scheduler")
+    (place / "model_index.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "StableDiffusionPipeline",
+                "scheduler": ["diffusers", "DDIMScheduler"],
+                "text_encoder": ["transformers", "CLIPTextModel"],
+                "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+                "unet": ["diffusers", "UNet2DConditionModel"],
+                "vae": ["diffusers", "AutoencoderKL"],
+                "requires_safety_checker": False,
+            }
+        )
+    )
+    return place
+
+
+def test_a_pipeline_is_fixed_network_by_network(pipeline, tmp_path):
+    found = fix_directory(pipeline)
+    assert set(found.networks) == {"text_encoder", "unet", "vae"}
+    assert found.safe
+    found.save(tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
+    assert (tmp_path / "out" / "scheduler" / "scheduler_config.json").is_file()
+    assert json.loads((tmp_path / "out" / "model_index.json").read_text())["vae"]
+    row, kind = ROWS["unet2d_condition"], diffusers.UNet2DConditionModel
+    before = kind.from_pretrained(pipeline / "unet").eval()
+    after = kind.from_pretrained(tmp_path / "out" / "unet").eval()
+    half = kind.from_pretrained(tmp_path / "out" / "unet", torch_dtype=torch.float16).eval()
+    sample = row.sample(before, 1)
+    with torch.no_grad():
+        known = before(**sample).sample
+        assert torch.equal(known, after(**sample).sample)
+        assert torch.isfinite(half(**in_half(sample)).sample).all()
+
+
+def test_several_networks_have_no_single_model(pipeline):
+    found = fix_directory(pipeline)
+    with pytest.raises(BadInput, match="take one of"):
+        found.half()
+    with pytest.raises(BadInput, match="recipe is of 3 networks"):
+        _ = found.recipe().only
+
+
+# Names
+
+
+def test_a_checkpoint_without_the_prefix_of_its_base_model(tmp_path):
+    """As old files on the Hub are: ``h.0.attn`` for ``transformer.h.0.attn``."""
+    place = saved(tmp_path / "gpt2", ROWS["gpt2"].build(), {r"wpe|c_proj": 1e6})
+    held = load_file(place / "model.safetensors")
+    bare = {name.removeprefix("transformer."): x for name, x in held.items()}
+    save_file(bare, place / "model.safetensors", {"format": "pt"})
+    found = fix_directory(place)
+    assert found.safe
+    assert not any(name.startswith("transformer.") for name in found.recipe().only.shapes)
+    found.save(tmp_path / "out")
+    given = ids()
+    kind = transformers.GPT2LMHeadModel
+    before, after = (kind.from_pretrained(p).eval() for p in (place, tmp_path / "out"))
+    with torch.no_grad():
+        assert torch.equal(before(given).logits, after(given).logits)
+
+
+def test_no_library_is_needed_to_name_the_one_that_is_missing(loud):
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "from halfsafe import fix_directory, BadInput\n"
+        f"try: fix_directory({str(loud)!r})\n"
+        "except BadInput as error: print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'halfsafe[huggingface]'" in ran.stdout
+
+
+def test_a_recipe_of_another_architecture_is_refused(fixed, tmp_path):
+    place = saved(tmp_path / "other", llama(head_dim=16), {})
+    with pytest.raises((BadInput, FoldError), match=r"has the shape"):
+        halfsafe.directory.apply_directory(place, fixed.recipe(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
