@@ -170,7 +170,7 @@ def _on_epsilons(
 ) -> list[str]:
     """What the user should know of epsilons that the plan would rescale and the class keeps."""
     kept = prepared.restriction.kept if prepared.restriction else ()
-    rescaled = {use: k for use in kept if (k := prepared.plan.uses.get(use, 0))}
+    rescaled = {use: k for use in sorted(kept) if (k := prepared.plan.uses.get(use, 0))}
     if not rescaled:
         return []
     first = original.graph.by_name[next(iter(rescaled)).node]
