@@ -37,9 +37,8 @@ def ran(*command: str) -> tuple[float, float]:
     pid = os.posix_spawn(command[0], command, os.environ)
     _, status, usage = os.wait4(pid, 0)
     if status:
-        raise RuntimeError(
-            f"{' '.join(command[:4])}: exit status {os.waitstatus_to_exitcode(status)}"
-        )
+        ended = os.waitstatus_to_exitcode(status)
+        raise RuntimeError(f"{' '.join(command[:4])}: exit status {ended}")
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 

@@ -76,9 +76,8 @@ def test_a_file_that_is_no_recipe(change, said, tmp_path):
 
 
 def test_a_recipe_of_eighty_layers_has_a_few_kilobytes(tmp_path):
-    names = [
-        f"model.layers.{i}.{n}.weight" for i in range(80) for n in "q k v o up gate down".split()
-    ]
+    kinds = "q k v o up gate down".split()
+    names = [f"model.layers.{i}.{kind}.weight" for i in range(80) for kind in kinds]
     recipe = Recipe("Llama", dict.fromkeys(names, (8, 8)), {n: 4 for n in names if ".o." in n})
     Recipes({"": recipe}).save(tmp_path / "r.json")
     assert (tmp_path / "r.json").stat().st_size < 1000
@@ -121,10 +120,8 @@ def test_shards_are_rescaled_shard_by_shard(tmp_path):
     apply_recipe(RECIPES, tmp_path / "in", tmp_path / "sharded")
     apply_recipe(RECIPES, stored(tmp_path, held), tmp_path / "whole.safetensors")
     whole = load_file(tmp_path / "whole.safetensors")
-    assert {p.name for p in (tmp_path / "sharded").iterdir()} == {
-        *parts,
-        "model.safetensors.index.json",
-    }
+    made = {p.name for p in (tmp_path / "sharded").iterdir()}
+    assert made == {*parts, "model.safetensors.index.json"}
     for file in parts:
         for name, x in load_file(tmp_path / "sharded" / file).items():
             assert torch.equal(x, whole[name])
@@ -193,7 +190,7 @@ def test_bad_input_is_told(tmp_path):
     source = stored(tmp_path, tensors())
     with pytest.raises(BadInput, match="there is no checkpoint"):
         apply_recipe(RECIPES, tmp_path / "nothing.safetensors", tmp_path / "out.safetensors")
-    with pytest.raises(BadInput, match="suffix .safetensors"):
+    with pytest.raises(BadInput, match=r"suffix \.safetensors"):
         apply_recipe(RECIPES, source, tmp_path / "out.bin")
     with pytest.raises(BadInput, match="is the checkpoint itself"):
         apply_recipe(RECIPES, source, source)
@@ -203,9 +200,7 @@ def test_bad_input_is_told(tmp_path):
         apply_recipe(RECIPES, source, tmp_path / "out.safetensors", component="unet")
     integers = tensors() | {"embed.weight": torch.zeros(9, 4, dtype=torch.int32)}
     with pytest.raises(BadInput, match="it cannot be rescaled"):
-        apply_recipe(
-            RECIPES, stored(tmp_path, integers, "i.safetensors"), tmp_path / "o.safetensors"
-        )
+        apply_recipe(RECIPES, stored(tmp_path, integers), tmp_path / "out.safetensors")
 
 
 def test_names_of_another_layout(tmp_path):
@@ -290,13 +285,16 @@ def test_no_framework_is_imported_and_little_memory_is_taken(tmp_path):
     source = stored(tmp_path, held)
     code = (
         "import resource, sys\n"
+        "recipe, source, target = sys.argv[1:]\n"
         "from halfsafe import apply_recipe\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"apply_recipe({str(tmp_path / 'r.json')!r}, {str(source)!r}, {str(tmp_path / 'o.safetensors')!r})\n"
+        "apply_recipe(recipe, source, target)\n"
         "assert not {'torch', 'onnx', 'transformers', 'safetensors'} & set(sys.modules)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    paths = map(str, (tmp_path / "r.json", source, tmp_path / "out.safetensors"))
+    command = [sys.executable, "-c", code, *paths]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert source.stat().st_size > 18e6
     assert int(ran.stdout) * 1024 < 64e6
 
