@@ -344,3 +344,62 @@ def test_a_container_whose_parts_have_no_names_can_be_run_in_half():
     x = torch.randn(3, 8)
     proof = halfsafe.verify(Decoder().eval(), Decoder().eval(), (x,), engine="torch")
     assert proof.safe
+
+
+# Caches of keys and values
+
+
+def test_a_generating_model_gives_its_cache():
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 99,
+             "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    assert model.config.use_cache
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1e7)
+    ids = torch.randint(0, 99, (2, 9))
+    fixed = halfsafe.fix(model, {"input_ids": ids})
+    with torch.no_grad():
+        found, known = fixed.model(input_ids=ids), model(input_ids=ids)
+    assert torch.equal(found.logits, known.logits)
+    assert type(found.past_key_values) is DynamicCache
+    for made, layer in zip(found.past_key_values.layers, known.past_key_values.layers, strict=True):
+        assert type(made) is type(layer)
+        assert torch.equal(made.keys, layer.keys)
+        assert torch.equal(made.values, layer.values)
+    assert_finite(fixed.half()(input_ids=ids).logits)
+
+
+def test_the_caches_of_an_encoder_and_decoder():
+    from transformers import EncoderDecoderCache, T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    model = T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for block in (*model.encoder.block, *model.decoder.block):
+            block.layer[-1].DenseReluDense.wo.weight.mul_(1e6)
+    ids, said = torch.randint(0, 99, (2, 9)), torch.ones(2, 3).long()
+    sample = {"input_ids": ids, "decoder_input_ids": said}
+    fixed = halfsafe.fix(model, sample)
+    with torch.no_grad():
+        found, known = fixed.model(**sample), model(**sample)
+    assert torch.equal(found.logits, known.logits)
+    caches = found.past_key_values, known.past_key_values
+    assert [type(cache) for cache in caches] == [EncoderDecoderCache] * 2
+    pairs = zip(*(cache.cross_attention_cache.layers for cache in caches), strict=True)
+    assert all(torch.equal(a.values, b.values) for a, b in pairs)
+
+
+def test_a_cache_in_a_file_has_to_be_known_there(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 99,
+             "num_attention_heads": 4}  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    ids = torch.randint(0, 99, (2, 9))
+    with pytest.raises(halfsafe.BadInput, match="pass use_cache=False"):
+        halfsafe.fix(model, {"input_ids": ids}).save(tmp_path / "net.pt2")
+    halfsafe.fix(model, {"input_ids": ids, "use_cache": False}).save(tmp_path / "net.pt2")

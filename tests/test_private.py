@@ -94,7 +94,7 @@ class Boxes:
 
 
 def test_registered():
-    with private.registered([Boxes]):
+    with private.registered({Boxes: None}):
         assert private.tree_leaves([Boxes(X, 1)])[1] == 1
         assert private.tree_leaves(Boxes(X)) == [X]
         exported = torch.export.export(Net(lambda m, x: Boxes(x + 1)).eval(), (X,))
@@ -107,7 +107,7 @@ def test_registered_leaves_what_someone_else_has_registered_meanwhile():
     class Late:
         x: Any
 
-    with warnings.catch_warnings(), private.registered([Late]):
+    with warnings.catch_warnings(), private.registered({Late: None}):
         warnings.simplefilter("ignore")  # it says that it was registered already
         torch.export.register_dataclass(Late, serialized_type_name="tests.Late")
     assert private.tree_leaves(Late(1)) == [1]

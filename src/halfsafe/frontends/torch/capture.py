@@ -25,6 +25,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from halfsafe.errors import BadInput, CaptureError, first_line
+from halfsafe.frontends.torch.caches import is_cache, opening
 from halfsafe.frontends.torch.complexes import ComplexInFloat32, has_complex
 from halfsafe.frontends.torch.door import check_call
 from halfsafe.frontends.torch.exported import read_exported
@@ -35,7 +36,7 @@ from halfsafe.frontends.torch.program import Program
 from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.frontends.torch.sizes import dynamic_where_they_differ, mark_held
 from halfsafe.frontends.torch.split import splitting
-from halfsafe.frontends.torch.trees import cast, dataclasses_in, difference, flat, structure
+from halfsafe.frontends.torch.trees import cast, difference, flat, structure, unknown_in
 from halfsafe.samples import Call
 
 
@@ -83,9 +84,10 @@ class _Asked:
     free_sizes: bool = False
 
     @cached_property
-    def dataclasses(self) -> set[type]:
-        """Those that the model gives, and that torch.export does not know."""
-        return dataclasses_in(self.reference)
+    def unknown(self) -> Mapping[type, tuple[Any, Any] | None]:
+        """What the model gives, and torch.export does not know: dataclasses and caches."""
+        found = unknown_in(self.reference)
+        return {kind: opening(kind) if is_cache(kind) else None for kind in found}
 
     def off(self, program: Program) -> float:
         """How far a captured program is from the model."""
@@ -159,7 +161,7 @@ def _inexact(distance: float) -> str:
 
 def _export(asked: _Asked, dtype: torch.dtype) -> Program:
     exported = _exported(asked, dtype)
-    known = structure(asked.reference) if asked.dataclasses else None
+    known = structure(asked.reference) if asked.unknown else None
     try:
         parts = _decomposed(asked, exported, splitting())
         return read_exported(parts, asked.opened.tensors, dtype, known)
@@ -194,8 +196,8 @@ def _decomposed(
 
 @contextmanager
 def _ready(asked: _Asked) -> Generator[None]:
-    """Within it, torch.export runs without gradients, and knows the dataclasses of the model."""
-    with exporting(free_sizes=asked.free_sizes), registered(asked.dataclasses), torch.no_grad():
+    """Within it, torch.export runs without gradients, and looks inside what the model gives."""
+    with exporting(free_sizes=asked.free_sizes), registered(asked.unknown), torch.no_grad():
         yield
 
 

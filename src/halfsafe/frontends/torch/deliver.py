@@ -20,6 +20,7 @@ from halfsafe.atomic import atomically
 from halfsafe.errors import BadInput, FoldError
 from halfsafe.formats import FloatFormat
 from halfsafe.frontends.torch.arithmetic import arrays
+from halfsafe.frontends.torch.caches import is_cache
 from halfsafe.frontends.torch.constants import Rounded
 from halfsafe.frontends.torch.folded import Folded
 from halfsafe.frontends.torch.model import Opened, run_model
@@ -32,7 +33,7 @@ from halfsafe.frontends.torch.private import (
 from halfsafe.frontends.torch.program import Program, same_draws
 from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.frontends.torch.sizes import free_sizes
-from halfsafe.frontends.torch.trees import cast, dataclasses_in, difference, flat, places_of
+from halfsafe.frontends.torch.trees import cast, difference, flat, places_of, unknown_in
 from halfsafe.frontends.torch.weights_file import WeightsFile, write_tensors
 from halfsafe.recipe import Recipe
 from halfsafe.samples import Call
@@ -287,8 +288,14 @@ class _Types(TorchDispatchMode):
 
 
 def _check_exportable(program: Program) -> None:
-    """Raises BadInput for dataclasses that whoever loads the file has to make known as well."""
-    for kind in dataclasses_in(program.unflatten(program.graph.outputs)):
+    """Raises BadInput for what whoever loads the file has to make known to torch.export as well."""
+    for kind in unknown_in(program.unflatten(program.graph.outputs)):
+        if is_cache(kind):
+            raise BadInput(
+                f"the model gives a {kind.__name__}, which torch.export does not know: pass "
+                "use_cache=False with each sample, or call "
+                "transformers.integrations.executorch.register_dynamic_cache_export_support() first"
+            )
         raise BadInput(
             f"the model gives a {kind.__name__}, which torch.export does not know: call "
             f"torch.export.register_dataclass({kind.__name__}, serialized_type_name=...) first"

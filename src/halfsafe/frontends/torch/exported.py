@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -155,6 +155,8 @@ def _simplify(graph: fx.Graph) -> None:
             graph.erase_node(node)
         elif node.target is DECOMPOSED_BATCH_NORM:
             _single_batch_norm(graph, node)
+        elif node.target is aten.cat.default:
+            _without_nothing(graph, node)
         elif node.target is aten.relu6.default:
             _become(graph, node, aten.hardtanh.default, (node.args[0], 0.0, 6.0))
         elif node.target is aten.rms_norm.default:
@@ -170,6 +172,17 @@ def _simplify(graph: fx.Graph) -> None:
             if dtype is None:
                 write(node.meta["val"].dtype)
     graph.eliminate_dead_code()
+
+
+def _without_nothing(graph: fx.Graph, node: fx.Node) -> None:
+    """Joins no empty tensor of one dimension, as a cache begins with: torch.cat leaves it out."""
+    tensors, *rest = cast("tuple[list[fx.Node], Any]", node.args)
+    held = [x for x in tensors if x.meta["val"].shape != (0,)]
+    if held and len(held) < len(tensors):
+        node.args = (held, *rest)
+        if len(held) == 1:
+            node.replace_all_uses_with(held[0])
+            graph.erase_node(node)
 
 
 def _is_factory(node: fx.Node) -> bool:

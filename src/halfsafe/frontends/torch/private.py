@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import get_ident
 from traceback import StackSummary
@@ -74,13 +74,20 @@ def register_container(
 
 
 @contextmanager
-def registered(kinds: Iterable[type]) -> Generator[None]:
-    """Within it, torch.export looks inside these dataclasses; its registry is as before then."""
+def registered(kinds: Mapping[type, tuple[Any, Any] | None]) -> Generator[None]:
+    """Within it, torch.export looks inside these kinds; its registry is as before then.
+
+    With each that is no dataclass are what takes one apart, into what it holds and the rest, and
+    what puts these together.
+    """
     made: dict[type, tuple[str, object]] = {}
     try:
-        for kind in kinds:
+        for kind, opening in kinds.items():
             name = f"halfsafe.{kind.__module__}.{kind.__qualname__}.{id(kind)}"
-            torch.export.register_dataclass(kind, serialized_type_name=name)
+            if opening is None:
+                torch.export.register_dataclass(kind, serialized_type_name=name)
+            else:
+                pytree.register_pytree_node(kind, *opening, serialized_type_name=name)
             made[kind] = name, pytree.SUPPORTED_NODES[kind]
         yield
     finally:

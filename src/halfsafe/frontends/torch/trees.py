@@ -1,7 +1,8 @@
-"""What a model takes and gives, flat: tensors in containers, and in dataclasses.
+"""What a model takes and gives, flat: tensors in containers, in dataclasses, and in caches.
 
-pytree does not know dataclasses unless someone registers them, for the whole process. So none is
-registered for longer than torch.export runs: everywhere else, a `Parts` stands for one.
+pytree does not know dataclasses, nor transformers' caches of keys and values, unless someone
+registers them, for the whole process. So none is registered for longer than torch.export runs:
+everywhere else, a `Parts` stands for one.
 """
 
 # pytree is only partly typed.
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from halfsafe.deviation import largest_difference
 from halfsafe.frontends.torch.arithmetic import arrays
+from halfsafe.frontends.torch.caches import is_cache, parts_of, rebuilt
 from halfsafe.frontends.torch.private import (
     TreeSpec,
     keystr,
@@ -36,40 +38,47 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Parts:
-    """The fields of a dataclass, in a container that pytree knows; its structure gives it back."""
+    """What a dataclass or a cache holds, in a container that pytree knows; `names` and `more` are
+    what its structure needs to give it back."""
 
     kind: type
     names: tuple[str, ...]
-    absent: tuple[str, ...]
+    more: tuple[Any, ...]
     held: tuple[Any, ...]
 
 
 def _taken_apart(parts: Parts) -> tuple[list[Any], Any]:
-    return list(parts.held), (parts.kind, parts.names, parts.absent)
+    return list(parts.held), (parts.kind, parts.names, parts.more)
 
 
 def _put_together(held: Iterable[Any], context: Any) -> Any:
-    kind, names, absent = context
-    return kind(**dict(zip(names, held, strict=True)), **dict.fromkeys(absent))
+    kind, names, more = context
+    if is_cache(kind):
+        return rebuilt(kind, held, more)
+    return kind(**dict(zip(names, held, strict=True)), **dict.fromkeys(more))
 
 
 register_container(Parts, _taken_apart, _put_together, lambda context: context[1])
 
 
 def _opened(outputs: Any) -> Any:
-    """The same with Parts in place of dataclasses that pytree does not know."""
-    if not any(map(_is_dataclass, tree_leaves(outputs))):
+    """The same with Parts in place of what pytree does not know."""
+    if not any(map(_is_closed, tree_leaves(outputs))):
         return outputs
     return tree_map(_part, outputs)
 
 
-def _is_dataclass(leaf: Any) -> bool:
-    return dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
+def _is_closed(leaf: Any) -> bool:
+    dataclass_ = dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
+    return dataclass_ or is_cache(type(leaf))
 
 
 def _part(held: Any) -> Any:
-    """A leaf, opened. Fields that are None are no leaves, as torch.export has it."""
-    if not _is_dataclass(held):
+    """A leaf, opened. Fields of a dataclass that are None are no leaves, as torch.export has it."""
+    if is_cache(type(held)):
+        names, values, more = parts_of(held)
+        return Parts(type(held), names, more, tuple(map(_opened, values)))
+    if not _is_closed(held):
         return held
     found = {f.name: getattr(held, f.name) for f in dataclasses.fields(held) if f.init}
     given = {name: _opened(x) for name, x in found.items() if x is not None}
@@ -107,13 +116,15 @@ def places_of(outputs: Any) -> tuple[str, ...]:
         return tuple(str(i) for i in range(len(tree_leaves(opened))))
 
 
-def dataclasses_in(outputs: Any) -> set[type]:
-    """The dataclasses among outputs that pytree does not know."""
+def unknown_in(outputs: Any) -> set[type]:
+    """The dataclasses and caches among outputs that pytree does not know."""
     found: set[type] = set()
     for leaf in tree_leaves(outputs):
-        if _is_dataclass(leaf):
+        if is_cache(type(leaf)):
+            found |= {type(leaf), *unknown_in(list(parts_of(leaf)[1]))}
+        elif _is_closed(leaf):
             fields = [getattr(leaf, field.name) for field in dataclasses.fields(leaf)]
-            found |= {type(leaf), *dataclasses_in(fields)}
+            found |= {type(leaf), *unknown_in(fields)}
     return found
 
 
