@@ -31,15 +31,26 @@ NAMES = "q k v o gate up down".split()
 TIMES = 3
 
 
-def ran(*command: str) -> tuple[float, float]:
-    """Seconds and MiB of a process at its peak. Raises RuntimeError with what it said."""
+PROCESS = """
+import sys
+{body}
+peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(peak[0].split()[1])
+"""
+"""What a process does, and how many KiB it has had in memory, imports included."""
+
+APPLY = "from halfsafe import apply_recipe; apply_recipe(*sys.argv[1:])"
+COPY = "import shutil; shutil.copyfile(*sys.argv[1:])"
+
+
+def ran(body: str, *arguments: object) -> tuple[float, float]:
+    """Seconds, until all is on the disk, and MiB of a process at its peak."""
+    command = [sys.executable, "-c", PROCESS.format(body=body), *map(str, arguments)]
+    os.sync()
     start = time.perf_counter()
-    pid = os.posix_spawn(command[0], command, os.environ)
-    _, status, usage = os.wait4(pid, 0)
-    if status:
-        ended = os.waitstatus_to_exitcode(status)
-        raise RuntimeError(f"{' '.join(command[:4])}: exit status {ended}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    os.sync()
+    return time.perf_counter() - start, int(done.stdout) / 1024
 
 
 def halfsafe(*arguments: object) -> None:
@@ -111,22 +122,15 @@ def large(place: Path) -> dict[str, Any]:
     source = place / "model.safetensors"
     write(source, shapes)
     size = source.stat().st_size
-    applied, copied, peaks = [], [], []
+    applied, copied, peaks = list[float](), list[float](), list[float]()
+    target = place / "out.safetensors"
     for _ in range(TIMES):
-        for target, command in (
-            ("applied", ("-m", "halfsafe", "apply", f"{place}/r.json", str(source), "-o")),
-            ("copied", ("-c", "import sys, shutil; shutil.copyfile(*sys.argv[1:])", str(source))),
-        ):
-            out = place / f"{target}.safetensors"
-            os.sync()
-            seconds, peak = ran(sys.executable, *command, str(out))
-            start = time.perf_counter()
-            os.sync()
-            seconds += time.perf_counter() - start
-            (applied if target == "applied" else copied).append(seconds)
-            if target == "applied":
-                peaks.append(peak)
-            out.unlink()
+        seconds, peak = ran(APPLY, place / "r.json", source, target)
+        applied.append(seconds)
+        peaks.append(peak)
+        target.unlink()
+        copied.append(ran(COPY, source, target)[0])
+        target.unlink()
     return {
         "gigabytes": round(size / 1e9, 2),
         "rescaled": f"{len(exponents)} of {len(shapes)} tensors",

@@ -150,6 +150,46 @@ def test_rounding_to_half_is_that_of_the_framework(tmp_path):
         assert torch.equal(x, (held[name] * 2.0 ** -exponent(name)).half())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [-9, -1, 1, 7])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_shifting_the_exponent_is_multiplying(dtype, k, zeros, tmp_path):
+    """Entries of all binades that stay normal, of both signs, and zeros of both."""
+    info = torch.finfo(dtype)
+    low, high = (int(np.log2(x)) + 1 for x in (info.smallest_normal, info.max))
+    draw = np.random.default_rng(0)
+    exponents = draw.integers(low + max(k, 0), high + min(k, 0) - 1, 5000)
+    x = torch.tensor(np.ldexp(draw.uniform(1, 2, 5000) * draw.choice([-1, 1], 5000), exponents))
+    x = x.to(dtype)
+    if zeros:
+        x[::7], x[1::7] = 0.0, -0.0
+    recipe = Recipes({"": Recipe("One", {"x": (5000,)}, {"x": k})})
+    apply_recipe(recipe, stored(tmp_path, {"x": x}), tmp_path / "out.safetensors")
+    found = load_file(tmp_path / "out.safetensors")["x"]
+    wanted = x.double() * 2.0**-k
+    assert torch.equal(found.double(), wanted)
+    assert torch.equal(found.signbit(), x.signbit())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [-3, 2])
+def test_every_number_of_sixteen_bits_is_exact_or_refused(dtype, k, tmp_path):
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    recipe = Recipes({"": Recipe("One", {"x": (1,)}, {"x": k})})
+    for x in bits[::97]:
+        wanted = x.double() * 2.0**-k
+        exact = torch.equal(wanted.to(dtype).double(), wanted) or bool(x.isnan())
+        source = stored(tmp_path, {"x": x.reshape(1).clone()})
+        try:
+            apply_recipe(recipe, source, tmp_path / "out.safetensors")
+        except BadInput:
+            assert not exact
+            continue
+        assert exact
+        found = load_file(tmp_path / "out.safetensors")["x"].double()
+        assert torch.equal(found, wanted.reshape(1)) or (found.isnan() & wanted.isnan()).all()
+
+
 def test_nan_and_inf_stay(tmp_path):
     held = tensors(5, torch.bfloat16)
     held["embed.weight"][0] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0])

@@ -8,18 +8,18 @@ never is; one in FP16 may be, and is then written in FP32, or rounded, if that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ldexp
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfsafe.errors import BadInput
 from halfsafe.recipe import Shape
-from halfsafe.tensor_files import FLOATING, TensorFile, header, write
+from halfsafe.tensor_files import FLOATING, TensorFile, header
 
 DTYPES = {"float16": "F16", "float32": "F32"}
 """What floating tensors can be written in, and how the format calls it."""
@@ -56,24 +56,27 @@ class Rescaling:
         else:
             found = ((name, kinds[name], source.entries[name].shape) for name in order)
             head = header(found, source.metadata)
-        write(path, head, self._pieces(source, order, progress))
+        with open(path, "wb") as file:
+            file.write(head)
+            for name in order:
+                self._write(source, name, file)
+                progress(source.entries[name].length)
 
-    def _pieces(
-        self, source: TensorFile, order: Any, progress: Callable[[int], None]
-    ) -> Iterator[bytes | bytearray | memoryview]:
-        for name in order:
-            dtype = source.entries[name].dtype
-            k, to = self.exponents.get(name, 0), self.written(dtype)
-            if k and dtype not in FLOATING:
-                raise BadInput(f"'{name}' in '{source.path}' is {dtype}: it cannot be rescaled")
-            for piece in source.pieces(name):
-                if k or to != dtype:
-                    yield self._rescaled(name, piece, dtype, to, k)
-                else:
-                    yield piece
-                progress(len(piece))
+    def _write(self, source: TensorFile, name: str, file: IO[bytes]) -> None:
+        dtype, k = source.entries[name].dtype, self.exponents.get(name, 0)
+        to = self.written(dtype)
+        if not k and to == dtype:
+            source.copy(name, file)
+            return
+        if dtype not in FLOATING:
+            raise BadInput(f"'{name}' in '{source.path}' is {dtype}: it cannot be rescaled")
+        for piece in source.pieces(name):
+            if to != dtype or not _shifted(piece, dtype, k):
+                file.write(self._rescaled(name, piece, dtype, to, k))
+            else:
+                file.write(piece)
 
-    def _rescaled(self, name: str, piece: bytearray, dtype: str, to: str, k: int) -> memoryview:
+    def _rescaled(self, name: str, piece: memoryview, dtype: str, to: str, k: int) -> memoryview:
         values = decoded(piece, dtype)
         made = _scaled(values, k)
         encoded = _encoded(made, to)
@@ -87,6 +90,36 @@ class Rescaling:
         return encoded.data.cast("B")
 
 
+BITS = {
+    "F64": (np.uint64, 52),
+    "F32": (np.uint32, 23),
+    "F16": (np.uint16, 10),
+    "BF16": (np.uint16, 7),
+}
+"""How NumPy reads the bits of an entry, and how many of them are its significand."""
+
+
+def _shifted(piece: memoryview, dtype: str, k: int) -> bool:
+    """Multiplies entries by 2**-k in place, if all are 0 or normal, and stay so; whether they are.
+
+    In a normal number, the exponent is a field of bits above the significand, from which k is
+    subtracted. That is several times quicker than multiplying, and never rounds.
+    """
+    unsigned, significand = BITS[dtype]
+    bits = np.frombuffer(piece, unsigned)
+    width = 8 * bits.itemsize
+    sizes = bits & unsigned(2 ** (width - 1) - 1)
+    least, most = int(sizes.min()), int(sizes.max())
+    zeros = sizes == 0 if not least else None
+    if zeros is not None:
+        least = int(sizes.min(initial=2**width - 1, where=~zeros))
+    step, infinite = k << significand, 2 ** (width - 1) - (1 << significand)
+    if not (1 << significand) <= min(least, least - step) <= max(most, most - step) < infinite:
+        return False
+    np.subtract(bits, unsigned(step % 2**width), out=bits, where=True if zeros is None else ~zeros)
+    return True
+
+
 def decoded(piece: Any, dtype: str) -> Floats:
     """Entries as numbers that NumPy computes with; bfloat16 is the upper half of FP32."""
     if dtype != "BF16":
@@ -97,7 +130,7 @@ def decoded(piece: Any, dtype: str) -> Floats:
 def _encoded(values: Floats, dtype: str) -> NDArray[Any]:
     """Entries in a type of the format, rounded to the nearest, ties to even."""
     if dtype != "BF16":
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return np.ascontiguousarray(values, _NUMPY[dtype])
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     nan = np.isnan(values)
@@ -110,7 +143,7 @@ def _scaled(values: Floats, k: int) -> Floats:
     if not k:
         return values
     wide = values if values.dtype.itemsize > 2 else values.astype(np.float32)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if abs(k) < 126:
             return wide * wide.dtype.type(ldexp(1.0, -k))
         return np.ldexp(wide, -k)

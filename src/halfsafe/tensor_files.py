@@ -9,11 +9,13 @@ whole; here, no more of a tensor is in memory than is being worked on.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from halfsafe.errors import BadInput
 
@@ -31,7 +33,7 @@ FLOATING = frozenset(["F64", "F32", "F16", "BF16"])
 LARGEST_HEADER = 100_000_000
 """Bytes that the package allows a header to have."""
 
-PIECE = 2**23
+PIECE = 2**20
 """Bytes of a tensor that are in memory at a time."""
 
 
@@ -78,18 +80,44 @@ class TensorFile:
             raise BadInput(f"'{path}' is no whole .safetensors file: {error}") from error
         return cls(path, entries, metadata, length.to_bytes(8, "little") + text)
 
-    def pieces(self, name: str) -> Iterator[bytearray]:
-        """A tensor's bytes, so many at a time. Raises BadInput where the file has changed."""
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """A tensor's bytes, so many at a time, each gone when the next is asked for.
+
+        Raises BadInput where the file has changed.
+        """
         entry = self.entries[name]
+        left, buffer = entry.length, memoryview(bytearray(min(PIECE, entry.length)))
         with open(self.path, "rb") as file:
             file.seek(entry.start)
-            left = entry.length
             while left:
-                piece = bytearray(min(PIECE, left))
+                piece = buffer[: min(PIECE, left)]
                 if file.readinto(piece) != len(piece):
-                    raise BadInput(f"'{self.path}' ends within '{name}': it has changed meanwhile")
+                    raise self._changed(name)
                 left -= len(piece)
                 yield piece
+
+    def copy(self, name: str, target: IO[bytes]) -> None:
+        """Writes a tensor's bytes as they are to the end of a file, by the system where it can."""
+        entry = self.entries[name]
+        done = 0
+        target.flush()
+        with open(self.path, "rb") as file, suppress(OSError, AttributeError):
+            while done < entry.length:
+                count = os.copy_file_range(
+                    file.fileno(), target.fileno(), entry.length - done, entry.start + done
+                )
+                if not count:
+                    raise self._changed(name)
+                done += count
+        target.seek(0, os.SEEK_END)
+        if not done:  # the system cannot, or there is nothing
+            for piece in self.pieces(name):
+                target.write(piece)
+        elif done < entry.length:
+            raise BadInput(f"cannot copy '{name}' out of '{self.path}'")
+
+    def _changed(self, name: str) -> BadInput:
+        return BadInput(f"'{self.path}' ends within '{name}': it has changed meanwhile")
 
     @property
     def in_order(self) -> Sequence[str]:

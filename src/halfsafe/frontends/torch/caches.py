@@ -7,11 +7,11 @@ again; an EncoderDecoderCache is two of them.
 
 # transformers is optional.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +40,7 @@ def parts_of(cache: Any) -> Opened:
         return HALVES, tuple(getattr(cache, name) for name in HALVES), ()
     names, values, windows = list[str](), list[Any](), list[int | None]()
     for i, layer in enumerate(cache.layers):
-        if isinstance(layer.keys, Tensor):
+        if layer.keys is not None:
             names += [f"layers[{i}].keys", f"layers[{i}].values"]
             values += [layer.keys, layer.values]
             windows.append(getattr(layer, "sliding_window", None))
@@ -48,8 +48,10 @@ def parts_of(cache: Any) -> Opened:
 
 
 def rebuilt(kind: type, values: Iterable[Any], windows: Iterable[int | None]) -> Any:
-    """A cache of a kind that holds these."""
-    held = list(values)
+    """A cache of a kind that holds these; one that was never made, if they are no tensors."""
+    held, windows = list(values), list(windows)
+    if not all(isinstance(x, Tensor) or is_cache(type(x)) for x in held):
+        return unmade(kind, held, windows)
     if kind.__name__ == PAIR:
         return kind(*held)
     return kind(list(zip(held[::2], held[1::2], map(_window, windows), strict=True)))
@@ -71,14 +73,16 @@ def opening(kind: type) -> tuple[Any, Any]:
         names, values, windows = parts_of(cache)
         return list(values), (names, windows)
 
-    def put_together(values: Iterable[Any], context: Any) -> Any:
-        held, cache = list(values), object.__new__(kind)
-        if kind.__name__ == PAIR:
-            vars(cache).update(zip(HALVES, held, strict=True))
-            return cache
-        pairs = zip(held[::2], held[1::2], context[1], strict=True)
-        layers = [SimpleNamespace(keys=k, values=v, sliding_window=w) for k, v, w in pairs]
-        vars(cache)["layers"] = layers
-        return cache
+    return taken_apart, lambda values, context: unmade(kind, list(values), context[1])
 
-    return taken_apart, put_together
+
+def unmade(kind: type, held: Sequence[Any], windows: Iterable[int | None]) -> Any:
+    """An object of a kind of cache that holds these, of which nothing is computed."""
+    cache: Any = object.__new__(kind)
+    if kind.__name__ == PAIR:
+        vars(cache).update(zip(HALVES, held, strict=True))
+        return cache
+    pairs = zip(held[::2], held[1::2], windows, strict=True)
+    layers = [SimpleNamespace(keys=k, values=v, sliding_window=w) for k, v, w in pairs]
+    vars(cache)["layers"] = layers
+    return cache
