@@ -403,7 +403,7 @@ def complaint(run, *arguments: str) -> str:
         ("zoo_of_cli:both -o x.onnx", "cannot write 'x.onnx': give it the suffix .pt2"),
         ("zoo_of_cli:both -o x.txt", "cannot write 'x.txt': give it the suffix"),
         ("none.onnx --samples zoo_of_cli:samples", "there is no file 'none.onnx'"),
-        ("none.onnx", "no samples: pass --samples"),
+        ("none.onnx", "there is no file 'none.onnx'"),
         ("zoo_of_cli:both --report x.txt", "cannot write 'x.txt': give it the suffix .json"),
         ("zoo_of_cli:both -o gone/x.pt2", "cannot write 'gone/x.pt2': the folder 'gone'"),
         ("zoo_of_cli:unfoldable -o x.safetensors", "use fixed.model instead"),

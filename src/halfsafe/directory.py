@@ -136,7 +136,7 @@ def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fi
     notes: list[str] = []
     if given is None:
         made = made_samples(network, model)
-        given, notes = made.samples, [f"samples are made up: {what}" for what in made.made_up]
+        given, notes = made.samples, [*made.notes]
     else:
         given = [call.kwargs for call in Samples(given)]
         given = [without_cache(model, sample) for sample in given]

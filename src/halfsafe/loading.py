@@ -6,19 +6,38 @@ import importlib
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line
+from halfsafe.samples import Made
 
 
-def load(model: str, samples: str | None) -> tuple[Any, Any]:
-    """The model and its samples. Raises BadInput, also when there are none."""
+class Loaded(NamedTuple):
+    """A model, its samples, and what of these is made up."""
+
+    model: Any
+    samples: Any
+    notes: tuple[str, ...] = ()
+
+
+def load(model: str, samples: str | None) -> Loaded:
+    """The model and its samples. Raises BadInput, also when there are none.
+
+    Of a file or a directory, samples are made up where none are given.
+    """
     loaded, given = load_model(model)
     in_numpy = isinstance(loaded, Path)
-    inputs = load_samples(samples, in_numpy=in_numpy) if samples else given
-    if inputs is None:
+    if samples:
+        return Loaded(loaded, load_samples(samples, in_numpy=in_numpy))
+    if isinstance(loaded, Path):
+        from halfsafe.frontends.onnx.made import made_samples
+
+        given = made_samples(loaded)
+    if isinstance(given, Made):
+        return Loaded(loaded, given.samples, given.notes)
+    if given is None:
         raise BadInput(f"no samples: pass --samples, or let {model} return (model, samples)")
-    return loaded, inputs
+    return Loaded(loaded, given)
 
 
 def load_metric(spec: str | None) -> Any:

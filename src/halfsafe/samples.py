@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from math import inf, prod
 from typing import Any, NamedTuple
 
 from halfsafe.errors import BadInput
+
+MADE_UP = "samples are made up"
+"""How a note begins that says so."""
 
 SOME = 8
 """Samples that are looked at for sizes that vary."""
@@ -29,6 +33,19 @@ class Call(NamedTuple):
     def holding(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The same sample in other arrays: of another type, or on another device."""
         return Call(args, kwargs, self.number, self.computed, self.streamed)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples of a user who gave none, and what of them is made up, in words."""
+
+    samples: list[dict[str, Any]]
+    made_up: list[str] = field(default_factory=list[str])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report says of them."""
+        return tuple(f"{MADE_UP}: {what}" for what in self.made_up)
 
 
 def calls(samples: Any) -> Iterator[Call]:

@@ -12,7 +12,7 @@ import typer
 
 from halfsafe.bisect import USUAL, Options, bisected
 from halfsafe.cli.options import ENGINES, REPORTS, AsJson, Model, Samples, check_output
-from halfsafe.cli.shown import after_writing, command, mending, say_next, show, waiting, write
+from halfsafe.cli.shown import after_writing, command, mending, say_next, show, waiting, warn, write
 from halfsafe.loading import load, load_metric
 from halfsafe.report.report import Report
 
@@ -64,7 +64,8 @@ def bisect_command(
     """
     check_output(output, REPORTS)
     check_output(profile, (".json",))
-    loaded, inputs = load(model, samples)
+    loaded, inputs, notes = load(model, samples)
+    warn(notes)
     with waiting() as progress:
         options = Options(
             metric=load_metric(metric),
@@ -78,6 +79,7 @@ def bisect_command(
         )
         found = replace(bisected(loaded, inputs, engine, options), command=command())
     given = f" --samples {samples}" if samples else ""
+    found = replace(found, notes=(*notes, *found.notes))
     found = advised(found, f"{model}{given}", engine, profile)
     if output:
         write(found, output)

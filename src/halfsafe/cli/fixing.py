@@ -22,12 +22,13 @@ from halfsafe.cli.options import (
     check_output,
     processes,
 )
-from halfsafe.cli.shown import after_writing, command, say_next, show, waiting, write
+from halfsafe.cli.shown import after_writing, command, say_next, show, waiting, warn, write
 from halfsafe.directory import check_target, fix_directory
 from halfsafe.errors import BadInput
 from halfsafe.fix import fix
 from halfsafe.loading import load, load_metric, load_samples
 from halfsafe.report.report import Report
+from halfsafe.samples import MADE_UP
 from halfsafe.verdict import TOLERANCE
 
 FILES = (".onnx", ".pt2", ".safetensors")
@@ -118,7 +119,8 @@ def _model(
 ) -> Report:
     """Fixes a model, and writes it; of several processes, the first one does."""
     check_output(output, FILES)
-    loaded, inputs = load(model, samples)
+    loaded, inputs, notes = load(model, samples)
+    warn(notes)
     together, first = processes()
     with waiting() as progress:
         fixed = fix(loaded, inputs, distributed=together, progress=progress, **asked)
@@ -129,7 +131,7 @@ def _model(
         if output:
             progress(f"writing {output}")
             fixed.save(output, dtype=dtype, io=io)
-    return replace(fixed.report, command=command())
+    return replace(fixed.report, command=command(), notes=(*notes, *fixed.report.notes))
 
 
 def _directory(
@@ -153,6 +155,8 @@ def _directory(
         if output:
             progress(f"writing {output}")
             fixed.save(output, dtype=dtype)
+    for each in fixed.reports.values():
+        warn(note for note in each.notes if note.startswith(MADE_UP))
     return {name: replace(each, command=command()) for name, each in fixed.reports.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from halfsafe.cli.options import REPORTS, AsJson, Headroom, Model, Samples, check_output, processes
-from halfsafe.cli.shown import after_writing, command, mending, say_next, show, waiting, write
+from halfsafe.cli.shown import after_writing, command, mending, say_next, show, waiting, warn, write
 from halfsafe.faults import FaultKind
 from halfsafe.inspection import inspect
 from halfsafe.loading import load
@@ -44,7 +44,8 @@ def inspect_command(
     Example: halfsafe inspect mypackage.zoo:detector --samples images/ -o report.html
     """
     check_output(output, REPORTS)
-    loaded, inputs = load(model, samples)
+    loaded, inputs, notes = load(model, samples)
+    warn(notes)
     together, first = processes()
     with waiting() as progress:
         found = inspect(
@@ -55,7 +56,7 @@ def inspect_command(
             ranges_only=ranges_only,
             progress=progress,
         )
-    found = replace(found, command=command())
+    found = replace(found, command=command(), notes=(*notes, *found.notes))
     counted = [f for f in found.faults if f.kind not in ignore and (strict or f.harms)]
     # outputs may be wrong though no value stands out
     harmed = not found.faults and found.answer in (Answer.NOT_SAFE, Answer.LIMITED)

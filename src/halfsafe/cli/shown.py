@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,13 @@ def mending(model: str) -> str:
     given = Path(model.partition(" ")[0])
     fixed = "fixed.onnx" if given.suffix == ".onnx" else "fixed.pt2"
     return f"halfsafe fix {model} -o {f'{given.name}-fp16' if given.is_dir() else fixed}"
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Says, loudly, what a user should not overlook."""
+    for note in notes:
+        err.print(f"warning: {note}; ranges are those of made-up samples, pass --samples",
+                  style="yellow", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 
 
 def say_next(what: str) -> None:

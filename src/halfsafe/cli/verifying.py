@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from halfsafe.cli.options import ENGINES, ByMetric, Model, Samples, Tolerance
-from halfsafe.cli.shown import out, say_next, waiting
+from halfsafe.cli.shown import out, say_next, waiting, warn
 from halfsafe.fix import verify
 from halfsafe.loading import load, load_metric, load_model
 from halfsafe.verdict import TOLERANCE
@@ -35,7 +35,8 @@ def verify_command(
     from halfsafe.report.text import proof_table
     from halfsafe.report.words import conclusion
 
-    loaded, inputs = load(model, samples)
+    loaded, inputs, notes = load(model, samples)
+    warn(notes)
     other, _ = load_model(candidate)
     given = f" --samples {samples}" if samples else ""
     with waiting() as progress:

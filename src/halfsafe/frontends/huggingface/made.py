@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from math import pi
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.huggingface.folder import Network
 from halfsafe.frontends.huggingface.network import config_of, quietly
+from halfsafe.samples import Made
 
 COUNT = 4
 """Samples; the last is kept out of measuring."""
@@ -42,14 +42,6 @@ TEXTS = (
 )  # fmt: skip
 
 Sample = dict[str, Any]
-
-
-@dataclass
-class Made:
-    """Samples as keyword arguments, and what of them is made up, in words."""
-
-    samples: list[Sample]
-    made_up: list[str] = field(default_factory=list[str])
 
 
 def made_samples(network: Network, model: Any) -> Made:

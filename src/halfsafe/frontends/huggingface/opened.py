@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,13 +11,14 @@ from halfsafe.errors import BadInput
 from halfsafe.frontends.huggingface.folder import networks_in
 from halfsafe.frontends.huggingface.made import made_samples
 from halfsafe.frontends.huggingface.network import load
+from halfsafe.samples import Made
 
 
-def open_directory(path: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
+def open_directory(path: Path) -> tuple[nn.Module, Made]:
     """The network in FP32, and a few samples. Raises BadInput for a pipeline."""
     networks = networks_in(path)
     if len(networks) > 1:
         names = ", ".join(str(network.path) for network in networks)
         raise BadInput(f"'{path}' is a pipeline: name one of its networks, {names}")
     model = load(networks[0], torch.float32)
-    return model, made_samples(networks[0], model).samples
+    return model, made_samples(networks[0], model)
