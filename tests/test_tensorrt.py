@@ -199,3 +199,62 @@ def test_exported_architectures(name: str, trt: Any, tmp_path: Path):
     parsed = Parsed(trt, tmp_path / "half.onnx")
     assert not parsed.float32()
     assert parsed.built(feeds[0])
+
+
+# Engines as files
+
+
+def rtx() -> Any:
+    package: Any = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    return package
+
+
+def dynamic(folder: Path) -> Path:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4] x) => (float[N, 2] y)'
+        "<float[4, 2] w = {1e6, 2e6, 3e5, 1e5, 2e6, 5e5, 1e6, 1e6}, float[2] s = {1e-6, 1e-6}>"
+        "{h = MatMul (x, w)  a = Relu (h)  y = Mul (a, s)}"
+    )
+    onnx.save(onnx.parser.parse_model(text), folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+def test_an_engine_is_built_for_all_sizes_of_the_samples(tmp_path: Path):
+    rtx()
+    drawn = np.random.default_rng(0)
+    given = [{"x": drawn.normal(size=(n, 4)).astype(np.float32)} for n in (2, 1, 7)]
+    fixed = halfsafe.fix(dynamic(tmp_path), given)
+    said = fixed.save_engine(tmp_path / "net.engine", tmp_path / "timing.cache")
+    assert (tmp_path / "net.engine").stat().st_size > 1000
+    assert (tmp_path / "timing.cache").stat().st_size > 0
+    assert "tensorrt" in said
+    assert "float16" in said
+    first = (tmp_path / "timing.cache").read_bytes()
+    fixed.save_engine(tmp_path / "again.engine", tmp_path / "timing.cache")
+    assert len((tmp_path / "timing.cache").read_bytes()) >= len(first)
+
+
+def test_a_profile_has_the_least_and_the_most_of_each_size(tmp_path: Path):
+    trt = rtx()
+    network = Network(trt, ir.load(dynamic(tmp_path)))
+    sizes = [{"x": np.zeros((n, 4), np.float32)} for n in (2, 1, 7)]
+    profile = network._profile(sizes[0], sizes[1:])
+    assert [tuple(shape) for shape in profile.get_shape("x")] == [(1, 4), (2, 4), (7, 4)]
+
+
+def test_a_module_is_built_as_well(tmp_path: Path):
+    rtx()
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    halfsafe.fix(net.eval(), [torch.randn(5, 8)]).save(tmp_path / "net.engine")
+    assert (tmp_path / "net.engine").stat().st_size > 1000
+
+
+def test_without_a_package_that_builds_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("halfsafe.engines.written.installed", lambda _: False)
+    fixed = halfsafe.fix(dynamic(tmp_path), {"x": np.ones((2, 4), np.float32)})
+    with pytest.raises(BadInput, match=r"pip install 'halfsafe\[tensorrt\]'"):
+        fixed.save(tmp_path / "net.engine")
+    assert not (tmp_path / "net.engine").exists()

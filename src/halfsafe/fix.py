@@ -32,6 +32,7 @@ class Fixed:
 
     report: Report
     delivery: Delivery
+    samples: Samples | None = None
 
     @cached_property
     def model(self) -> Any:
@@ -70,12 +71,28 @@ class Fixed:
         dtype: Literal["float16", "float32"] = "float16",
         io: Literal["float32", "float16"] = "float32",
     ) -> None:
-        """Writes .onnx, .pt2 (the whole model) or .safetensors (its state_dict), atomically.
+        """Writes .onnx, .pt2 (the whole model) or .safetensors (its state_dict), atomically; or an
+        .engine of TensorRT, strongly typed, for all sizes that the samples have.
 
         `io` is the type of floating inputs and outputs of an .onnx file in FP16, whose nodes have
         range and exponent of what they compute among their metadata, where viewers show them.
         """
+        if Path(path).suffix == ".engine":
+            self.save_engine(path)
+            return
         self.delivery.save(Path(path), dtype, io, self.report.labels)
+
+    def save_engine(self, path: str | Path, timing_cache: str | Path | None = None) -> str:
+        """Writes an .engine, and says what it is; a timing cache is read and written.
+
+        Raises BadInput where neither TensorRT and a GPU nor TensorRT for RTX are here.
+        """
+        from halfsafe.engines.written import write_engine
+
+        if self.samples is None:
+            raise BadInput("an engine is built of a model, not of a directory")
+        cache = None if timing_cache is None else Path(timing_cache)
+        return write_engine(self.delivery.runnable(), self.samples, Path(path), cache)
 
 
 def fix(
@@ -125,7 +142,8 @@ def fix(
     progress("running what is delivered")
     proof, notes = delivered(delivery, references, supply, proof)
     notes += [*delivery.notes, *asked.notes(original)]
-    return Fixed(write_report(original, prepared, proof, supply.count, headroom, notes), delivery)
+    report = write_report(original, prepared, proof, supply.count, headroom, notes)
+    return Fixed(report, delivery, supply)
 
 
 def verify(

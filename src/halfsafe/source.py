@@ -184,6 +184,10 @@ class Delivery(Protocol):
 
     def half(self) -> Any: ...
 
+    def runnable(self) -> Runnable:
+        """The FP16 deployable, for an engine to build."""
+        ...
+
     def half_outputs(self, call: Call) -> Arrays | None:
         """What the FP16 deployable gives, of inputs in FP32; None if only its types were run.
 

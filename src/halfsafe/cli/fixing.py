@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,13 +25,13 @@ from halfsafe.cli.options import (
 from halfsafe.cli.shown import after_writing, command, say_next, show, waiting, warn, write
 from halfsafe.directory import check_target, fix_directory
 from halfsafe.errors import BadInput
-from halfsafe.fix import fix
+from halfsafe.fix import Fixed, fix
 from halfsafe.loading import load, load_metric, load_samples
 from halfsafe.report.report import Report
 from halfsafe.samples import MADE_UP
 from halfsafe.verdict import TOLERANCE
 
-FILES = (".onnx", ".pt2", ".safetensors")
+FILES = (".onnx", ".pt2", ".safetensors", ".engine")
 
 
 def fix_command(
@@ -42,8 +42,8 @@ def fix_command(
         typer.Option(
             "-o",
             "--output",
-            help="fixed.onnx; fixed.pt2 (program), fixed.safetensors (weights); of a directory, a "
-            "new one.",
+            help="fixed.onnx; fixed.engine (TensorRT); fixed.pt2 (program), fixed.safetensors "
+            "(weights); of a directory, a new one.",
         ),
     ] = None,
     report: Annotated[
@@ -64,6 +64,9 @@ def fix_command(
         Literal["float32", "float16"],
         typer.Option(help="Type of floating inputs and outputs of an .onnx file in FP16."),
     ] = "float32",
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Of an .engine: a file that is read and written.")
+    ] = None,
     headroom: Headroom = 1,
     engine: Annotated[
         str, typer.Option(help=f"Where FP16 runs for the proof: {ENGINES}.")
@@ -96,7 +99,8 @@ def fix_command(
     if Path(model).is_dir():
         found = _directory(model, samples, output, recipe, dtype, asked)
     else:
-        found = {"": _model(model, samples, output, recipe, dtype or "float16", io, asked)}
+        save = _Saving(output, dtype or "float16", io, timing_cache, recipe)
+        found = {"": _model(model, samples, save, asked)}
     written = _write(found, report)
     if as_json:
         several = {name: each.to_json() for name, each in found.items()}
@@ -108,17 +112,31 @@ def fix_command(
     raise typer.Exit(0 if all(each.safe for each in found.values()) else 1)
 
 
-def _model(
-    model: str,
-    samples: str | None,
-    output: Path | None,
-    recipe: Path | None,
-    dtype: Literal["float16", "float32"],
-    io: Literal["float32", "float16"],
-    asked: Mapping[str, Any],
-) -> Report:
+@dataclass(frozen=True)
+class _Saving:
+    """What is written of a model, and how."""
+
+    output: Path | None
+    dtype: Literal["float16", "float32"]
+    io: Literal["float32", "float16"]
+    timing_cache: Path | None
+    recipe: Path | None
+
+    def write(self, fixed: Fixed) -> tuple[str, ...]:
+        """Writes it all; notes on what was written."""
+        if self.recipe:
+            fixed.recipe().save(self.recipe)
+        if self.output is None:
+            return ()
+        if self.output.suffix == ".engine":
+            return (fixed.save_engine(self.output, self.timing_cache),)
+        fixed.save(self.output, dtype=self.dtype, io=self.io)
+        return ()
+
+
+def _model(model: str, samples: str | None, save: _Saving, asked: Mapping[str, Any]) -> Report:
     """Fixes a model, and writes it; of several processes, the first one does."""
-    check_output(output, FILES)
+    check_output(save.output, FILES)
     loaded, inputs, notes = load(model, samples)
     warn(notes)
     together, first = processes()
@@ -126,12 +144,10 @@ def _model(
         fixed = fix(loaded, inputs, distributed=together, progress=progress, **asked)
         if not first:
             raise typer.Exit(0 if fixed.report.safe else 1)
-        if recipe:
-            fixed.recipe().save(recipe)
-        if output:
-            progress(f"writing {output}")
-            fixed.save(output, dtype=dtype, io=io)
-    return replace(fixed.report, command=command(), notes=(*notes, *fixed.report.notes))
+        progress(f"writing {save.output}" if save.output else "writing")
+        written = save.write(fixed)
+    notes = (*notes, *fixed.report.notes, *written)
+    return replace(fixed.report, command=command(), notes=notes)
 
 
 def _directory(

@@ -10,7 +10,7 @@ Parsing needs no GPU in TensorRT for RTX, nor does building; running does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -137,13 +137,23 @@ class Network:
             layer = self.network.get_layer(index)
             yield from ((layer, layer.get_output(i)) for i in range(layer.num_outputs))
 
-    def engine(self, feeds: Feeds, targets: tuple[Any, ...] = ()) -> bytes:
-        """A serialised engine for the shapes of a sample, for compute capabilities or the GPU here.
+    def engine(
+        self,
+        feeds: Feeds,
+        targets: tuple[Any, ...] = (),
+        others: Sequence[Feeds] = (),
+        cache: bytes | None = None,
+    ) -> bytes:
+        """A serialised engine for the shapes of a sample, and for all between it and `others`, for
+        compute capabilities or the GPU here.
 
-        Raises BadInput where none is built.
+        A timing `cache`, empty at first, is taken and kept in `timings`. Raises BadInput where none
+        is built.
         """
         config = self._builder.create_builder_config()
-        config.add_optimization_profile(self._profile(feeds))
+        config.add_optimization_profile(self._profile(feeds, others))
+        if cache is not None:
+            config.set_timing_cache(config.create_timing_cache(cache), False)
         if targets:
             config.num_compute_capabilities = len(targets)
             for i, target in enumerate(targets):
@@ -152,18 +162,28 @@ class Network:
         if made is None:
             name = self._library.__name__
             raise BadInput(f"{name} cannot build an engine of the model: {self._logger.last()}")
+        if cache is not None:
+            self.timings = bytes(config.get_timing_cache().serialize())
         return bytes(made)
 
-    def _profile(self, feeds: Feeds) -> Any:
-        """The shapes of a sample as the only ones; of inputs that are shapes, their values."""
+    timings: bytes = b""
+    """The timing cache of the last engine, if one was asked for."""
+
+    def _profile(self, feeds: Feeds, others: Sequence[Feeds]) -> Any:
+        """The shapes of a sample as the best, those of all as the least and the most.
+
+        Of inputs that are shapes, their values.
+        """
         profile = self._builder.create_optimization_profile()
         for i in range(self.network.num_inputs):
             given = self.network.get_input(i)
-            x = feeds[given.name]
+            every = [np.asarray(each[given.name]) for each in (feeds, *others)]
+            sizes = [x.reshape(-1) if given.is_shape_tensor else np.array(x.shape) for x in every]
+            stated = [x.tolist() for x in (np.min(sizes, 0), sizes[0], np.max(sizes, 0))]
             if given.is_shape_tensor:
-                profile.set_shape_input(given.name, *([x.reshape(-1).tolist()] * 3))
+                profile.set_shape_input(given.name, *stated)
             else:
-                profile.set_shape(given.name, *([x.shape] * 3))
+                profile.set_shape(given.name, *map(tuple, stated))
         return profile
 
 

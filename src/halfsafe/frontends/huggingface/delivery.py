@@ -31,7 +31,7 @@ from halfsafe.frontends.huggingface.names import as_in_files
 from halfsafe.frontends.huggingface.network import load
 from halfsafe.frontends.huggingface.settings import Governed
 from halfsafe.frontends.torch.arithmetic import arrays
-from halfsafe.frontends.torch.deliver import LARGE
+from halfsafe.frontends.torch.deliver import LARGE, HalfModule
 from halfsafe.frontends.torch.folded import Folded
 from halfsafe.frontends.torch.program import same_draws
 from halfsafe.frontends.torch.source import TorchSource
@@ -116,6 +116,9 @@ class NetworkDelivery:
     @cached_property
     def _half(self) -> nn.Module:
         return self.half()
+
+    def runnable(self) -> HalfModule:
+        return HalfModule(self._half)
 
     def exact_outputs(self, call: Call) -> Arrays:
         """What the network gives in FP32 as it is read again, its states rescaled back."""

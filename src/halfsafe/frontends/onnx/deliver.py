@@ -110,6 +110,9 @@ class OnnxDelivery:
     def half(self) -> Any:
         return self._like_given(self._half())
 
+    def runnable(self) -> HalfFile:
+        return self._delivered
+
     def half_outputs(self, call: Call) -> Arrays:
         """What the file gives, its nodes run one by one; it must load whole, too."""
         return self._delivered.evaluate(call, FLOAT16)

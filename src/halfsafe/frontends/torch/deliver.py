@@ -128,6 +128,9 @@ class TorchDelivery:
         else:
             raise BadInput(f"cannot write '{path}': give it the suffix .pt2 or .safetensors")
 
+    def runnable(self) -> HalfModule:
+        return HalfModule(self._delivered)
+
     def half_outputs(self, call: Call) -> Arrays | None:
         """What the deployable gives in PyTorch's own kernels, of inputs in FP32.
 
