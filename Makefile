@@ -22,7 +22,7 @@ NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignor
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test slow oldest newest lint types bench peers mmocr trained engines gpu clean
+.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist engines gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.ocr.demo --out demo-out
@@ -63,6 +63,8 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.onnx_nodes
 	$(BIN)/python -m bench.onnx_memory
 	$(BIN)/python -m bench.hand_tools
+	$(BIN)/python -m bench.directories
+	$(BIN)/python -m bench.recipes
 	$(BIN)/python -m bench.lies
 	$(BIN)/python -m bench.random_graphs
 
@@ -75,6 +77,12 @@ mmocr: $(MMOCR)/.ready
 
 trained: $(TRAINED)/.ready $(AUTOCAST)/.ready
 	$(TRAINED)/bin/python -m bench.trained
+
+# A wheel and an sdist, each extra of them installed into an empty environment, and its command run.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m bench.newcomer dist
 
 engines: $(READY) $(TRAINED)/.ready
 	$(BIN)/python -m bench.engine_files
@@ -123,4 +131,4 @@ $(TRAINED)/.ready: bench/trained_requirements.txt constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OLDEST) $(NEWEST) demo-out
+	rm -rf dist .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OLDEST) $(NEWEST) demo-out

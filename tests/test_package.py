@@ -18,7 +18,7 @@ LOWER = (
     "windows", "integer_program", "measure", "plan", "rewrite", "remedies", "faults", "source",
     "verdict", "amplifiers", "prepare", "mending", "proof", "replacements", "exponents",
     "progress", "sharing", "references", "chunks", "garbage", "restriction", "recipe",
-    "tensor_files", "checkpoint", "rescaling", "asked",
+    "tensor_files", "checkpoint", "rescaling", "asked", "drawn",
 )  # fmt: skip
 """Modules below the front ends; none of them knows a framework."""
 

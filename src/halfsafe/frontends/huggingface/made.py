@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from math import pi
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from halfsafe.drawn import scene, sounds
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.huggingface.folder import Network
 from halfsafe.frontends.huggingface.network import config_of, quietly
@@ -166,14 +166,14 @@ class _Maker:
     def _picture(self, i: int) -> Sample:
         processor = self.reads.get("image_processor")
         if processor is not None:
-            read = processor(images=[_scene(2 * i), _scene(2 * i + 1)], return_tensors="pt")
+            read = processor(images=[scene(2 * i), scene(2 * i + 1)], return_tensors="pt")
             return {name: x for name, x in read.items() if name in self.takes}
         part = self.config.get("vision_config") or self.config
         channels = part.get("num_channels", 3)
         size = part.get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
         self.made_up.append("pictures are scaled to -1 to 1, since the directory has no processor")
-        scenes = [_scene(2 * i + j, height, width) for j in range(2)]
+        scenes = [scene(2 * i + j, height, width) for j in range(2)]
         pixels = torch.tensor(np.stack(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
         return {"pixel_values": pixels[:, :1].expand(-1, channels, -1, -1) if channels != 3
                 else pixels}  # fmt: skip
@@ -184,7 +184,7 @@ class _Maker:
         extractor = self.reads.get("feature_extractor")
         if extractor is not None:
             rate = extractor.sampling_rate
-            read = extractor(_sounds(i, rate), sampling_rate=rate, return_tensors="pt")
+            read = extractor(sounds(i, rate), sampling_rate=rate, return_tensors="pt")
             return {name: x for name, x in read.items() if name in self.takes}
         self.made_up.append("spectra are drawn, since the directory has no feature extractor")
         bins = self.config.get("num_mel_bins", 80)
@@ -194,11 +194,11 @@ class _Maker:
     def _sound(self, i: int) -> Sample:
         extractor = self.reads.get("feature_extractor")
         rate = 16_000 if extractor is None else extractor.sampling_rate
-        sounds = _sounds(i, rate)
+        heard = sounds(i, rate)
         if extractor is not None:
-            read = extractor(sounds, sampling_rate=rate, return_tensors="pt", padding=True)
+            read = extractor(heard, sampling_rate=rate, return_tensors="pt", padding=True)
             return {name: x for name, x in read.items() if name in self.takes}
-        return {"input_values": torch.tensor(np.stack(sounds))}
+        return {"input_values": torch.tensor(np.stack(heard))}
 
     # What denoises
 
@@ -209,7 +209,7 @@ class _Maker:
         height, width = (size, size) if isinstance(size, int) else size[-2:]
         if "timestep" not in self.takes:  # an autoencoder takes pictures
             height, width = min(height, 256), min(width, 256)
-            scenes = np.stack([_scene(2 * i + j, height, width) for j in range(2)])
+            scenes = np.stack([scene(2 * i + j, height, width) for j in range(2)])
             pixels = torch.tensor(scenes).permute(0, 3, 1, 2).float() / 127.5 - 1
             return {name: pixels[:, :1].expand(-1, channels, -1, -1) if channels != 3 else pixels}
         self.made_up.append("latents are drawn, as noise is at the first step")
@@ -289,31 +289,6 @@ def _loaded(kind: Any, path: Any) -> Any:
         if kind.__name__ == "AutoTokenizer":
             raise BadInput(f"cannot read the tokenizer in '{path}': {first_line(error)}") from error
         return None
-
-
-def _scene(number: int, height: int = 480, width: int = 640) -> Any:
-    """A picture of sky, ground and a few bodies before them, in bytes, (height, width, 3)."""
-    draw = np.random.default_rng(number)
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    sky, ground = draw.uniform(60, 255, (2, 3))
-    made = np.where((y > draw.uniform(0.4, 0.7))[..., None], ground, sky * (1 - 0.5 * y[..., None]))
-    for _ in range(6):
-        cx, cy, r = draw.uniform(0, 1), draw.uniform(0.2, 0.9), draw.uniform(0.05, 0.2)
-        body = (x - cx) ** 2 + (y - cy) ** 2 < r * r
-        shade = 1 - ((x - cx) + (y - cy)) / r
-        made = np.where(body[..., None], draw.uniform(0, 200, 3) * shade[..., None], made)
-    return np.clip(made + draw.normal(0, 4, made.shape), 0, 255).astype(np.uint8)
-
-
-def _sounds(number: int, rate: int) -> list[Any]:
-    """Two seconds of a falling chord with noise, and one of a tone that comes and goes."""
-    draw = np.random.default_rng(number)
-    t = np.arange(2 * rate) / rate
-    chord = sum(np.sin(2 * pi * f * t * (1 - 0.1 * t)) / 4 for f in draw.uniform(100, 2000, 4))
-    tone = np.sin(2 * pi * draw.uniform(200, 800) * t) * np.sin(2 * pi * 3 * t) ** 2
-    tone[rate:] = 0
-    noise = draw.normal(0, 0.01, (2, len(t)))
-    return [np.float32(0.3 * chord + noise[0]), np.float32(0.5 * tone + noise[1])]
 
 
 def without_cache(model: nn.Module, sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from halfsafe.drawn import scene, sounds
 from halfsafe.errors import BadInput, first_line
 from halfsafe.samples import Made
 
@@ -138,7 +139,7 @@ def _drawn(
     if "mask" in name or dtype.kind == "b":
         return np.ones(shape, dtype)
     if dtype.kind == "f":
-        return draw.normal(size=shape).astype(dtype)
+        return _floats(shape, draw).astype(dtype)
     if dtype.kind not in "iu":
         raise BadInput(f"input '{value.name}' is {dtype}: pass --samples")
     if "position" in name:
@@ -150,3 +151,18 @@ def _drawn(
     if re.search("length|size", name):
         return np.full(shape, length, dtype)
     return draw.integers(0, vocabularies.get(value.name, 2), shape).astype(dtype)
+
+
+def _floats(shape: tuple[int, ...], draw: np.random.Generator) -> NDArray[Any]:
+    """A picture, where channels are first or last; a sound, where it is long; else noise."""
+    seed = int(draw.integers(2**31))
+    if len(shape) == 4 and {shape[1], shape[3]} & {1, 3}:
+        first = shape[1] in (1, 3)
+        height, width = shape[2:] if first else shape[1:3]
+        seen = np.stack([scene(seed + i, height, width) for i in range(shape[0])])
+        seen = (seen / 127.5 - 1)[..., : shape[1] if first else shape[3]]
+        return seen.transpose(0, 3, 1, 2) if first else seen
+    if shape and shape[-1] >= TRIED[1][0]:
+        heard = sounds(seed, RATE)[0]
+        return np.resize(heard, shape) + draw.normal(size=shape) / 1000
+    return draw.normal(size=shape)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
@@ -103,9 +104,16 @@ class TorchDelivery:
 
         Changes `model` in place and returns it. Tied parameters that are stored at different
         exponents are untied. Raises FoldError, leaving `model` as it was, when the plan needs more
-        than constants.
+        than constants. Warns where `save_pretrained` would lose a part of it.
         """
         self._folded.apply(model)
+        lost = [*self._folded.attributes, *self._folded.untied]
+        if lost and hasattr(model, "save_pretrained"):
+            warn(
+                f"save_pretrained does not write {lost[0]}, which the plan needs: to have a "
+                "directory, give the original one to halfsafe.fix_directory",
+                stacklevel=3,
+            )
         return model
 
     def save(
