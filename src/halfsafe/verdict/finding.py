@@ -17,7 +17,8 @@ TOLERANCE = 2.0**-5
 roundings, but a value that needs more bits than FP16 has."""
 
 VISIBLE = 2.0**-8
-"""A relative error below it is never called wrong: sixteen roundings to FP16."""
+"""A relative error below it is never called wrong: sixteen roundings to FP16. Of one row of many it
+is twice that, since the worst of them is so by chance."""
 
 WIDE = 3.0
 """Entries that a row must have, counted by weight, before its own norm is a scale: that of fewer
@@ -186,7 +187,7 @@ class _Limit:
 
     def of(self, row: Row, where: str, times: float) -> tuple[Answer, str]:
         best = max(row.relative_floor, self.usual, ROUNDING)
-        if row.relative > max(WRONG * best, VISIBLE) and not self.hopeless:
+        if row.relative > max(WRONG * best, times * VISIBLE) and not self.hopeless:
             excess = row.relative / best
             return Answer.NOT_SAFE, f"{where} of {row.relative:.2g}, {excess:.0f} times the floor"
         if row.relative > times * self.tolerance:

@@ -1,4 +1,5 @@
-"""Generates text, to see that a network with a cache is the one that was proved without."""
+"""Generates text: for what a decoder reads, and to see that a network with a cache is the one that
+was proved without."""
 
 # transformers is only partly typed.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -6,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,6 +42,25 @@ def greedy(model: Any, call: Call, tokens: int) -> Tensor:
     with torch.no_grad(), quietly():
         made = model.generate(**given, max_new_tokens=tokens, do_sample=False, num_beams=1)
     return made[0] if model.config.is_encoder_decoder else made[0, given["input_ids"].shape[1] :]
+
+
+def said_by(model: Any, given: Mapping[str, Any], length: int, seed: int) -> Tensor | None:
+    """Tokens that a network with a decoder says after a sample, drawn by their probabilities.
+
+    (batch, length), the first of them those that it begins with. None where it says nothing.
+    """
+    if not getattr(model, "can_generate", lambda: False)():
+        return None
+    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+    try:
+        with torch.no_grad(), quietly(), torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            made = model.generate(
+                **tensors, max_new_tokens=length, min_new_tokens=length, do_sample=True, num_beams=1
+            )
+    except Exception:  # generate() has its own ideas of what a configuration has to say
+        return None
+    return made[:, :length] if made.ndim == 2 and made.shape[1] >= length else None
 
 
 def same(found: Tensor, known: Tensor) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from halfsafe.drawn import scene, sounds
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.huggingface.folder import Network
+from halfsafe.frontends.huggingface.generation import said_by
 from halfsafe.frontends.huggingface.network import config_of, quietly
 from halfsafe.samples import Made
 
@@ -59,6 +60,7 @@ class _Maker:
     ) -> None:
         self.network, self.model, self.config, self.draw = network, model, config, draw
         self.made_up: list[str] = []
+        self.made: Sample = {}
         self.takes = inspect.signature(model.forward).parameters
         self.reads = _readers(network)
 
@@ -79,10 +81,10 @@ class _Maker:
         }
         if self.network.library == "transformers":
             known = {n: m for n, m in known.items() if n not in _DENOISING}
-        made: Sample = {}
+        self.made = made = Sample()
         for name, make in known.items():
             if name in self.takes and name not in made:
-                made |= make(i)
+                made.update(make(i))
         required = [n for n, p in self.takes.items() if p.default is p.empty and _is_named(p)]
         missing = [name for name in required if name not in made]
         if missing or not made:
@@ -135,21 +137,16 @@ class _Maker:
         return self.model.get_input_embeddings().num_embeddings
 
     def _answer(self, i: int) -> Sample:
-        """What a decoder has said so far."""
+        """What a decoder has said so far: the network's own words, or, if it says none, tokens."""
         if not self.config.get("is_encoder_decoder"):
             return {}
         length = min(ANSWER, *self._positions())
+        said = said_by(self.model, self.made, length, seed=i)
+        if said is not None:
+            return {"decoder_input_ids": said}
         start = self.config.get("decoder_start_token_id")
-        tokenizer = self.reads.get("tokenizer")
-        if tokenizer is None:
-            self.made_up.append("tokens are drawn, since the directory has no tokenizer")
-            found = self._drawn_tokens("ids", "", length)["ids"]
-        else:
-            texts = [TEXTS[(2 * i + 2) % len(TEXTS)], TEXTS[(2 * i + 3) % len(TEXTS)]]
-            read = tokenizer(
-                texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            )
-            found = read["input_ids"]
+        self.made_up.append("what the decoder has said is drawn")
+        found = self._drawn_tokens("ids", "", length)["ids"]
         if isinstance(start, int):
             found = torch.cat([torch.full_like(found[:, :1], start), found[:, :-1]], dim=1)
         return {"decoder_input_ids": found}
