@@ -173,7 +173,7 @@ def test_what_no_constant_can_hold_is_refused_with_what_pins_it(tmp_path):
     row = ROWS["gemma2_residual"]
     found = fix_directory(saved(tmp_path / "gemma", row.build(), row.amplify))
     assert not found.safe
-    assert any("which forward() makes and no checkpoint holds" in c
+    assert any("which the class makes and no checkpoint holds" in c
                for c in found.reports[""].conflicts)  # fmt: skip
 
 
@@ -372,3 +372,26 @@ def test_a_recipe_of_another_architecture_is_refused(fixed, tmp_path):
     with pytest.raises((BadInput, FoldError), match=r"has the shape"):
         halfsafe.directory.apply_directory(place, fixed.recipe(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tensors_that_no_file_holds_stay(tmp_path):
+    """Marian's sinusoidal positions are in its state_dict, and in no checkpoint."""
+    sizes = {"vocab_size": 99, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+             "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
+             "decoder_ffn_dim": 64, "max_position_embeddings": 64, "pad_token_id": 0,
+             "eos_token_id": 1, "decoder_start_token_id": 2}  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.MarianMTModel(transformers.MarianConfig(**sizes))
+    place = saved(tmp_path / "marian", model, {r"v_proj.weight": 1e7, r"out_proj.weight": 1e-7})
+    assert "model.encoder.embed_positions.weight" in model.state_dict()
+    assert "model.encoder.embed_positions.weight" not in load_file(place / "model.safetensors")
+    found = fix_directory(place)
+    assert found.safe, found.reports[""].verification.reasons
+    assert found.recipe().only.exponents
+
+
+def test_states_are_no_outputs_for_the_proof(tmp_path):
+    place = saved(tmp_path / "t5", ROWS["t5_tied"].build(), {r"\.o\.weight|wo\.weight": 1e6})
+    report = fix_directory(place).reports[""]
+    assert len(report.graph.outputs) == 1
+    assert any("states: encoder_last_hidden_state" in note for note in report.notes)

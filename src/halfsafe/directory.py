@@ -128,7 +128,9 @@ def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fi
 
     from halfsafe.frontends.huggingface.made import made_samples, without_cache
     from halfsafe.frontends.huggingface.network import load
+    from halfsafe.frontends.huggingface.outputs import states_in, without
     from halfsafe.frontends.huggingface.source import Expressible
+    from halfsafe.frontends.torch.model import run_model
     from halfsafe.frontends.torch.source import TorchSource
 
     progress(f"loading {network}")
@@ -142,9 +144,12 @@ def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fi
         given = [without_cache(model, sample) for sample in given]
     supply = Samples(given)
     progress(f"capturing {network}")
-    original = TorchSource.open(model, supply.first, None, supply.some)
+    states = states_in(run_model(model, supply.first))
+    if states:
+        notes.append(f"not deployed, and not judged, are the network's states: {', '.join(states)}")
+    original = TorchSource.open(without(model, states), supply.first, None, supply.some)
     references = asked.references(original)
-    expressible = Expressible.of(network, original)
+    expressible = Expressible.of(network, original, states)
     prepared, proof = asked.mended(
         references, supply, progress, restrictions=expressible.restrictions()
     )

@@ -162,19 +162,21 @@ class Preparation:
         return self._found(source, ranges, found, islands, floors, notes)
 
     def _restricted(self, eager: bool) -> Prepared:
-        """The plan under the first restriction that leaves no conflict, or else under the last.
+        """The plan under the first restriction that leaves no conflict, or else under the first.
 
         A floor that FP16 does not hold is written into the code of the class, and stays.
         """
-        source, found, kept_to = self._lowered, None, Restriction()
+        source = self._lowered
         ranges = self._known(source)
         bounds = windows(source.graph, ranges, self.limits)
-        for kept_to in self.restrictions:
+        plans: list[tuple[Plan, Restriction]] = []
+        for restriction in self.restrictions:
             self.progress("planning")
-            found = plan(source.graph, bounds, eager=eager, restriction=kept_to)
+            found = plan(source.graph, bounds, eager=eager, restriction=restriction)
+            plans.append((found, restriction))
             if not found.conflicts:
                 break
-        assert found is not None, "there is a restriction"
+        found, kept_to = plans[0] if plans[-1][0].conflicts else plans[-1]
         prepared = self._found(source, ranges, found, (), (), ())
         return replace(prepared, restriction=kept_to).without_kept()
 

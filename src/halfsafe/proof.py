@@ -23,6 +23,7 @@ from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Arrays, Delivery, Progress, Runnable, Source
 from halfsafe.verdict import (
     EXACT,
+    ROWS,
     TOLERANCE,
     Answer,
     Finding,
@@ -281,9 +282,10 @@ def delivered(
 
 
 def _is_unusable(found: Finding, tolerance: float) -> bool:
-    """Whether an output is of no use: kernels that round in another order are no fault."""
+    """Whether an output is of no use: kernels that round in another order are no fault, and the
+    worst of many rows may be twice as far off."""
     rows = [row for row in (found.row, found.far) if row is not None and row.excess > WRONG]
-    worst = max([found.error, *(row.relative for row in rows)])
+    worst = max([found.error, *(row.relative / ROWS for row in rows)])
     return bool(found.nonfinite or found.differing) or worst > tolerance
 
 

@@ -21,12 +21,10 @@ class Restriction:
     """A plan that folds constants alone, and these not freely.
 
     Of each group in `together`, all are stored at one exponent. What is `pinned` is at 0, with what
-    holds it there, in words. Outputs that are `loose` may be at any: they are states of the
-    network, or nobody reads them. Numbers that are `kept` count as if they were rescaled, and stay
-    as they are: epsilons too small to be seen.
+    holds it there, in words. Numbers that are `kept` count as if they were rescaled, and stay as
+    they are: epsilons too small to be seen.
     """
 
     together: tuple[tuple[Unknown, ...], ...] = ()
     pinned: Mapping[Unknown, str] = field(default_factory=dict[Unknown, str])
-    loose: frozenset[str] = frozenset()
     kept: frozenset[Use] = frozenset()

@@ -67,8 +67,7 @@ class Program:
         """Graph inputs and outputs: what the outside world sees, at exponent 0."""
         values = self.graph.values
         names = dict.fromkeys((*self.graph.inputs, *self.graph.outputs))
-        loose = frozenset[str]() if self.restriction is None else self.restriction.loose
-        return [name for name in names if values[name].floating and name not in loose]
+        return [name for name in names if values[name].floating]
 
     def cuts(self) -> dict[Unknown, Unknown]:
         """Where a Mul may go, far side to near side: at the graph's rim, and in front of operators

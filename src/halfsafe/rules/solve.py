@@ -148,7 +148,7 @@ class Pins:
     def __init__(self, graph: Graph, restriction: Restriction | None = None) -> None:
         known = restriction or Restriction()
         self._graph, self._held = graph, known.pinned
-        self._rim = {*graph.inputs, *graph.outputs} - known.loose
+        self._rim = {*graph.inputs, *graph.outputs}
         self._tied = {one: group for group in known.together for one in group}
         self._touching: dict[Unknown, list[tuple[Node, Row]]] = {}
         for node in graph.nodes:

@@ -7,7 +7,17 @@ tolerance (an error that nobody can use is one, even where FP16 cannot do better
 three answers. Nothing here knows how the arrays came about.
 """
 
-from halfsafe.verdict.finding import TOLERANCE, VISIBLE, Answer, Finding, Row, finding, judge, plain
+from halfsafe.verdict.finding import (
+    ROWS,
+    TOLERANCE,
+    VISIBLE,
+    Answer,
+    Finding,
+    Row,
+    finding,
+    judge,
+    plain,
+)
 from halfsafe.verdict.look import find, findings_of
 from halfsafe.verdict.metrics import METRICS, Metric, error_by, metric_of
 from halfsafe.verdict.verification import CAPTURED, EXACT, Verification
@@ -16,6 +26,7 @@ __all__ = [
     "CAPTURED",
     "EXACT",
     "METRICS",
+    "ROWS",
     "TOLERANCE",
     "VISIBLE",
     "Answer",

@@ -17,18 +17,18 @@ from math import frexp, ldexp
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any, Literal
+from typing import Literal
 from weakref import finalize
 
 import torch
 from torch import Tensor, nn
 
-from halfsafe.checkpoint import tensors_in
 from halfsafe.errors import BadInput, FoldError, first_line
 from halfsafe.frontends.huggingface.folder import Network, write_network
 from halfsafe.frontends.huggingface.generation import generates, greedy, same
-from halfsafe.frontends.huggingface.names import as_in_files
+from halfsafe.frontends.huggingface.names import Names
 from halfsafe.frontends.huggingface.network import load
+from halfsafe.frontends.huggingface.outputs import without
 from halfsafe.frontends.huggingface.settings import Governed
 from halfsafe.frontends.torch.arithmetic import arrays
 from halfsafe.frontends.torch.deliver import LARGE, HalfModule
@@ -37,12 +37,13 @@ from halfsafe.frontends.torch.program import same_draws
 from halfsafe.frontends.torch.source import TorchSource
 from halfsafe.frontends.torch.trees import cast, flat
 from halfsafe.recipe import Recipe, Setting
-from halfsafe.rescaling import shapes_of
 from halfsafe.samples import Call
 from halfsafe.source import Arrays
 
 
-def recipe_of(network: Network, before: TorchSource, after: TorchSource, known: Governed) -> Recipe:
+def recipe_of(
+    network: Network, names: Names, before: TorchSource, after: TorchSource, known: Governed
+) -> Recipe:
     """What an edited source asks of the network's directory, under the names of its files.
 
     Raises FoldError where the directory cannot hold it.
@@ -59,8 +60,7 @@ def recipe_of(network: Network, before: TorchSource, after: TorchSource, known: 
         if settings.setdefault(path, setting) != setting:
             raise FoldError(f"the setting {path} would have to be {number} and another number")
     made = folded.recipe(network.kind, settings)
-    shapes = shapes_of(tensors_in(network.path))
-    return as_in_files(before.model, made, shapes, str(network.path))
+    return names.as_in_files(made)
 
 
 def _exponent(number: float, stored: float) -> int:
@@ -82,13 +82,12 @@ class Scratch:
 class NetworkDelivery:
     """One network of a directory with its recipe, written to a folder that is gone with this.
 
-    `loose` are exponents of outputs, by their places among the flat ones, which the network gives
-    as they are stored. `size` is how many entries its constants have.
+    `states` are outputs that nobody deploys. `size` is how many entries its constants have.
     """
 
     network: Network
     plan: Recipe
-    loose: Mapping[int, int]
+    states: tuple[str, ...]
     size: int
     notes: tuple[str, ...] = ()
 
@@ -121,7 +120,7 @@ class NetworkDelivery:
         return HalfModule(self._half)
 
     def exact_outputs(self, call: Call) -> Arrays:
-        """What the network gives in FP32 as it is read again, its states rescaled back."""
+        """What the network gives in FP32 as it is read again."""
         return self._outputs(self._exact, call)
 
     def half_outputs(self, call: Call) -> Arrays | None:
@@ -133,11 +132,7 @@ class NetworkDelivery:
 
     def _outputs(self, module: nn.Module, call: Call) -> Arrays:
         with torch.no_grad(), same_draws():
-            found = flat(module(*call.args, **call.kwargs))
-        return arrays([self._rescaled(x, self.loose.get(i, 0)) for i, x in enumerate(found)])
-
-    def _rescaled(self, x: Any, k: int) -> Any:
-        return x.float() * ldexp(1.0, k) if k and isinstance(x, Tensor) else x
+            return arrays(flat(without(module, self.states)(*call.args, **call.kwargs)))
 
     def generation(self, original: nn.Module, call: Call, tokens: int) -> tuple[str, list[str]]:
         """What is wrong with generating by the rescaled network in FP32, "" if nothing is, and

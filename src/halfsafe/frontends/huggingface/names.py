@@ -12,7 +12,8 @@ entries say from which tensor they are, and writes that as it would write the re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,47 +22,57 @@ from halfsafe.errors import FoldError
 from halfsafe.recipe import Recipe, Shape
 
 
-def as_in_files(
-    model: nn.Module, recipe: Recipe, shapes: Mapping[str, Shape], where: str
-) -> Recipe:
-    """A recipe under the names of files, of tensors of these shapes.
+@dataclass(frozen=True)
+class Names:
+    """The tensors of a class in files: for each tensor of the files, those of the class that are in
+    it, by their names; for what would be written and is in no file, too."""
 
-    Tensors that files have in excess, as buffers of an older version, stay as they are. Raises
-    FoldError where a tensor to be rescaled is in no file.
-    """
-    numbers = {name: i for i, name in enumerate(recipe.shapes)}
-    marks = {
-        name: torch.tensor(float(numbers[recipe.tied.get(name, name)])).expand(x.shape)
-        for name, x in model.state_dict().items()
-    }
-    exponents: dict[str, int] = {}
-    first: dict[tuple[float, ...], str] = {}
-    tied: dict[str, str] = {}
-    by_number = {float(i): recipe.exponents.get(name, 0) for name, i in numbers.items()}
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    written: dict[str, tuple[float, ...]] = {}
-    for name, x in _written(model, marks).items():
-        bare = name.removeprefix(prefix)  # as checkpoints of the base model alone have it
-        written[bare if name not in shapes and bare in shapes else name] = tuple(
-            x.unique().tolist()
-        )
-    for name in sorted(written, key=lambda name: name not in shapes):
-        held = written[name]
-        if first.setdefault(held, name) != name and name not in shapes:
-            tied[name] = first[held]
-        needed = {by_number[number] for number in held}
-        if len(needed) > 1:
-            raise FoldError(f"'{name}' in '{where}' is needed at the exponents {sorted(needed)}")
-        if name in shapes and needed != {0}:
-            exponents[name] = needed.pop()
-    there = {number for name, held in written.items() if name in shapes for number in held}
-    for name, i in numbers.items():
-        if name in recipe.exponents and i not in there:
-            raise FoldError(
-                f"'{where}' has no '{name}', nor what its class makes that of: load it and save it "
-                f"once more, by {type(model).__name__}.save_pretrained, and fix that"
-            )
-    return Recipe(recipe.architecture, dict(shapes), exponents, recipe.settings, tied)
+    model: nn.Module
+    shapes: Mapping[str, Shape]
+    where: str
+    written: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, model: nn.Module, shapes: Mapping[str, Shape], where: str) -> Self:
+        """Of files with tensors of these shapes."""
+        state = model.state_dict()
+        names = list(state)
+        marks = {
+            name: torch.tensor(float(i)).expand(state[name].shape) for i, name in enumerate(names)
+        }
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        written: dict[str, frozenset[str]] = {}
+        for name, x in _written(model, marks).items():
+            bare = name.removeprefix(prefix)  # as checkpoints of the base model alone have it
+            spelled = bare if name not in shapes and bare in shapes else name
+            written[spelled] = frozenset(names[int(i)] for i in x.unique().tolist())
+        return cls(model, shapes, where, written)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The tensors of the class that are in files."""
+        return frozenset[str]().union(*(self.written.get(name, ()) for name in self.shapes))
+
+    def as_in_files(self, recipe: Recipe) -> Recipe:
+        """A recipe under the names of the files.
+
+        Tensors that files have in excess, as buffers of an older version, stay as they are. Raises
+        FoldError where one tensor of a file is needed at two exponents.
+        """
+        exponents: dict[str, int] = {}
+        first: dict[frozenset[str], str] = {}
+        tied: dict[str, str] = {}
+        for name in sorted(self.written, key=lambda name: name not in self.shapes):
+            own = frozenset(recipe.tied.get(n, n) for n in self.written[name])
+            if first.setdefault(own, name) != name and name not in self.shapes:
+                tied[name] = first[own]
+            needed = {recipe.exponents.get(n, 0) for n in own}
+            if len(needed) > 1:
+                what = f"'{name}' in '{self.where}' is needed at the exponents {sorted(needed)}"
+                raise FoldError(f"{what}: the class has several tensors, and the file one")
+            if name in self.shapes and needed != {0}:
+                exponents[name] = needed.pop()
+        return Recipe(recipe.architecture, dict(self.shapes), exponents, recipe.settings, tied)
 
 
 def _written(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

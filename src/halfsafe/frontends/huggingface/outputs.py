@@ -2,47 +2,50 @@
 
 Classes of transformers give more than is asked of them: beside the logits, what the encoder and
 each layer gave. Those are handed back to the same network, as a cache is, or read by nobody. They
-may be stored at an exponent of their own, like every other value inside.
+are values inside of the network, and stored like any other, at an exponent of their own.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from functools import wraps
+from typing import Any
 
-from halfsafe.frontends.torch.program import Program
-from halfsafe.frontends.torch.trees import places_of
+from torch import nn
 
-STATES = (
-    "past_key_values", "encoder_last_hidden_state", "hidden_states", "attentions",
-    "encoder_hidden_states", "decoder_hidden_states", "cross_attentions", "encoder_attentions",
-    "decoder_attentions", "text_model_output", "vision_model_output", "encoder_outputs",
-    "memory_bank", "mems", "intermediate_hidden_states",
-)  # fmt: skip
+STATES = frozenset(
+    """
+    past_key_values encoder_last_hidden_state hidden_states attentions encoder_hidden_states
+    decoder_hidden_states cross_attentions encoder_attentions decoder_attentions text_model_output
+    vision_model_output encoder_outputs intermediate_hidden_states mems state cache_params
+    """.split()
+)
 """Fields of transformers' outputs that are states, or whole outputs of a part."""
 
 
-def places(program: Program) -> Sequence[str]:
-    """The path of each output of the graph in what the class gives: ``['logits']``."""
-    leaves = [str(i) for i in range(program.out_spec.num_leaves)]
-    return places_of(program.unflatten(leaves))
+def states_in(found: Any) -> list[str]:
+    """The states among what a network gives by name; none if there is nothing beside them."""
+    if not isinstance(found, Mapping):
+        return []
+    states = [name for name in found if name in STATES]
+    return states if len(states) < len(found) else []
 
 
-def loose(program: Program) -> Mapping[str, str]:
-    """The graph's outputs that are states, with their paths; nothing if there are no others."""
-    found: dict[str, str] = {}
-    shown: set[str] = set()
-    for name, place in zip(program.graph.outputs, places(program), strict=True):
-        if program.graph.values[name].floating and _field(place) in STATES:
-            found[name] = place
-        else:
-            shown.add(name)
-    return {name: place for name, place in found.items() if name not in shown} if shown else {}
+def without(model: nn.Module, states: Sequence[str]) -> nn.Module:
+    """The same network, of which nobody sees some outputs; modules and tensors are shared."""
+    if not states:
+        return model
+    kind: Any = type(model)
 
+    @wraps(kind.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        found = kind.forward(self, *args, **kwargs)
+        return {name: x for name, x in found.items() if name not in states}
 
-def _field(place: str) -> str:
-    """The outermost name of a path.
-
-    >>> _field("['text_model_output']['last_hidden_state']"), _field(".sample")
-    ('text_model_output', 'sample')
-    """
-    return place.replace("[", ".").replace("]", "").replace("'", "").lstrip(".").partition(".")[0]
+    made = copy.copy(model)
+    made.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    return made

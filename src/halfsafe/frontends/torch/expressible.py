@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import isfinite
 
 from halfsafe.frontends.torch.folded import attribute
@@ -15,29 +15,32 @@ from halfsafe.windows import floor_operand
 
 
 def restriction(
-    opened: Opened, program: Program, setting: Callable[[str], str | None]
+    opened: Opened,
+    program: Program,
+    held: Collection[str],
+    setting: Callable[[str], str | None],
 ) -> Restriction:
     """What a plan has to keep to, so that the class can hold it.
 
-    `setting` gives what of a configuration an attribute of a module comes from, None for an
-    attribute that comes from nowhere.
+    `held` are the tensors that a checkpoint holds, by their names in the class. `setting` gives
+    what of a configuration an attribute of a module comes from, None for one that comes from
+    nowhere.
     """
-    in_checkpoint = opened.module.state_dict().keys()
     groups: dict[object, list[Unknown]] = {}
     pinned: dict[Unknown, str] = {}
     for use, value in _constants(program):
         source = program.constants.sources[value]
-        if any(opened.tensors.get(name) is source for name in in_checkpoint):
+        if any(opened.tensors.get(name) is source for name in held):
             groups.setdefault(id(source), []).append(use)
         else:
-            pinned[use] = f"'{value}', which forward() makes and no checkpoint holds"
+            pinned[use] = f"'{value}', which the class makes and no checkpoint holds"
     for node, use, number in _numbers(program):
-        held = attribute(opened.module, node.module, use.operand, number)
-        path = None if held is None else setting(held)
+        name = attribute(opened.module, node.module, use.operand, number)
+        path = None if name is None else setting(name)
         if path is not None:
             groups.setdefault(path, []).append(use)
-        elif held is not None:
-            pinned[use] = f"{held} = {number:g}, which no setting of the configuration gives"
+        elif name is not None:
+            pinned[use] = f"{name} = {number:g}, which no setting of the configuration gives"
         else:
             pinned[use] = f"the {number:g} of {node}, which is written into the code"
     return Restriction(tuple(tuple(group) for group in groups.values()), pinned)
@@ -55,7 +58,7 @@ def keeping_epsilons(found: Restriction, program: Program, *, every: bool) -> Re
         kept &= found.pinned.keys()
     pinned = {unknown: why for unknown, why in found.pinned.items() if unknown not in kept}
     together = tuple(tuple(u for u in group if u not in kept) for group in found.together)
-    return Restriction(together, pinned, found.loose, frozenset(kept))
+    return Restriction(together, pinned, frozenset(kept))
 
 
 def _is_epsilon(program: Program, node: Node, use: Use) -> bool:
