@@ -21,7 +21,7 @@ from halfsafe.deviation import bit_equal, worst_difference
 from halfsafe.edits import SetNumber
 from halfsafe.engines import Engine
 from halfsafe.engines.profile import Profile
-from halfsafe.errors import BadInput, first_line
+from halfsafe.errors import BadInput, first_line, needing
 from halfsafe.fix import Fixed
 from halfsafe.formats import FLOAT32
 from halfsafe.prepare import Prepared
@@ -124,14 +124,15 @@ def fix_directory(
 
 def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fixed:
     """One network, planned and proved."""
-    import torch
+    with needing("huggingface", "directories"):
+        import torch
 
-    from halfsafe.frontends.huggingface.made import made_samples, without_cache
-    from halfsafe.frontends.huggingface.network import load
-    from halfsafe.frontends.huggingface.outputs import states_in, without
-    from halfsafe.frontends.huggingface.source import Expressible
-    from halfsafe.frontends.torch.model import run_model
-    from halfsafe.frontends.torch.source import TorchSource
+        from halfsafe.frontends.huggingface.made import made_samples, without_cache
+        from halfsafe.frontends.huggingface.network import load
+        from halfsafe.frontends.huggingface.outputs import states_in, without
+        from halfsafe.frontends.huggingface.source import Expressible
+        from halfsafe.frontends.torch.model import run_model
+        from halfsafe.frontends.torch.source import TorchSource
 
     progress(f"loading {network}")
     model = load(network, torch.float32)

@@ -1,5 +1,10 @@
 """What halfsafe raises: on one line the thing, the number and the next step."""
 
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
 
 class HalfsafeError(Exception):
     """Base of all errors meant for users; the command line prints it and exits with status 2."""
@@ -23,6 +28,20 @@ class EditError(HalfsafeError):
 
 class FoldError(HalfsafeError):
     """The plan cannot be expressed in the original model's own constants."""
+
+
+@contextmanager
+def needing(extra: str, what: str) -> Generator[None]:
+    """Within it, a package that is not installed is a BadInput that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "halfsafe":
+            raise
+        raise BadInput(
+            f"{what} need the package {package}: pip install 'halfsafe[{extra}]'"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

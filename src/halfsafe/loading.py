@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from halfsafe.errors import BadInput, HalfsafeError, first_line
+from halfsafe.errors import BadInput, HalfsafeError, first_line, needing
 from halfsafe.samples import Made
 
 
@@ -30,7 +30,8 @@ def load(model: str, samples: str | None) -> Loaded:
     if samples:
         return Loaded(loaded, load_samples(samples, in_numpy=in_numpy))
     if isinstance(loaded, Path):
-        from halfsafe.frontends.onnx.made import made_samples
+        with needing("onnx", "ONNX files"):
+            from halfsafe.frontends.onnx.made import made_samples
 
         given = made_samples(loaded)
     if isinstance(given, Made):
@@ -50,11 +51,13 @@ def load_model(spec: str) -> tuple[Any, Any]:
     if spec.endswith(".onnx"):
         return Path(spec), None
     if Path(spec).is_dir():
-        from halfsafe.frontends.huggingface.opened import open_directory
+        with needing("huggingface", "directories"):
+            from halfsafe.frontends.huggingface.opened import open_directory
 
         return open_directory(Path(spec))
     if spec.endswith(".pt2"):
-        from halfsafe.frontends.torch.model import load_exported
+        with needing("torch", ".pt2 files"):
+            from halfsafe.frontends.torch.model import load_exported
 
         return load_exported(Path(spec))
     made = _call(spec)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halfsafe.errors import BadInput
+from halfsafe.errors import BadInput, needing
 from halfsafe.samples import Call
 from halfsafe.sharing import Group
 from halfsafe.source import Source
@@ -25,7 +25,8 @@ def open_model(
     those of a PyTorch module on the meta device.
     """
     if any(kind.__module__.startswith("torch.") for kind in type(model).__mro__):
-        from halfsafe.frontends.torch.source import TorchSource
+        with needing("torch", "PyTorch models"):
+            from halfsafe.frontends.torch.source import TorchSource
 
         return TorchSource.open(model, call, dynamic_shapes, others, weights)
     if weights is not None:
@@ -33,12 +34,8 @@ def open_model(
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         raise BadInput(f"'{model}' is a directory: give it to halfsafe.fix_directory")
     if isinstance(model, (str, Path)) or type(model).__module__.startswith("onnx"):
-        try:
+        with needing("onnx", "ONNX models"):
             from halfsafe.frontends.onnx.source import OnnxSource
-        except ModuleNotFoundError as error:
-            raise BadInput(
-                f"ONNX models need the package {error.name}: pip install 'halfsafe[onnx]'"
-            ) from error
         return OnnxSource.open(model, call)
     raise BadInput(
         f"the model is a {type(model).__name__}: pass a torch.nn.Module in eval mode, or an ONNX "
