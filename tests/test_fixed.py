@@ -360,3 +360,52 @@ def test_a_factor_beyond_fp16_is_exported_in_parts(tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "half.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: x.half().numpy()})
     assert torch.allclose(torch.tensor(found).float(), model(x), rtol=5e-3, atol=1e-6)
+
+
+# Operators that the user keeps in FP32
+
+
+def three_layers():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 4))
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("2", 1), ("aten.linear", 3), ("linear_1", 1), ("aten.*", 5), ("[02]", 2)],
+)
+def test_operators_are_kept_in_fp32_as_asked(pattern, count):
+    net, x = three_layers(), torch.randn(6, 8)
+    fixed = halfsafe.fix(net, [x], keep_fp32=pattern)
+    (island,) = fixed.report.islands
+    names, why = island.split(": ")
+    assert len(names.split(", ")) == count
+    assert why == "kept in FP32 as asked"
+    assert torch.equal(fixed.model(x), net(x))
+    assert fixed.report.safe
+    assert fixed.half()(x).dtype == torch.float16  # an island may need the input in FP32
+
+
+def test_a_pattern_that_names_nothing_is_refused():
+    with pytest.raises(halfsafe.BadInput, match=r"'nonesuch\*' names no operator"):
+        halfsafe.fix(three_layers(), [torch.randn(6, 8)], keep_fp32=["aten.linear", "nonesuch*"])
+
+
+def test_save_pretrained_of_what_apply_to_has_changed_is_warned_of():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=99, n_positions=32)
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "c_proj" in name or "wpe" in name:
+                p.mul_(1e6)
+    sample = {"input_ids": torch.randint(0, 99, (2, 8)), "use_cache": False}
+    fixed = halfsafe.fix(model, sample)
+    other = GPT2LMHeadModel(config).eval()
+    with pytest.warns(UserWarning, match="save_pretrained does not write .*fix_directory"):
+        fixed.apply_to(other)
+    with torch.no_grad():
+        assert torch.equal(other(**sample).logits, model(**sample).logits)

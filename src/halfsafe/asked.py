@@ -24,12 +24,14 @@ from halfsafe.windows import Limits
 
 @dataclass(frozen=True)
 class Asked:
-    """Bits to leave free, what an output has to be like, where FP16 runs, and what that bears."""
+    """Bits to leave free, what an output has to be like, where FP16 runs, what that bears, and
+    patterns of operators that are kept in FP32."""
 
     headroom: int
     standard: Standard
     engine: Engine
     bears: Profile
+    keep_fp32: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -39,12 +41,14 @@ class Asked:
         metric: str | Metric | None,
         engine: str | Engine,
         profile: str | Path | Profile | None,
+        keep_fp32: str | Sequence[str] = (),
     ) -> Self:
         """Raises BadInput."""
         if headroom < 0:
             raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
         standard, runs_in = Standard(tolerance, metric), engine_of(engine)
-        return cls(headroom, standard, runs_in, runs_in.profile | profile_of(profile))
+        kept = (keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32)
+        return cls(headroom, standard, runs_in, runs_in.profile | profile_of(profile), kept)
 
     def references(self, original: Source) -> References:
         """The references of a model. Raises BadInput where FP16 cannot hurt it."""
@@ -62,7 +66,9 @@ class Asked:
     ) -> tuple[Prepared, Verification]:
         """The best plan, with its proof on all samples."""
         limits = Limits(headroom=self.headroom, inside=self.bears.inside)
-        preparation = Preparation(references, supply, limits, progress, group, restrictions)
+        preparation = Preparation(
+            references, supply, limits, progress, group, restrictions, self.keep_fp32
+        )
         return mended(references, preparation, supply, self.standard, self.engine, progress)
 
     def notes(self, original: Source) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +108,7 @@ def fix(
     engine: str | Engine = "strict",
     profile: str | Path | Profile | None = None,
     weights: Any = None,
+    keep_fp32: str | Sequence[str] = (),
     distributed: bool = False,
     progress: Progress = lambda _: None,
 ) -> Fixed:
@@ -122,13 +124,14 @@ def fix(
     in strict evaluation, or in a framework's own kernels (`halfsafe.engines.names()`). A `profile`
     that `halfsafe.bisect` has written tells what its operators bear. `weights` are those of a
     module on the meta device, read when they are needed and never held whole: a .safetensors file,
-    a folder of them, or a function from a tensor's name to the tensor. With `distributed`, each of
-    the n processes of a torch.distributed group measures and proves every nth sample, and all of
-    them return the same. Raises BadInput and CaptureError.
+    a folder of them, or a function from a tensor's name to the tensor. `keep_fp32` are patterns of
+    operators that stay in FP32, by node, operator or module: "model.layers.0.*". With
+    `distributed`, each of the n processes of a torch.distributed group measures and proves every
+    nth sample, and all of them return the same. Raises BadInput and CaptureError.
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
-    asked = Asked.of(headroom, tolerance, metric, engine, profile)
+    asked = Asked.of(headroom, tolerance, metric, engine, profile, keep_fp32)
     supply = Samples(samples)
     progress = Counted(progress, supply.known)
     progress("capturing")

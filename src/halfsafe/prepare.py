@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import reduce
 
 from halfsafe import remedies, replacements
 from halfsafe.edits import Edit, Island, Lower, Replace, SetNumber
-from halfsafe.errors import EditError
+from halfsafe.errors import BadInput, EditError
 from halfsafe.faults import Fault, find_faults
 from halfsafe.graph import Graph, Use
 from halfsafe.plan import Conflict, Plan, plan
@@ -29,6 +30,8 @@ from halfsafe.samples import Call, Samples
 from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Progress, Source
 from halfsafe.windows import Limits, windows
+
+AS_ASKED = "kept in FP32 as asked"
 
 ROUNDS = 64
 """How often islands grow for one plan, at most."""
@@ -99,10 +102,16 @@ class Preparation:
         progress: Progress,
         group: Group = ALONE,
         restrictions: Sequence[Restriction] = (),
+        keep_fp32: Sequence[str] = (),
     ) -> None:
-        """Under `restrictions`, one less strict than the other, nothing but constants changes."""
+        """Under `restrictions`, one less strict than the other, nothing but constants changes.
+
+        Operators that `keep_fp32` names, by patterns of node, operator or module, are in FP32 in
+        every plan. Raises BadInput for a pattern that names none.
+        """
         original = references.original
         self.restrictions = tuple(restrictions)
+        self._kept = named(original.graph, keep_fp32)
         self.original, self.supply, self.limits = original, supply, limits
         self.progress = progress
         self._all = False
@@ -136,8 +145,8 @@ class Preparation:
         """
         if self.restrictions:
             return self._restricted(eager)
-        nodes = dict.fromkeys(island)
-        reasons, notes = [why] * bool(why), list[str]()
+        nodes = dict.fromkeys([*self._kept, *island])
+        reasons, notes = [AS_ASKED] * bool(self._kept) + [why] * bool(why), list[str]()
         while True:
             islands = self._islands(nodes, reasons)
             source = _apply(self._lowered, islands)
@@ -272,6 +281,26 @@ class Preparation:
                 if output not in ranges and len(node.outputs) == 1 and source_of in ranges:
                     ranges[output] = ranges[source_of]
         return ranges | source.constants()
+
+
+def named(graph: Graph, patterns: Sequence[str]) -> list[str]:
+    """The operators that store anything in FP16 and that patterns name: by node, operator or
+    module, as a shell matches files. Raises BadInput for a pattern that names none."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        new = [
+            node.name
+            for node in graph.nodes
+            if any(fnmatchcase(name, pattern) for name in (node.name, node.op, node.module))
+            and touches_half(graph, node.name)
+        ]
+        if not new:
+            raise BadInput(
+                f"'{pattern}' names no operator, by node, operator or module: the first is "
+                f"{graph.nodes[0] if graph.nodes else 'none'}, and * stands for anything"
+            )
+        found |= dict.fromkeys(new)
+    return list(found)
 
 
 def around(graph: Graph, known: Graph, conflicts: Sequence[Conflict]) -> list[str]:

@@ -74,6 +74,13 @@ def fix_command(
     profile: Annotated[
         Path | None, typer.Option(help="What the engine's kernels bear: bisect --profile wrote it.")
     ] = None,
+    keep_fp32: Annotated[
+        list[str],
+        typer.Option(
+            help="Operators to keep in FP32, by node, operator or module, * for anything; may be "
+            "given several times."
+        ),
+    ] = [],  # noqa: B006
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
     as_json: AsJson = False,
@@ -97,10 +104,12 @@ def fix_command(
         "profile": profile,
     }
     if Path(model).is_dir():
+        if keep_fp32:
+            raise BadInput("--keep-fp32 is for files and modules: a directory holds no islands")
         found = _directory(model, samples, output, recipe, dtype, asked)
     else:
         save = _Saving(output, dtype or "float16", io, timing_cache, recipe)
-        found = {"": _model(model, samples, save, asked)}
+        found = {"": _model(model, samples, save, {**asked, "keep_fp32": keep_fp32})}
     written = _write(found, report)
     if as_json:
         several = {name: each.to_json() for name, each in found.items()}
