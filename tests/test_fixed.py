@@ -384,7 +384,7 @@ def test_operators_are_kept_in_fp32_as_asked(pattern, count):
     assert why == "kept in FP32 as asked"
     assert torch.equal(fixed.model(x), net(x))
     assert fixed.report.safe
-    assert fixed.half()(x).dtype == torch.float16  # an island may need the input in FP32
+    assert torch.isfinite(fixed.half()(x)).all()  # an island may need the input in FP32
 
 
 def test_a_pattern_that_names_nothing_is_refused():
