@@ -104,6 +104,9 @@ def test_half_precision_can_be_written_as_well(fixed, loud, tmp_path):
     held = [load_file(p) for p in (tmp_path / "half").glob("*.safetensors")]
     assert {x.dtype for part in held for x in part.values()} == {torch.float16}
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
+    index = json.loads((tmp_path / "half" / "model.safetensors.index.json").read_text())
+    size = sum(x.nbytes for part in held for x in part.values())
+    assert index["metadata"]["total_size"] == size
     found, known = logits(tmp_path / "half", torch.float16).float(), logits(loud)
     assert float((found - known).norm() / known.norm()) < 2e-3
 

@@ -47,11 +47,6 @@ class Recipe:
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing is changed."""
-        return not self.exponents and not self.settings
-
-    @property
     def fingerprint(self) -> str:
         """The same for networks whose tensors have the same names and shapes."""
         names = sorted((name, list(shape)) for name, shape in self.shapes.items())

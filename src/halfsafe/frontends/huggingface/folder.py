@@ -46,11 +46,6 @@ class Network:
         return f"{self.name} ({self.kind})" if self.name else self.kind
 
 
-def is_directory(model: Any) -> bool:
-    """Whether a model is given as a directory."""
-    return isinstance(model, (str, Path)) and Path(model).is_dir()
-
-
 def networks_in(path: Path) -> list[Network]:
     """The networks of a directory. Raises BadInput for what is none that halfsafe knows."""
     if (path / PIPELINE).is_file():
@@ -164,12 +159,23 @@ def write_network(
     for stem in STEMS:
         index = network.path / f"{stem}.safetensors.index.json"
         if index.is_file() and not (to / f"{stem}.safetensors").is_file():
-            shutil.copyfile(index, to / index.name)
+            _write_index(index, to, as_type)
     _copy_beside(network.path, to, set())
     config = rescaled_config(network.config, recipe.settings)
     if dtype:
         config |= {key: dtype for key in ("dtype", "torch_dtype") if key in config}
     (to / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_index(index: Path, to: Path, as_type: str | None) -> None:
+    """An index beside its files: as it was, or, where they have another type, with their size."""
+    if as_type is None:
+        shutil.copyfile(index, to / index.name)
+        return
+    listed = read_json(index)
+    size = sum(file.entries[name].length for name, file in tensors_in(to).items())
+    listed["metadata"] = {**listed.get("metadata", {}), "total_size": size}
+    (to / index.name).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
 
 
 def rescaled_config(config: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def greedy(model: Any, call: Call, tokens: int) -> Tensor:
     return made[0] if model.config.is_encoder_decoder else made[0, given["input_ids"].shape[1] :]
 
 
-def said_by(model: Any, given: Mapping[str, Any], length: int, seed: int) -> Tensor | None:
+def said_by(model: Any, given: Mapping[str, Any], length: int) -> Tensor | None:
     """Tokens that a network with a decoder says after a sample, drawn by their probabilities.
 
     (batch, length), the first of them those that it begins with. None where it says nothing.
@@ -54,7 +54,7 @@ def said_by(model: Any, given: Mapping[str, Any], length: int, seed: int) -> Ten
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     try:
         with torch.no_grad(), quietly(), torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             made = model.generate(
                 **tensors, max_new_tokens=length, min_new_tokens=length, do_sample=True, num_beams=1
             )

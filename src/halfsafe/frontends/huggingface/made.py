@@ -61,6 +61,7 @@ class _Maker:
         self.network, self.model, self.config, self.draw = network, model, config, draw
         self.made_up: list[str] = []
         self.made: Sample = {}
+        self.said: Tensor | None = None
         self.takes = inspect.signature(model.forward).parameters
         self.reads = _readers(network)
 
@@ -141,9 +142,10 @@ class _Maker:
         if not self.config.get("is_encoder_decoder"):
             return {}
         length = min(ANSWER, *self._positions())
-        said = said_by(self.model, self.made, length, seed=i)
-        if said is not None:
-            return {"decoder_input_ids": said}
+        if i == 0:  # a step of a large network takes seconds
+            self.said = said_by(self.model, self.made, length)
+        if self.said is not None:
+            return {"decoder_input_ids": self.said.roll(i, dims=1) if i else self.said}
         start = self.config.get("decoder_start_token_id")
         self.made_up.append("what the decoder has said is drawn")
         found = self._drawn_tokens("ids", "", length)["ids"]
@@ -293,17 +295,8 @@ def _loaded(kind: Any, path: Any) -> Any:
 
 
 def without_cache(model: nn.Module, sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's sample, with no cache asked for where the class would make one."""
+    """A user's sample as tensors, with no cache asked for where the class would make one."""
     takes = inspect.signature(model.forward).parameters
     given = {"use_cache": False} if "use_cache" in takes else {}
-    return {**given, **sample}
-
-
-def tensors(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample with tensors in place of arrays."""
-    return {
-        name: torch.as_tensor(x) if isinstance(x, np.ndarray) else x for name, x in sample.items()
-    }
-
-
-Tensors = Mapping[str, Tensor]
+    made = {n: torch.as_tensor(x) if isinstance(x, np.ndarray) else x for n, x in sample.items()}
+    return {**given, **made}

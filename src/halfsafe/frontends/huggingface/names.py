@@ -45,7 +45,7 @@ class Names:
         for name, x in _written(model, marks).items():
             bare = name.removeprefix(prefix)  # as checkpoints of the base model alone have it
             spelled = bare if name not in shapes and bare in shapes else name
-            written[spelled] = frozenset(names[int(i)] for i in x.unique().tolist())
+            written[spelled] = frozenset(names[int(i)] for i in _entries(x))
         return cls(model, shapes, where, written)
 
     @property
@@ -73,6 +73,12 @@ class Names:
             if name in self.shapes and needed != {0}:
                 exponents[name] = needed.pop()
         return Recipe(recipe.architecture, dict(self.shapes), exponents, recipe.settings, tied)
+
+
+def _entries(x: Tensor) -> list[float]:
+    """The different entries of a tensor, which nearly always are one."""
+    least, most = (float(e) for e in x.aminmax())
+    return [least] if least == most else x.unique().tolist()
 
 
 def _written(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
