@@ -398,3 +398,41 @@ def test_states_are_no_outputs_for_the_proof(tmp_path):
     report = fix_directory(place).reports[""]
     assert len(report.graph.outputs) == 1
     assert any("states: encoder_last_hidden_state" in note for note in report.notes)
+
+
+# Other tools on a directory
+
+
+def says(*arguments):
+    command = [sys.executable, "-m", "halfsafe", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_directory_is_inspected_fixed_and_verified_on_the_command_line(tmp_path):
+    place = saved(tmp_path / "t5", ROWS["t5_tied"].build(), {r"\.o\.weight|wo\.weight": 1e6})
+    ran = says(place)
+    assert ran.returncode == 1, ran.stderr
+    assert ran.stdout.splitlines()[-1] == f"Next: halfsafe fix {place} -o t5-fp16"
+    ran = says("fix", place, "-o", tmp_path / "out", "--recipe", tmp_path / "r.json")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1].endswith("dtype=torch.float16)")
+    ran = says("verify", place, tmp_path / "out")
+    assert ran.returncode == 0, ran.stdout  # its states are at exponents of their own
+    ran = says("verify", place, place)
+    assert ran.returncode == 1
+    ran = says("fix", place, "-o", tmp_path / "out")
+    assert ran.returncode == 2
+    assert "is there already" in ran.stderr
+
+
+def test_positional_samples_are_refused(loud):
+    with pytest.raises(BadInput, match="give a dict"):
+        fix_directory(loud, [(ids(),)])
+
+
+def test_weights_in_other_files_are_refused_before_any_work(loud, tmp_path):
+    shutil.copytree(loud, tmp_path / "in")
+    for path in (tmp_path / "in").glob("*.safetensors"):
+        path.rename(path.with_suffix(".bin"))
+    with pytest.raises(BadInput, match="save it once more"):
+        fix_directory(tmp_path / "in")

@@ -112,23 +112,24 @@ def fix_directory(
     path = Path(path)
     asked = Asked.of(headroom, tolerance, metric, engine, profile)
     networks = networks_in(path)
-    given = {"": samples} if networks[0].name == "" else samples or {}
-    odd = sorted(given.keys() - {network.name for network in networks})
+    by_name = {"": samples} if networks[0].name == "" else samples or {}
+    odd = sorted(by_name.keys() - {network.name for network in networks})
     if odd:
         raise BadInput(f"samples are given for '{odd[0]}', which '{path}' has not")
     made: dict[str, Fixed] = {}
     for network in networks:
-        made[network.name] = _fixed(network, given.get(network.name), asked, progress)
+        made[network.name] = _fixed(network, by_name.get(network.name), asked, progress)
     return FixedDirectory(path, made)
 
 
-def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fixed:
+def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> Fixed:
     """One network, planned and proved."""
     with needing("huggingface", "directories"):
         import torch
 
-        from halfsafe.frontends.huggingface.made import made_samples, without_cache
+        from halfsafe.frontends.huggingface.made import made_samples
         from halfsafe.frontends.huggingface.network import load
+        from halfsafe.frontends.huggingface.opened import given
         from halfsafe.frontends.huggingface.outputs import states_in, without
         from halfsafe.frontends.huggingface.source import Expressible
         from halfsafe.frontends.torch.model import run_model
@@ -136,16 +137,10 @@ def _fixed(network: Network, given: Any, asked: Asked, progress: Progress) -> Fi
 
     progress(f"loading {network}")
     model = load(network, torch.float32)
-    notes: list[str] = []
-    if given is None:
-        made = made_samples(network, model)
-        given, notes = made.samples, [*made.notes]
-    else:
-        given = [call.kwargs for call in Samples(given)]
-        given = [without_cache(model, sample) for sample in given]
-    supply = Samples(given)
+    made = made_samples(network, model) if samples is None else given(model, samples)
+    supply = Samples(made.samples)
     progress(f"capturing {network}")
-    states = states_in(run_model(model, supply.first))
+    notes, states = [*made.notes], states_in(run_model(model, supply.first))
     if states:
         notes.append(f"not deployed, and not judged, are the network's states: {', '.join(states)}")
     original = TorchSource.open(without(model, states), supply.first, None, supply.some)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from halfsafe.errors import BadInput, HalfsafeError, first_line, needing
-from halfsafe.samples import Made
 
 
 class Loaded(NamedTuple):
@@ -25,6 +24,8 @@ def load(model: str, samples: str | None) -> Loaded:
 
     Of a file or a directory, samples are made up where none are given.
     """
+    if Path(model).is_dir():
+        return _load_directory(Path(model), samples)
     loaded, given = load_model(model)
     in_numpy = isinstance(loaded, Path)
     if samples:
@@ -34,11 +35,20 @@ def load(model: str, samples: str | None) -> Loaded:
             from halfsafe.frontends.onnx.made import made_samples
 
         given = made_samples(loaded)
-    if isinstance(given, Made):
         return Loaded(loaded, given.samples, given.notes)
     if given is None:
         raise BadInput(f"no samples: pass --samples, or let {model} return (model, samples)")
     return Loaded(loaded, given)
+
+
+def _load_directory(path: Path, samples: str | None) -> Loaded:
+    """The network of a directory without its states, and its samples, made up if need be."""
+    with needing("huggingface", "directories"):
+        from halfsafe.frontends.huggingface.opened import open_directory
+
+    given = load_samples(samples, in_numpy=False) if samples else None
+    model, made = open_directory(path, given)
+    return Loaded(model, made.samples, made.notes)
 
 
 def load_metric(spec: str | None) -> Any:
@@ -47,14 +57,9 @@ def load_metric(spec: str | None) -> Any:
 
 
 def load_model(spec: str) -> tuple[Any, Any]:
-    """The model, and the samples if the callable, file or directory has them as well."""
+    """The model, and the samples if the callable or the file has them as well."""
     if spec.endswith(".onnx"):
         return Path(spec), None
-    if Path(spec).is_dir():
-        with needing("huggingface", "directories"):
-            from halfsafe.frontends.huggingface.opened import open_directory
-
-        return open_directory(Path(spec))
     if spec.endswith(".pt2"):
         with needing("torch", ".pt2 files"):
             from halfsafe.frontends.torch.model import load_exported

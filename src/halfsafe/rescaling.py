@@ -51,7 +51,8 @@ class Rescaling:
         """
         order = source.in_order
         kinds = {name: self.written(source.entries[name].dtype) for name in order}
-        if all(kinds[name] == source.entries[name].dtype for name in order):
+        alike = all(kinds[name] == source.entries[name].dtype for name in order)
+        if alike and source.is_dense:
             head = source.head
         else:
             found = ((name, kinds[name], source.entries[name].shape) for name in order)

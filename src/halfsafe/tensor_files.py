@@ -120,6 +120,16 @@ class TensorFile:
         return BadInput(f"'{self.path}' ends within '{name}': it has changed meanwhile")
 
     @property
+    def is_dense(self) -> bool:
+        """Whether its tensors lie one after the other without a gap, as the format has it."""
+        end = len(self.head)
+        for name in self.in_order:
+            if self.entries[name].start != end:
+                return False
+            end += self.entries[name].length
+        return True
+
+    @property
     def in_order(self) -> Sequence[str]:
         """The names as their tensors lie in the file."""
         return sorted(self.entries, key=lambda name: self.entries[name].start)

@@ -110,15 +110,15 @@ def fix_command(
     else:
         save = _Saving(output, dtype or "float16", io, timing_cache, recipe)
         found = {"": _model(model, samples, save, {**asked, "keep_fp32": keep_fp32})}
-    written = _write(found, report)
+    written, safe = _write(found, report), all(each.safe for each in found.values())
     if as_json:
         several = {name: each.to_json() for name, each in found.items()}
         print(json.dumps(several.get("", several), allow_nan=False))
     else:
         for each in found.values():
             show(each)
-        say_next(_next(model, output, report and written[0]))
-    raise typer.Exit(0 if all(each.safe for each in found.values()) else 1)
+        say_next(_next(model, output if safe else None, report and written[0]))
+    raise typer.Exit(0 if safe else 1)
 
 
 @dataclass(frozen=True)

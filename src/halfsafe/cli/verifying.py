@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def verify_command(
 
     loaded, inputs, notes = load(model, samples)
     warn(notes)
-    other, _ = load_model(candidate)
+    is_directory = Path(candidate).is_dir()
+    other = load(candidate, samples).model if is_directory else load_model(candidate)[0]
     given = f" --samples {samples}" if samples else ""
     with waiting() as progress:
         progress("verifying")

@@ -45,6 +45,10 @@ def load(network: Network, dtype: torch.dtype, path: Path | None = None) -> nn.M
     FP32 holds a checkpoint in bfloat16 or FP16 exactly. Raises BadInput.
     """
     kind = class_of(network)
+    if not any((path or network.path).glob("*.safetensors")):
+        raise BadInput(
+            f"'{network.path}' holds no .safetensors files: load it, and save it once more"
+        )
     named = {"dtype": dtype} if network.library == "transformers" else {"torch_dtype": dtype}
     try:
         with quietly():
