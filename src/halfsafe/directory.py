@@ -146,13 +146,15 @@ def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> 
     original = TorchSource.open(without(model, states), supply.first, None, supply.some)
     references = asked.references(original)
     expressible = Expressible.of(network, original, states)
-    prepared, proof = asked.mended(
-        references, supply, progress, restrictions=expressible.restrictions()
-    )
+    restrictions = expressible.restrictions()
+    prepared, proof = asked.mended(references, supply, progress, restrictions=restrictions)
+    notes += _on_epsilons(original, prepared, references, supply, proof)
+    if not proof.bit_equal and prepared.restriction is not restrictions[0]:  # one is seen
+        strictest = restrictions[:1]
+        prepared, proof = asked.mended(references, supply, progress, restrictions=strictest)
     delivery = expressible.deliver(prepared.edits)
     progress(f"reading {network} again")
     proof, more = _as_read_again(model, delivery, references, supply, proof)
-    notes += _on_epsilons(original, prepared, references, supply, proof)
     notes += [*more, *asked.notes(original)]
     report = write_report(original, prepared, proof, supply.count, asked.headroom, notes)
     return Fixed(report, delivery)
@@ -181,7 +183,9 @@ def _on_epsilons(
         f"2^{max(rescaled.values())} times more"
     )
     if not proof.bit_equal:
-        return [f"{said}, and that is seen: no constant of this class mends it, a .pt2 would"]
+        return [
+            f"tried: {said}, and that is seen. No constant of this class mends it, a .pt2 would"
+        ]
     larger = [
         SetNumber(use, original.graph.values[value].number or 0.0, -k - MARGIN)
         for use, k in rescaled.items()
