@@ -440,3 +440,19 @@ def test_weights_in_other_files_are_refused_before_any_work(loud, tmp_path):
         path.rename(path.with_suffix(".bin"))
     with pytest.raises(BadInput, match="save it once more"):
         fix_directory(tmp_path / "in")
+
+
+def test_a_checkpoint_in_fp16_is_fixed_and_written_in_fp32_where_fp16_does_not_hold_it(tmp_path):
+    place = saved(tmp_path / "in", llama(), {"up_proj": 1e5, "down_proj": 1e-2}, torch.float16)
+    held = load_file(place / "model.safetensors")
+    for x in held.values():
+        x.view(-1)[0] = 7 * 2.0**-24  # a subnormal, of which half is none
+    save_file(held, place / "model.safetensors", {"format": "pt"})
+    found = fix_directory(place, [{"input_ids": ids(2, 9, seed)} for seed in range(3)])
+    assert found.safe
+    assert found.recipe().only.exponents
+    with pytest.raises(BadInput, match="--dtype float32"):
+        found.save(tmp_path / "same")
+    found.save(tmp_path / "wide", dtype="float32")
+    assert torch.equal(logits(tmp_path / "wide"), logits(place))
+    assert torch.isfinite(logits(tmp_path / "wide", torch.float16)).all()

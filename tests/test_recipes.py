@@ -403,6 +403,7 @@ def test_apply_on_the_command_line(tmp_path):
     ran = halfsafe_says("apply", tmp_path / "r.json", source, "-o", target, "--check")
     assert ran.returncode == 0, ran.stderr
     assert "6 of 11 tensors rescaled" in ran.stdout
+    assert "eps times 2^-6, which no file of tensors holds: set it" in ran.stdout
     assert "FP16 holds all" in ran.stdout
     ran = halfsafe_says("apply", tmp_path / "r.json", source, "-o", target, "--json")
     assert json.loads(ran.stdout)["rescaled"] == 6

@@ -33,13 +33,16 @@ Told = Callable[[int], None]
 class Applied:
     """What was done, and, if it was looked at, how FP16 holds the tensors that were written.
 
-    `room` is how many bits the largest entry has above it, that of tensor `tightest`. `sunk` is the
-    tensor of which the largest share of entries is below FP16's normal range, and that share.
+    `settings` are exponents of numbers of a configuration, which has been `configured` where there
+    is one: a file of tensors has none. `room` is how many bits the largest entry has above it, that
+    of tensor `tightest`. `sunk` is the tensor of which the largest share of entries is below FP16's
+    normal range, and that share.
     """
 
     rescaled: int
     tensors: int
     settings: Mapping[str, float]
+    configured: bool = False
     checked: bool = False
     room: float = inf
     tightest: str = ""
@@ -55,6 +58,8 @@ class Applied:
         found = f"{self.rescaled} of {self.tensors} tensors rescaled, each bit exact"
         for name, exponent in self.settings.items():
             found += f"; the configuration's {name} times 2^{-exponent:.0f}"
+        if self.settings and not self.configured:
+            found += ", which no file of tensors holds: set it where the model is built"
         if not self.checked:
             return found
         if not self.fits:
@@ -98,9 +103,11 @@ def apply_recipe(
     if not source.exists():
         raise BadInput(f"there is no checkpoint '{source}'")
     if source.is_dir() and any((source / n).is_file() for n in ("config.json", "model_index.json")):
+        if names is not None or component:
+            raise BadInput("names and component are for single files: a directory has its own")
         apply_directory(source, recipes, target, dtype, progress)
         parts = [(n, target / n) for n in recipes.of]
-        return _seen([(recipes.of[n], tensors_in(path), None) for n, path in parts], check)
+        return _seen([(recipes.of[n], tensors_in(path), None) for n, path in parts], check, True)
     one = recipes.of.get(component) if component else recipes.only
     if one is None:
         raise BadInput(f"the recipe has no '{component}': it is of {', '.join(recipes.of)}")
@@ -109,7 +116,7 @@ def apply_recipe(
     as_type = DTYPES[dtype] if dtype else None
     rescaling = Rescaling(exponents, as_type, rounds=dtype == "float16")
     _write(source, files, rescaling, target, progress)
-    return _seen([(one, tensors_in(target), exponents)], check)
+    return _seen([(one, tensors_in(target), exponents)], check, False)
 
 
 def _write(
@@ -236,7 +243,9 @@ def _without_prefix(name: str, modules: Mapping[str, int]) -> str:
 
 
 def _seen(
-    parts: Iterable[tuple[Recipe, Mapping[str, TensorFile], Mapping[str, int] | None]], check: bool
+    parts: Iterable[tuple[Recipe, Mapping[str, TensorFile], Mapping[str, int] | None]],
+    check: bool,
+    configured: bool,
 ) -> Applied:
     rescaled, tensors, settings = 0, 0, dict[str, float]()
     room, tightest, sunk = inf, "", ("", 0.0)
@@ -252,7 +261,7 @@ def _seen(
             if bits < room:
                 room, tightest = bits, name
             sunk = max(sunk, (name, below), key=lambda found: found[1])
-    return Applied(rescaled, tensors, settings, check, room, tightest, sunk)
+    return Applied(rescaled, tensors, settings, configured, check, room, tightest, sunk)
 
 
 def _looked_at(file: TensorFile, name: str) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
+from halfsafe.checkpoint import tensors_in
 from halfsafe.errors import BadInput, FoldError, first_line
 from halfsafe.frontends.huggingface.folder import Network, write_network
 from halfsafe.frontends.huggingface.generation import generates, greedy, same
@@ -93,9 +94,13 @@ class NetworkDelivery:
 
     @cached_property
     def folder(self) -> Scratch:
-        """Where the rescaled network has been written."""
-        made = Scratch()
-        write_network(self.network, self.plan, made.path, None)
+        """Where the rescaled network has been written.
+
+        FP16 may not hold a rescaled tensor of a checkpoint in FP16; FP32 does.
+        """
+        made, files = Scratch(), tensors_in(self.network.path)
+        narrow = any(file.entries[name].dtype == "F16" for name, file in files.items())
+        write_network(self.network, self.plan, made.path, "float32" if narrow else None)
         return made
 
     def loaded(self, dtype: torch.dtype) -> nn.Module:
