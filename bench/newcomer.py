@@ -26,7 +26,7 @@ import numpy as np
 
 from bench.record import record
 
-EXTRAS = ("", "onnx", "torch", "huggingface", "tensorrt", "openvino", "report")
+EXTRAS = ("", "onnx", "torch", "huggingface", "tensorrt", "openvino", "images", "report")
 CONSTRAINTS = Path("constraints.txt").resolve()
 """Which build of torch is taken is the newcomer's choice; here the one for CPUs."""
 

@@ -7,12 +7,17 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import halfsafe
 from bench.architectures import amplify
 from bench.directories import ROWS, in_half
 from halfsafe import BadInput, FoldError, fix_directory
+from halfsafe.cli import app
+from halfsafe.drawn import scene
+from halfsafe.sample_files import Supplied
 
 transformers = pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
@@ -456,3 +461,65 @@ def test_a_checkpoint_in_fp16_is_fixed_and_written_in_fp32_where_fp16_does_not_h
     found.save(tmp_path / "wide", dtype="float32")
     assert torch.equal(logits(tmp_path / "wide"), logits(place))
     assert torch.isfinite(logits(tmp_path / "wide", torch.float16)).all()
+
+
+# Operators that are left as they are; texts and pictures of the user's
+
+
+def test_an_excluded_layer_keeps_its_tensors(loud, fixed):
+    """A LoRA that is swapped at run time may be of that layer. It is on the residual stream."""
+    name = "model.layers.1.self_attn.o_proj"
+    assert f"{name}.weight" in fixed.recipe().only.exponents
+    kept = fix_directory(loud, exclude=name)
+    assert f"{name}.weight" not in kept.recipe().only.exponents
+    assert not kept.safe
+    assert any("left as it is, as asked, pins it to 0" in x for x in kept.reports[""].conflicts)
+
+
+def test_what_is_excluded_of_a_pipeline_is_refused(loud, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(loud, tmp_path / name)
+    index = {"_class_name": "X", **{n: ["transformers", "Llama"] for n in ("one", "two")}}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(BadInput, match=r"exclude is for one network, and .* has 2"):
+        fix_directory(tmp_path, exclude="*")
+
+
+def test_texts_of_the_user_go_through_it_two_at_once(tmp_path):
+    place = saved(tmp_path / "llama", llama(), {RESIDUAL: 1e6})
+    tokenizer(place)
+    found = fix_directory(place, ["the red boat", "a house in the old street", "how are you"])
+    assert found.safe
+    assert found.reports[""].samples == 2
+    lines = tmp_path / "texts.txt"
+    lines.write_text("the red boat\n\na house in the old street\nhow are you\n")
+    done = CliRunner().invoke(app, ["fix", str(place), "--samples", str(lines), "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["values"] == found.reports[""].to_json()["values"]
+
+
+def test_pictures_go_through_the_processor_that_lies_there(tmp_path):
+    torch.manual_seed(0)
+    small = {**SMALL, "image_size": 32, "patch_size": 8}
+    config = transformers.ViTConfig(**{n: v for n, v in small.items() if n != "vocab_size"})
+    place = saved(tmp_path / "vit", transformers.ViTForImageClassification(config), {})
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(place)
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.fromarray(scene(i, 50, 70)).save(tmp_path / "photos" / f"{i}.png")
+    fixed = fix_directory(place, [Image.fromarray(scene(i, 50, 70)) for i in range(3)])
+    assert fixed.reports[""].samples == 2
+    arguments = ["fix", str(place), "--samples", str(tmp_path / "photos"), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    again = json.loads(done.stdout)
+    assert again["samples"] == 2
+    assert again["values"] == fixed.reports[""].to_json()["values"]
+
+
+def test_texts_that_nothing_reads_are_refused(loud, tmp_path):
+    with pytest.raises(BadInput, match=r"nothing in .* reads texts for LlamaForCausalLM"):
+        fix_directory(loud, ["a text"])
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(BadInput, match="holds no text"):
+        Supplied(str(tmp_path / "empty.txt")).raw()

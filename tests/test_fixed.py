@@ -409,3 +409,52 @@ def test_save_pretrained_of_what_apply_to_has_changed_is_warned_of():
         fixed.apply_to(other)
     with torch.no_grad():
         assert torch.equal(other(**sample).logits, model(**sample).logits)
+
+
+# Operators that are left as they are
+
+
+def loud_stages():
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)]
+    with torch.no_grad():
+        for layer, factor in zip(layers, (1e6, 1e-1, 1.0, 1e-5), strict=True):
+            _ = layer.weight.mul_(factor)
+    return nn.Sequential(*(x for each in layers for x in (each, nn.ReLU()))).eval()
+
+
+@pytest.mark.parametrize("pattern", ["4", "linear_2", "[4]"])
+def test_excluded_operators_keep_their_constants_and_run_in_fp16(pattern):
+    net, xs = loud_stages(), [torch.randn(6, 8) for _ in range(3)]
+    assert not torch.equal(halfsafe.fix(net, xs).state_dict()["4.weight"], net[4].weight)
+    fixed = halfsafe.fix(net, xs, exclude=pattern)
+    assert (fixed.report.safe, fixed.report.islands) == (True, ())
+    assert torch.equal(fixed.model(xs[0]), net(xs[0]))
+    assert torch.equal(fixed.model.get_parameter("4.weight"), net[4].weight)
+    assert fixed.report.values["linear_2"].exponent == 0
+
+
+def test_what_an_excluded_operator_cannot_bear_says_who_left_it():
+    net, x = three_layers(), torch.randn(6, 8)
+    with torch.no_grad():
+        _ = net[2].weight.mul_(1e6)
+    fixed = halfsafe.fix(net, [x], exclude="2")
+    assert fixed.report.safe
+    (island,) = fixed.report.islands
+    assert "linear_1 (aten.linear in 2), left as it is, as asked, pins it to 0" in island
+    assert torch.equal(fixed.model(x), net(x))
+
+
+def test_an_excluded_gate_keeps_its_form():
+    net = nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        _ = net[0].weight.mul_(1e6)
+        _ = net[2].weight.mul_(1e-6)
+    x = torch.randn(6, 8)
+    assert halfsafe.fix(net, [x]).report.forms
+    assert not halfsafe.fix(net, [x], exclude="aten.silu").report.forms
+
+
+def test_a_pattern_to_exclude_that_names_nothing_is_refused():
+    with pytest.raises(halfsafe.BadInput, match=r"'nonesuch\*' names no operator"):
+        halfsafe.fix(three_layers(), [torch.randn(6, 8)], exclude=["nonesuch*"])

@@ -25,13 +25,14 @@ from halfsafe.windows import Limits
 @dataclass(frozen=True)
 class Asked:
     """Bits to leave free, what an output has to be like, where FP16 runs, what that bears, and
-    patterns of operators that are kept in FP32."""
+    patterns of operators that are kept in FP32 or left as they are."""
 
     headroom: int
     standard: Standard
     engine: Engine
     bears: Profile
     keep_fp32: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -42,13 +43,14 @@ class Asked:
         engine: str | Engine,
         profile: str | Path | Profile | None,
         keep_fp32: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
     ) -> Self:
         """Raises BadInput."""
         if headroom < 0:
             raise BadInput(f"headroom is {headroom}: give a number of bits, 0 or more")
         standard, runs_in = Standard(tolerance, metric), engine_of(engine)
-        kept = (keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32)
-        return cls(headroom, standard, runs_in, runs_in.profile | profile_of(profile), kept)
+        bears = runs_in.profile | profile_of(profile)
+        return cls(headroom, standard, runs_in, bears, _patterns(keep_fp32), _patterns(exclude))
 
     def references(self, original: Source) -> References:
         """The references of a model. Raises BadInput where FP16 cannot hurt it."""
@@ -67,10 +69,21 @@ class Asked:
         """The best plan, with its proof on all samples."""
         limits = Limits(headroom=self.headroom, inside=self.bears.inside)
         preparation = Preparation(
-            references, supply, limits, progress, group, restrictions, self.keep_fp32
+            references,
+            supply,
+            limits,
+            progress,
+            group,
+            restrictions,
+            self.keep_fp32,
+            self.exclude,
         )
         return mended(references, preparation, supply, self.standard, self.engine, progress)
 
     def notes(self, original: Source) -> list[str]:
         """What the profile has to do with the operators of a model."""
         return self.bears.words(node.op for node in original.graph.nodes)
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)

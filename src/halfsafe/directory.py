@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,22 +96,26 @@ def fix_directory(
     metric: str | Metric | None = None,
     engine: str | Engine = "strict",
     profile: str | Path | Profile | None = None,
+    exclude: str | Sequence[str] = (),
     progress: Progress = lambda _: None,
 ) -> FixedDirectory:
     """The networks of a transformers or diffusers directory, safe in half precision.
 
     The plan keeps to what their classes can hold: tensors of the checkpoint, each name at one
-    exponent, and numbers of the configuration. `samples` are those of `fix`, as keyword arguments;
-    of a pipeline, a mapping from the name of a network to its samples. Without them, a few texts,
-    pictures or sounds go through the tokenizer or processor that lies in the directory; where there
-    is none, they are drawn, and notes say so. All else is as in `fix`. Raises BadInput,
+    exponent, and numbers of the configuration. `samples` are those of `fix`, as keyword arguments,
+    or a list of texts or of PIL images, which the directory's tokenizer or processor reads, two at
+    once; of a pipeline, a mapping from the name of a network to its samples. Without them, a few
+    texts, pictures or sounds are read so; where nothing reads them, they are drawn, and notes say
+    so. All else is as in `fix`. Raises BadInput,
     CaptureError, and FoldError where a class cannot hold what its network needs.
     """
     from halfsafe.frontends.huggingface.folder import networks_in
 
     path = Path(path)
-    asked = Asked.of(headroom, tolerance, metric, engine, profile)
+    asked = Asked.of(headroom, tolerance, metric, engine, profile, exclude=exclude)
     networks = networks_in(path)
+    if exclude and len(networks) > 1:
+        raise BadInput(f"exclude is for one network, and '{path}' has {len(networks)}")
     by_name = {"": samples} if networks[0].name == "" else samples or {}
     odd = sorted(by_name.keys() - {network.name for network in networks})
     if odd:
@@ -127,9 +131,8 @@ def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> 
     with needing("huggingface", "directories"):
         import torch
 
-        from halfsafe.frontends.huggingface.made import made_samples
         from halfsafe.frontends.huggingface.network import load
-        from halfsafe.frontends.huggingface.opened import given
+        from halfsafe.frontends.huggingface.opened import samples_of
         from halfsafe.frontends.huggingface.outputs import states_in, without
         from halfsafe.frontends.huggingface.source import Expressible
         from halfsafe.frontends.torch.model import run_model
@@ -137,7 +140,7 @@ def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> 
 
     progress(f"loading {network}")
     model = load(network, torch.float32)
-    made = made_samples(network, model) if samples is None else given(model, samples)
+    made = samples_of(network, model, samples)
     supply = Samples(made.samples)
     progress(f"capturing {network}")
     notes, states = [*made.notes], states_in(run_model(model, supply.first))

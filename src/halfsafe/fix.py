@@ -109,6 +109,7 @@ def fix(
     profile: str | Path | Profile | None = None,
     weights: Any = None,
     keep_fp32: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     distributed: bool = False,
     progress: Progress = lambda _: None,
 ) -> Fixed:
@@ -125,13 +126,14 @@ def fix(
     that `halfsafe.bisect` has written tells what its operators bear. `weights` are those of a
     module on the meta device, read when they are needed and never held whole: a .safetensors file,
     a folder of them, or a function from a tensor's name to the tensor. `keep_fp32` are patterns of
-    operators that stay in FP32, by node, operator or module: "model.layers.0.*". With
+    operators that stay in FP32, by node, operator or module: "model.layers.0.*"; those that
+    `exclude` names run in FP16 and keep their constants, operands and results as they are. With
     `distributed`, each of the n processes of a torch.distributed group measures and proves every
     nth sample, and all of them return the same. Raises BadInput and CaptureError.
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
-    asked = Asked.of(headroom, tolerance, metric, engine, profile, keep_fp32)
+    asked = Asked.of(headroom, tolerance, metric, engine, profile, keep_fp32, exclude)
     supply = Samples(samples)
     progress = Counted(progress, supply.known)
     progress("capturing")

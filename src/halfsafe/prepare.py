@@ -26,12 +26,15 @@ from halfsafe.ranges import Range, merge
 from halfsafe.references import References
 from halfsafe.restriction import Restriction
 from halfsafe.rewrite import rewrite
+from halfsafe.rules import Unknown
 from halfsafe.samples import Call, Samples
 from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Progress, Source
 from halfsafe.windows import Limits, windows
 
 AS_ASKED = "kept in FP32 as asked"
+
+EXCLUDED = "left as it is, as asked"
 
 ROUNDS = 64
 """How often islands grow for one plan, at most."""
@@ -103,15 +106,18 @@ class Preparation:
         group: Group = ALONE,
         restrictions: Sequence[Restriction] = (),
         keep_fp32: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> None:
         """Under `restrictions`, one less strict than the other, nothing but constants changes.
 
         Operators that `keep_fp32` names, by patterns of node, operator or module, are in FP32 in
-        every plan. Raises BadInput for a pattern that names none.
+        every plan; those that `exclude` names read and give what they do in the original. Raises
+        BadInput for a pattern that names none.
         """
         original = references.original
         self.restrictions = tuple(restrictions)
         self._kept = named(original.graph, keep_fp32)
+        self._excluded = frozenset(named(original.graph, exclude))
         self.original, self.supply, self.limits = original, supply, limits
         self.progress = progress
         self._all = False
@@ -124,7 +130,8 @@ class Preparation:
             ),
         )
         ranges = merge(*measured) | original.constants()
-        self.masks = replacements.sentinels(original.graph, ranges)
+        masks = replacements.sentinels(original.graph, ranges)
+        self.masks = [mask for mask in masks if mask.use.node not in self._excluded]
         faults = find_faults(original.graph, ranges, replace(limits, inside={}))
         self.faults = tuple(faults)
         self._lowered = original
@@ -153,7 +160,8 @@ class Preparation:
             ranges = self._known(source)
             self.progress("planning")
             bounds = windows(source.graph, ranges, self.limits)
-            found = plan(source.graph, bounds, eager=eager)
+            restriction = self._restricting(source.graph)
+            found = plan(source.graph, bounds, eager=eager, restriction=restriction)
             if not found.conflicts:
                 break
             if self._lower(remedies.gate_forms(source.graph, bounds), nodes):
@@ -168,6 +176,7 @@ class Preparation:
             reasons += [remedies.describe(source.graph, c) for c in found.conflicts[:2]]
             nodes.update(dict.fromkeys(new))
         floors = replacements.floors(source.graph, found.exponents, ranges)
+        floors = [floor for floor in floors if floor.use.node not in self._excluded]
         return self._found(source, ranges, found, islands, floors, notes)
 
     def _restricted(self, eager: bool) -> Prepared:
@@ -177,9 +186,9 @@ class Preparation:
         """
         source = self._lowered
         ranges = self._known(source)
-        bounds = windows(source.graph, ranges, self.limits)
+        bounds, pins = windows(source.graph, ranges, self.limits), self._pins(source.graph)
         plans: list[tuple[Plan, Restriction]] = []
-        for restriction in self.restrictions:
+        for restriction in (r.pinning(pins) for r in self.restrictions):
             self.progress("planning")
             found = plan(source.graph, bounds, eager=eager, restriction=restriction)
             plans.append((found, restriction))
@@ -212,6 +221,21 @@ class Preparation:
             notes=(*found.notes, *notes),
         )
 
+    def _restricting(self, graph: Graph) -> Restriction | None:
+        """What operators that are left as they are ask of a plan; None where there are none."""
+        pins = self._pins(graph)
+        return Restriction(pinned=pins, inserts=True) if pins else None
+
+    def _pins(self, graph: Graph) -> dict[Unknown, str]:
+        """What excluded operators read and give, with the words for it."""
+        found: dict[Unknown, str] = {}
+        for node in graph.nodes if self._excluded else ():
+            if node.name in self._excluded:
+                why = f"{node}, {EXCLUDED},"
+                read = (Use(node.name, operand) for operand in node.inputs)
+                found |= dict.fromkeys((*read, *node.outputs), why)
+        return found
+
     @property
     def unmeasured(self) -> int:
         """How many samples were kept out of measuring."""
@@ -238,7 +262,8 @@ class Preparation:
     def _lower(self, gates: Iterable[Lower], island: Collection[str]) -> bool:
         """Puts operators into gate forms, each once at most; whether there were any that could."""
         tried = {*self._refused, *(form for batch in self._batches for form in batch)}
-        new = [g for g in gates if g not in tried and g.node not in island]
+        left = self._excluded.union(island)
+        new = [g for g in gates if g not in tried and g.node not in left]
         new = [g for g in new if g.node in self.graph.by_name]
         made = self._try(new) or sum(self._try([gate]) for gate in new) > 0
         if made:

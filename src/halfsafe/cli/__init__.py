@@ -15,7 +15,7 @@ from halfsafe.cli.reporting import report_command
 from halfsafe.cli.shown import err
 from halfsafe.cli.verifying import verify_command
 from halfsafe.errors import HalfsafeError, first_line
-from halfsafe.loading import located
+from halfsafe.named import located
 
 __all__ = ["app", "main"]
 

@@ -11,15 +11,27 @@ from typing import Annotated
 import typer
 
 from halfsafe.bisect import USUAL, Options, bisected
-from halfsafe.cli.options import ENGINES, REPORTS, AsJson, Model, Samples, check_output
+from halfsafe.cli.options import (
+    ENGINES,
+    REPORTS,
+    AsJson,
+    Batch,
+    Model,
+    Preprocess,
+    Samples,
+    check_output,
+)
 from halfsafe.cli.shown import after_writing, command, mending, say_next, show, waiting, warn, write
 from halfsafe.loading import load, load_metric
 from halfsafe.report.report import Report
+from halfsafe.sample_files import Supplied
 
 
 def bisect_command(
     model: Model,
     samples: Samples = None,
+    preprocess: Preprocess = None,
+    batch: Batch = None,
     engine: Annotated[str, typer.Option(help=f"Where FP16 runs: {ENGINES}.")] = "strict",
     output: Annotated[
         Path | None,
@@ -64,7 +76,8 @@ def bisect_command(
     """
     check_output(output, REPORTS)
     check_output(profile, (".json",))
-    loaded, inputs, notes = load(model, samples)
+    supplied = Supplied(samples, preprocess, batch)
+    loaded, inputs, notes = load(model, supplied)
     warn(notes)
     with waiting() as progress:
         options = Options(
@@ -78,9 +91,8 @@ def bisect_command(
             progress=progress,
         )
         found = replace(bisected(loaded, inputs, engine, options), command=command())
-    given = f" --samples {samples}" if samples else ""
     found = replace(found, notes=(*notes, *found.notes))
-    found = advised(found, f"{model}{given}", engine, profile)
+    found = advised(found, f"{model}{supplied}", engine, profile)
     if output:
         write(found, output)
     show(found, as_json)

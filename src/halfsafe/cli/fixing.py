@@ -14,9 +14,11 @@ from halfsafe.cli.options import (
     ENGINES,
     REPORTS,
     AsJson,
+    Batch,
     ByMetric,
     Headroom,
     Model,
+    Preprocess,
     Samples,
     Tolerance,
     check_output,
@@ -26,8 +28,9 @@ from halfsafe.cli.shown import after_writing, command, say_next, show, waiting, 
 from halfsafe.directory import check_target, fix_directory
 from halfsafe.errors import BadInput
 from halfsafe.fix import Fixed, fix
-from halfsafe.loading import load, load_metric, load_samples
+from halfsafe.loading import load, load_metric
 from halfsafe.report.report import Report
+from halfsafe.sample_files import Supplied
 from halfsafe.samples import MADE_UP
 from halfsafe.verdict import TOLERANCE
 
@@ -37,6 +40,8 @@ FILES = (".onnx", ".pt2", ".safetensors", ".engine")
 def fix_command(
     model: Model,
     samples: Samples = None,
+    preprocess: Preprocess = None,
+    batch: Batch = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -81,6 +86,13 @@ def fix_command(
             "given several times."
         ),
     ] = [],  # noqa: B006
+    exclude: Annotated[
+        list[str],
+        typer.Option(
+            help="Operators to leave as they are, in FP16, their constants untouched; named as "
+            "those of --keep-fp32."
+        ),
+    ] = [],  # noqa: B006
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
     as_json: AsJson = False,
@@ -102,14 +114,16 @@ def fix_command(
         "metric": load_metric(metric),
         "engine": engine,
         "profile": profile,
+        "exclude": exclude,
     }
+    supplied = Supplied(samples, preprocess, batch)
     if Path(model).is_dir():
         if keep_fp32:
             raise BadInput("--keep-fp32 is for files and modules: a directory holds no islands")
-        found = _directory(model, samples, output, recipe, dtype, asked)
+        found = _directory(model, supplied, output, recipe, dtype, asked)
     else:
         save = _Saving(output, dtype or "float16", io, timing_cache, recipe)
-        found = {"": _model(model, samples, save, {**asked, "keep_fp32": keep_fp32})}
+        found = {"": _model(model, supplied, save, {**asked, "keep_fp32": keep_fp32})}
     written, safe = _write(found, report), all(each.safe for each in found.values())
     if as_json:
         several = {name: each.to_json() for name, each in found.items()}
@@ -143,10 +157,10 @@ class _Saving:
         return ()
 
 
-def _model(model: str, samples: str | None, save: _Saving, asked: Mapping[str, Any]) -> Report:
+def _model(model: str, supplied: Supplied, save: _Saving, asked: Mapping[str, Any]) -> Report:
     """Fixes a model, and writes it; of several processes, the first one does."""
     check_output(save.output, FILES)
-    loaded, inputs, notes = load(model, samples)
+    loaded, inputs, notes = load(model, supplied)
     warn(notes)
     together, first = processes()
     with waiting() as progress:
@@ -161,7 +175,7 @@ def _model(model: str, samples: str | None, save: _Saving, asked: Mapping[str, A
 
 def _directory(
     model: str,
-    samples: str | None,
+    supplied: Supplied,
     output: Path | None,
     recipe: Path | None,
     dtype: Literal["float16", "float32"] | None,
@@ -172,7 +186,7 @@ def _directory(
         raise BadInput("a directory is fixed by one process: leave out torchrun")
     if output:
         check_target(output)
-    inputs = load_samples(samples, in_numpy=False) if samples else None
+    inputs = supplied.raw()
     with waiting() as progress:
         fixed = fix_directory(model, inputs, progress=progress, **asked)
         if recipe:

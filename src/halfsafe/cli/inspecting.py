@@ -8,17 +8,30 @@ from typing import Annotated
 
 import typer
 
-from halfsafe.cli.options import REPORTS, AsJson, Headroom, Model, Samples, check_output, processes
+from halfsafe.cli.options import (
+    REPORTS,
+    AsJson,
+    Batch,
+    Headroom,
+    Model,
+    Preprocess,
+    Samples,
+    check_output,
+    processes,
+)
 from halfsafe.cli.shown import after_writing, command, mending, say_next, show, waiting, warn, write
 from halfsafe.faults import FaultKind
 from halfsafe.inspection import inspect
 from halfsafe.loading import load
+from halfsafe.sample_files import Supplied
 from halfsafe.verdict import Answer
 
 
 def inspect_command(
     model: Model,
     samples: Samples = None,
+    preprocess: Preprocess = None,
+    batch: Batch = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Write the report: .json for tools, .html for people."),
@@ -41,10 +54,11 @@ def inspect_command(
     Exit status 1 if a fault harms an output, so that it can gate CI. Under torchrun each process
     takes a part of the samples: torchrun --nproc-per-node 2 -m halfsafe inspect MODEL --samples S
 
-    Example: halfsafe inspect mypackage.zoo:detector --samples images/ -o report.html
+    Example: halfsafe inspect mypackage.zoo:detector --samples samples/ -o report.html
     """
     check_output(output, REPORTS)
-    loaded, inputs, notes = load(model, samples)
+    supplied = Supplied(samples, preprocess, batch)
+    loaded, inputs, notes = load(model, supplied)
     warn(notes)
     together, first = processes()
     with waiting() as progress:
@@ -67,6 +81,5 @@ def inspect_command(
         write(found, output)
     show(found, as_json)
     if not as_json:
-        given = f" --samples {samples}" if samples else ""
-        say_next(mending(f"{model}{given}") if status else after_writing(output, "-o"))
+        say_next(mending(f"{model}{supplied}") if status else after_writing(output, "-o"))
     raise typer.Exit(status)

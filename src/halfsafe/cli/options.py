@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from halfsafe.errors import BadInput
+from halfsafe.pictures import NAMED
 
 ENGINES = (
     "strict, torch[-cuda, -compiled, -tensorrt], onnxruntime[-cuda, -tensorrt], openvino, "
@@ -24,7 +25,21 @@ Model = Annotated[
 ]
 Samples = Annotated[
     str | None,
-    typer.Option(help="package.module:callable, .npz, .safetensors, or a folder of .npz files."),
+    typer.Option(
+        help="package.module:callable, .npz, .safetensors, a folder of .npz files or of pictures; "
+        "for a directory also .txt, a text a line."
+    ),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How the model takes pictures: {', '.join(NAMED)}, or package.module:callable from a "
+        "PIL image to a sample. A directory's own processor needs none."
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pictures in a sample, also of samples that are made up for a file."),
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")]

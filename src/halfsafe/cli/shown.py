@@ -22,6 +22,7 @@ from rich.progress import Progress as Bars
 
 from halfsafe.progress import Step
 from halfsafe.report.report import Report
+from halfsafe.samples import MADE_UP
 
 out, err = Console(), Console(stderr=True)
 
@@ -68,8 +69,9 @@ def mending(model: str) -> str:
 def warn(notes: Iterable[str]) -> None:
     """Says, loudly, what a user should not overlook."""
     for note in notes:
-        err.print(f"warning: {note}; ranges are those of made-up samples, pass --samples",
-                  style="yellow", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+        made = "; ranges are those of made-up samples, pass --samples"
+        said = f"{note}{made if note.startswith(MADE_UP) else ''}"
+        err.print(f"warning: {said}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def say_next(what: str) -> None:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from halfsafe.cli.options import ENGINES, ByMetric, Model, Samples, Tolerance
+from halfsafe.cli.options import ENGINES, Batch, ByMetric, Model, Preprocess, Samples, Tolerance
 from halfsafe.cli.shown import out, say_next, waiting, warn
 from halfsafe.fix import verify
 from halfsafe.loading import load, load_metric, load_model
+from halfsafe.sample_files import Supplied
 from halfsafe.verdict import TOLERANCE
 
 
@@ -19,6 +20,8 @@ def verify_command(
     model: Model,
     candidate: Annotated[str, typer.Argument(help="What was made of it, in FP16 or in FP32.")],
     samples: Samples = None,
+    preprocess: Preprocess = None,
+    batch: Batch = None,
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
     engine: Annotated[str | None, typer.Option(help=f"Where CANDIDATE runs: {ENGINES}.")] = None,
@@ -36,11 +39,11 @@ def verify_command(
     from halfsafe.report.text import proof_table
     from halfsafe.report.words import conclusion
 
-    loaded, inputs, notes = load(model, samples)
+    supplied = Supplied(samples, preprocess, batch)
+    loaded, inputs, notes = load(model, supplied)
     warn(notes)
     is_directory = Path(candidate).is_dir()
-    other = load(candidate, samples).model if is_directory else load_model(candidate)[0]
-    given = f" --samples {samples}" if samples else ""
+    other = load(candidate, supplied).model if is_directory else load_model(candidate)[0]
     with waiting() as progress:
         progress("verifying")
         proof = verify(
@@ -57,5 +60,5 @@ def verify_command(
     else:
         out.print(proof_table(proof))
         out.print(conclusion(proof), markup=False, highlight=False, soft_wrap=True)
-        say_next(f"deploy {candidate}" if proof.safe else f"halfsafe fix {model}{given}")
+        say_next(f"deploy {candidate}" if proof.safe else f"halfsafe fix {model}{supplied}")
     raise typer.Exit(0 if proof.safe else 1)

@@ -18,10 +18,7 @@ from halfsafe.windows import Window, Windows
 
 
 class Program:
-    """The equations and windows of one graph, ready to be solved with or without insertions.
-
-    Under a restriction, nothing is ever inserted.
-    """
+    """The equations and windows of one graph, ready to be solved with or without insertions."""
 
     def __init__(
         self, graph: Graph, windows: Windows, restriction: Restriction | None = None
@@ -73,7 +70,7 @@ class Program:
         """Where a Mul may go, far side to near side: at the graph's rim, and in front of operators
         through which an exponent does not simply pass (behind those, the next one's front does).
         """
-        if self.restriction is not None:
+        if self.restriction is not None and not self.restriction.inserts:
             return {}
         cuts: dict[Unknown, Unknown] = dict.fromkeys(self._rim(), ZERO)
         for use, value in self.reads:

@@ -11,7 +11,7 @@ reads texts, pictures or sounds, entries are drawn: then ranges are made up, and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,19 +45,43 @@ TEXTS = (
 Sample = dict[str, Any]
 
 
-def made_samples(network: Network, model: Any) -> Made:
-    """Samples of what forward() takes. Raises BadInput for an argument that nobody can make."""
+def made_samples(network: Network, model: Any, raw: Sequence[Any] = ()) -> Made:
+    """Samples of what forward() takes, of a user's texts or pictures if there are some.
+
+    Raises BadInput for an argument that nobody can make, and for texts or pictures that nothing of
+    the directory reads.
+    """
     torch_seed = torch.Generator().manual_seed(0)
-    maker = _Maker(network, model, config_of(model), torch_seed)
-    return Made([maker.sample(i) for i in range(COUNT)], list(dict.fromkeys(maker.made_up)))
+    maker = _Maker(network, model, config_of(model), torch_seed, raw)
+    count = (len(raw) + 1) // 2 or COUNT
+    made = [maker.sample(i) for i in range(count)]
+    if raw and not maker.has_read:
+        kind = "texts" if isinstance(raw[0], str) else "pictures"
+        raise BadInput(f"nothing in '{network.path}' reads {kind} for {network.kind}.forward()")
+    return Made(made, list(dict.fromkeys(maker.made_up)))
+
+
+def is_raw(samples: Any) -> bool:
+    """Whether samples are texts or pictures, which a tokenizer or processor has to read first."""
+    if not isinstance(samples, Sequence) or isinstance(samples, (str, tuple)) or not samples:
+        return False
+    return isinstance(samples[0], str) or hasattr(samples[0], "getpixel")
 
 
 class _Maker:
     """Makes the arguments of one network, by their names."""
 
     def __init__(
-        self, network: Network, model: Any, config: Mapping[str, Any], draw: torch.Generator
+        self,
+        network: Network,
+        model: Any,
+        config: Mapping[str, Any],
+        draw: torch.Generator,
+        raw: Sequence[Any],
     ) -> None:
+        self.texts = raw if raw and isinstance(raw[0], str) else ()
+        self.pictures = () if self.texts else raw
+        self.has_read = False
         self.network, self.model, self.config, self.draw = network, model, config, draw
         self.made_up: list[str] = []
         self.made: Sample = {}
@@ -100,13 +124,16 @@ class _Maker:
     # Texts
 
     def _text(self, i: int) -> Sample:
-        length = min(TOKENS, *self._positions())
         tokenizer = self.reads.get("tokenizer")
+        length = min(TOKENS, *self._positions())
         if tokenizer is None:
             self.made_up.append("tokens are drawn, since the directory has no tokenizer")
             return self._drawn_tokens("input_ids", "attention_mask", length)
-        texts = [TEXTS[2 * i % len(TEXTS)], TEXTS[(2 * i + 1) % len(TEXTS)]]
-        return self._tokens(tokenizer, texts, length)
+        if self.texts:
+            self.has_read = True
+            longest = max(len(ids) for ids in tokenizer(list(self.texts))["input_ids"])
+            length = min(longest, *self._positions(longest))
+        return self._tokens(tokenizer, _pair(self.texts or TEXTS, i), length)
 
     def _tokens(self, tokenizer: Any, texts: list[str], length: int) -> Sample:
         if tokenizer.pad_token is None:
@@ -153,19 +180,21 @@ class _Maker:
             found = torch.cat([torch.full_like(found[:, :1], start), found[:, :-1]], dim=1)
         return {"decoder_input_ids": found}
 
-    def _positions(self) -> list[int]:
+    def _positions(self, otherwise: int = TOKENS) -> list[int]:
         """The most positions there are, where the configuration says it."""
         text = self.config.get("text_config") or self.config
         names = ("max_position_embeddings", "n_positions", "max_target_positions")
         found = [text[n] for n in names if isinstance(text.get(n), int) and text[n] > 2]
-        return [min(found) - 2] if found else [TOKENS]  # some count from behind the padding index
+        return [min(found) - 2 if found else otherwise]  # some count from behind a padding index
 
     # Pictures
 
     def _picture(self, i: int) -> Sample:
         processor = self.reads.get("image_processor")
         if processor is not None:
-            read = processor(images=[scene(2 * i), scene(2 * i + 1)], return_tensors="pt")
+            self.has_read |= bool(self.pictures)
+            seen = _pair(self.pictures, i) if self.pictures else [scene(2 * i), scene(2 * i + 1)]
+            read = processor(images=seen, return_tensors="pt")
             return {name: x for name, x in read.items() if name in self.takes}
         part = self.config.get("vision_config") or self.config
         channels = part.get("num_channels", 3)
@@ -246,6 +275,11 @@ class _Maker:
 _DENOISING = ("sample", "hidden_states", "timestep", "encoder_hidden_states", "class_labels",
               "pooled_projections")  # fmt: skip
 """Arguments of networks of diffusers."""
+
+
+def _pair(of: Sequence[Any], i: int) -> list[Any]:
+    """The two that sample number i is made of."""
+    return [of[2 * i % len(of)], of[(2 * i + 1) % len(of)]]
 
 
 def _is_named(parameter: inspect.Parameter) -> bool:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from halfsafe.errors import BadInput
-from halfsafe.frontends.huggingface.folder import networks_in
-from halfsafe.frontends.huggingface.made import made_samples, without_cache
+from halfsafe.frontends.huggingface.folder import Network, networks_in
+from halfsafe.frontends.huggingface.made import is_raw, made_samples, without_cache
 from halfsafe.frontends.huggingface.network import load
 from halfsafe.frontends.huggingface.outputs import states_in, without
 from halfsafe.frontends.torch.model import run_model
@@ -27,12 +27,21 @@ def open_directory(path: Path, samples: Any = None) -> tuple[nn.Module, Made]:
         names = ", ".join(str(network.path) for network in networks)
         raise BadInput(f"'{path}' is a pipeline: name one of its networks, {names}")
     model = load(networks[0], torch.float32)
-    made = made_samples(networks[0], model) if samples is None else given(model, samples)
+    made = samples_of(networks[0], model, samples)
     states = states_in(run_model(model, Samples(made.samples).first))
     return without(model, states), made
 
 
-def given(model: nn.Module, samples: Any) -> Made:
+def samples_of(network: Network, model: nn.Module, samples: Any) -> Made:
+    """What a user gives: samples, texts or pictures to be read, or nothing. Raises BadInput."""
+    if samples is None:
+        return made_samples(network, model)
+    if is_raw(samples):
+        return made_samples(network, model, samples)
+    return _given(model, samples)
+
+
+def _given(model: nn.Module, samples: Any) -> Made:
     """A user's samples. Raises BadInput for positional arguments, of which classes have many."""
     calls = list(Samples(samples))
     if any(call.args for call in calls):

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from halfsafe.drawn import scene, sounds
 from halfsafe.errors import BadInput, first_line
+from halfsafe.pictures import Takes
 from halfsafe.samples import Made
 
 COUNT = 4
@@ -35,20 +36,17 @@ PAST = 8
 """Length of what came before a sequence."""
 
 
-def made_samples(path: Path) -> Made:
-    """A few samples. Raises BadInput for an input that nobody can make up."""
-    if not path.is_file():
-        raise BadInput(f"there is no file '{path}'")
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:
-        raise BadInput(f"cannot read '{path}': {first_line(error)}") from error
-    held = {x.name for x in graph.initializer}
-    inputs = [x for x in graph.input if x.name not in held]
+def made_samples(path: Path, batch: int | None = None) -> Made:
+    """A few samples, of a batch of 1 where the file leaves it open and no other is asked for.
+
+    Raises BadInput for an input that nobody can make up.
+    """
+    graph = _graph(path)
+    inputs = _inputs(graph)
     vocabularies = _vocabularies(graph)
     session, said = _session(path), ""
     for length, side in TRIED:
-        usual, draw = _Sizes(length, side), np.random.default_rng(0)
+        usual, draw = _Sizes(length, side, batch or 1), np.random.default_rng(0)
         shapes = {x.name: usual.shape(x) for x in inputs}
         samples = [
             {x.name: _drawn(x, shapes[x.name], vocabularies, length, draw) for x in inputs}
@@ -64,6 +62,32 @@ def made_samples(path: Path) -> Made:
     raise BadInput(f"no made-up inputs run through '{path}': {said}; pass --samples")
 
 
+def takes_pictures(path: Path) -> Takes | None:
+    """How a file takes a picture; None where it takes none, or something else as well."""
+    inputs = _inputs(_graph(path))
+    kind = inputs[0].type.tensor_type if len(inputs) == 1 else None
+    if kind is None or not kind.HasField("shape"):
+        return None
+    shape = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
+    return Takes.of(shape, helper.tensor_dtype_to_np_dtype(kind.elem_type), inputs[0].name)
+
+
+def _graph(path: Path) -> onnx.GraphProto:
+    """Raises BadInput."""
+    if not path.is_file():
+        raise BadInput(f"there is no file '{path}'")
+    try:
+        return onnx.load(str(path), load_external_data=False).graph
+    except Exception as error:
+        raise BadInput(f"cannot read '{path}': {first_line(error)}") from error
+
+
+def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """What a user gives: old files list their constants among the inputs."""
+    held = {x.name for x in graph.initializer}
+    return [x for x in graph.input if x.name not in held]
+
+
 def _session(path: Path) -> Any:
     options: Any = onnxruntime.SessionOptions()  # pyright: ignore[reportUnknownVariableType]
     options.log_severity_level = 4
@@ -76,8 +100,8 @@ def _session(path: Path) -> Any:
 class _Sizes:
     """Sizes that a file leaves open, each the same wherever it has the same name."""
 
-    def __init__(self, length: int, side: int) -> None:
-        self._length, self._side = length, side
+    def __init__(self, length: int, side: int, batch: int) -> None:
+        self._length, self._side, self._batch = length, side, batch
         self._known: dict[str, int] = {}
 
     def shape(self, value: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -109,7 +133,7 @@ class _Sizes:
         if "past" in name:
             return PAST
         if axis == 0 or "batch" in name:
-            return 1
+            return self._batch
         if rank == 4:
             return 3 if axis == 1 else self._side
         return self._length

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,8 @@ from halfsafe.frontends.torch.hollow import hollow, lent
 from halfsafe.frontends.torch.program import check_memory, same_draws
 from halfsafe.frontends.torch.quiet import exporting
 from halfsafe.frontends.torch.weights import Weights, weights_of
-from halfsafe.samples import Call
+from halfsafe.pictures import Takes
+from halfsafe.samples import Call, Samples
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,18 @@ def load_exported(path: Path) -> tuple[nn.Module, Any]:
         part.training = False  # an exported program has no modes, and says that it trains
     args, kwargs = exported.example_inputs or ((), {})
     return module, None if bool(args) == bool(kwargs) else args or kwargs
+
+
+def takes_pictures(samples: Any) -> Takes | None:
+    """How a module takes a picture, by samples that it came with; None where they tell nothing."""
+    if samples is None:
+        return None
+    call = Samples(samples).first
+    given = [*call.args, *call.kwargs.values()]
+    if len(given) != 1 or not isinstance(given[0], Tensor):
+        return None
+    dtype = np.dtype(str(given[0].dtype).removeprefix("torch."))
+    return Takes.of((None, *given[0].shape[1:]), dtype, next(iter(call.kwargs), None))
 
 
 def run_model(model: Callable[..., Any], call: Call) -> Any:
