@@ -22,7 +22,8 @@ NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignor
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist docs links engines gpu clean
+.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist docs links build/cli.md engines gpu \
+	clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.ocr.demo --out demo-out
@@ -92,7 +93,6 @@ docs: build/cli.md
 links: build/cli.md
 	$(BIN)/sphinx-build -b linkcheck docs build/links
 
-.PHONY: build/cli.md
 build/cli.md: $(READY)
 	mkdir -p build
 	$(BIN)/typer halfsafe.cli utils docs --name halfsafe --output $@

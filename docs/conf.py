@@ -12,6 +12,7 @@ html_copy_source = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 3
+smartquotes = False  # an option is --samples, a name is "top-1"
 
 default_role = "literal"  # `code` in docstrings
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
