@@ -22,7 +22,8 @@ NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignor
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist engines gpu clean
+.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist docs links build/cli.md engines gpu \
+	clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.ocr.demo --out demo-out
@@ -84,6 +85,18 @@ dist: $(READY)
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m bench.newcomer dist
 
+# The site, in build/docs. A link that leads nowhere, of Markdown or of a docstring, is an error.
+docs: build/cli.md
+	$(BIN)/sphinx-build --fresh-env --write-all --fail-on-warning docs build/docs
+
+# The links that lead out of it, which needs a network.
+links: build/cli.md
+	$(BIN)/sphinx-build -b linkcheck docs build/links
+
+build/cli.md: $(READY)
+	mkdir -p build
+	$(BIN)/typer halfsafe.cli utils docs --name halfsafe --output $@
+
 engines: $(READY) $(TRAINED)/.ready
 	$(BIN)/python -m bench.engine_files
 
@@ -131,4 +144,4 @@ $(TRAINED)/.ready: bench/trained_requirements.txt constraints.txt
 	touch $@
 
 clean:
-	rm -rf dist .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OLDEST) $(NEWEST) demo-out
+	rm -rf build dist .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OLDEST) $(NEWEST) demo-out

@@ -10,6 +10,9 @@ from halfsafe.rules import LAWS
 
 torch.set_num_threads(1)
 
+collect_ignore = ["docs/conf.py"]
+"""Sphinx reads it, which only those have who build the site."""
+
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
