@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 import halfsafe
-from halfsafe.frontends.onnx.kept import kept
+from halfsafe.frontends.onnx.kept import doubles, kept
 
 COMMAND = "python -m bench.engine_files"
 TRAINED = Path(".venv-trained/bin/python")
@@ -81,7 +82,8 @@ def trained(name: str, folder: Path) -> tuple[Path, list[Feeds]]:
     from bench.trained import MODELS, SEEN
 
     found = MODELS[name]
-    return found.file, [found.sample(i) for i in range(SEEN)]
+    onnx.save(found.model, folder / "full.onnx")
+    return folder / "full.onnx", [found.sample(i) for i in range(SEEN)]
 
 
 def example(name: str, folder: Path) -> tuple[Path, list[Feeds]]:
@@ -110,7 +112,7 @@ def examine(folder: Path, original: Path, report: dict[str, Any]) -> dict[str, A
     from halfsafe.engines.tensorrt import Network
 
     feeds = dict(np.load(folder / "sample.npz"))
-    model, declared = named(ir.load(folder / "half.onnx"), report["islands"])
+    model, declared = named(ir.load(folder / "half.onnx"), report["islands"], report["inserted"])
     has_to = told(model, report["notes"])
     scaled = any(text.endswith(", in FP32") for text in report["inserted"])
     try:
@@ -154,16 +156,19 @@ def refused(trt: Any, original: Path, feeds: Feeds) -> str | None:
     return None
 
 
-def named(model: ir.Model, islands: list[str]) -> tuple[ir.Model, set[str]]:
-    """The model with a name of its own for every node, and the names of those in islands.
+def named(model: ir.Model, islands: list[str], inserted: list[str]) -> tuple[ir.Model, set[str]]:
+    """The model with a name of its own for every node, and the names of those that are declared.
 
-    The report tells of an island by the names of its nodes, and then why.
+    The report tells of an island by the names of its nodes, and then why; of a multiplication by
+    the operand that it is in front of.
     """
     held = {name for island in islands for name in island.partition(": ")[0].split(", ")}
+    fronts = [text.partition(" in front of ")[2] for text in inserted]
+    factors = tuple(f"halfsafe.{operand}.scaled" for operand in fronts if operand)
     declared: set[str] = set()
     for i, node in enumerate(model.graph.all_nodes()):
-        known, node.name = node.name, f"{node.op_type}.{i}"
-        if known in held:
+        known, node.name = str(node.name), f"{node.op_type}.{i}"
+        if known in held or known.startswith(factors):
             declared.add(node.name)
     return model, declared
 
@@ -175,6 +180,8 @@ def told(model: ir.Model, notes: list[str]) -> set[str]:
         (note,) = [n for n in notes if f"since {why}: " in n] or [""]
         count = Counter(node.op_type for node in nodes)
         found |= {str(n.name) for n in nodes if f" {count[n.op_type]} {n.op_type}," in note}
+    if any("computes in FP64" in note for note in notes):  # FP32 in TensorRT
+        found |= {str(n.name) for n in doubles(model)}
     return found
 
 
@@ -188,6 +195,7 @@ def undeclared(trt: Any, network: Any, declared: set[str], scaled: bool) -> list
     makers = {output.name: layer for layer, output in network.outputs()}
     rim = {trt.LayerType.CAST} | ({trt.LayerType.ELEMENTWISE} if scaled else set())
     fine = {layer.name for layer, _ in network.outputs() if node_of(layer) in declared}
+    fine |= {x.name for x, o in network.outputs() if o.dtype != trt.float32 and of_rim(x, makers)}
     fine |= {
         name
         for name, layer in layers.items()
@@ -219,6 +227,13 @@ def hands_on(trt: Any, layer: Any, makers: dict[str, Any]) -> bool:
     given = layer.get_input(0)
     outer = makers.get(given.name)
     return given.is_network_input or (outer is not None and hands_on(trt, outer, makers))
+
+
+def of_rim(layer: Any, makers: dict[str, Any]) -> bool:
+    """Whether a layer reads inputs of the network and constants alone, however broadcast."""
+    read = [t for t in (layer.get_input(i) for i in range(layer.num_inputs)) if t is not None]
+    inner = (makers.get(tensor.name) for tensor in read if not tensor.is_network_input)
+    return all(x is not None and not x.metadata and of_rim(x, makers) for x in inner)
 
 
 def at_rim(layer: Any) -> bool:

@@ -354,6 +354,14 @@ def test_other_reasons_for_fp32_are_told_one_by_one():
     )
 
 
+def test_what_the_model_itself_computes_in_fp64_is_told():
+    text = "g (float[2] x) => (double[2] y, float[2] z) <double w = {2}> {"
+    text += "a = Relu(x) b = Cast<to = 11>(a) [wide] c = Mul(b, w) y = Exp(c) d = Cast<to = 1>(c)"
+    half = convert(read(text + " z = Neg(d)}"))
+    assert_told(half, "computes in FP64, and so does the FP16 file: 1 Exp, 1 Mul, the first of")
+    assert node(half, "Mul").outputs[0].dtype is ir.DataType.DOUBLE
+
+
 def test_what_a_later_opset_has_in_fp16_is_fp16_there():
     text = "g (float[2] x, float o, float n, float i) => (float[N] y) {y = Range(o, n, i)}"
     assert_told(convert(read(text)), "1 Range")

@@ -1,9 +1,9 @@
-"""What a model in FP16 holds in FP32 because it has to, and what that costs."""
+"""What a model in FP16 holds in FP32 because it has to, and in FP64 because it did before."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -39,18 +39,37 @@ def _are_sizes(node: ir.Node, group: Group, sizes: set[ir.Value]) -> bool:
 
 
 def kept_words(model: ir.Model) -> list[str]:
-    """Notes on a model in FP16: a line for each reason why something in it has to be FP32."""
-    return [_words(why, nodes) for why, nodes in kept(model).items()]
+    """Notes on a model in FP16: a line for each reason why something in it has to be FP32, and one
+    for what the model itself computes in FP64."""
+    found = [_words(why, nodes) for why, nodes in kept(model).items()]
+    if wide := doubles(model):
+        found.append(
+            f"the model itself computes in FP64, and so does the FP16 file: {_kinds(wide)}, the "
+            f"first of them {called(wide[0])}"
+        )
+    return found
+
+
+def doubles(model: ir.Model) -> list[ir.Node]:
+    """Operators that compute in FP64; those that only cast to it or from it do not count."""
+    return [
+        node
+        for node in model.graph.all_nodes()
+        if not is_cast(node) and any(value.dtype is ir.DataType.DOUBLE for value in node.outputs)
+    ]
 
 
 def _words(why: str, nodes: dict[ir.Node, list[Group]]) -> str:
-    count = Counter(node.op_type for node in nodes)
-    kinds = ", ".join(f"{n} {op}" for op, n in sorted(count.items()))
     casts = {cast for groups in nodes.values() for group in groups for cast in _casts(group)}
     return (
-        f"the FP16 file has operators that take or give FP32, since {why}: {kinds}, the first of "
-        f"them {called(next(iter(nodes)))}; Casts between them and FP16: {len(casts)}"
+        f"the FP16 file has operators that take or give FP32, since {why}: {_kinds(nodes)}, the "
+        f"first of them {called(next(iter(nodes)))}; Casts between them and FP16: {len(casts)}"
     )
+
+
+def _kinds(nodes: Iterable[ir.Node]) -> str:
+    count = Counter(node.op_type for node in nodes)
+    return ", ".join(f"{n} {op}" for op, n in sorted(count.items()))
 
 
 def _casts(group: Group) -> Iterator[ir.Node]:
