@@ -9,6 +9,7 @@ DETECTOR := -c constraints.txt --no-deps --ignore-requires-python rapidocr-onnxr
 AUTOCAST := .venv-autocast
 MMOCR := .venv-mmocr
 TRAINED := .venv-trained
+OTHERS := .venv-others
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 # What `oldest` leaves out: figures of the models of one transformers, onnx's own tests and reference
@@ -22,8 +23,8 @@ NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignor
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist docs links build/cli.md engines gpu \
-	clean
+.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist docs links build/cli.md engines \
+	other-tools gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.ocr.demo --out demo-out
@@ -100,6 +101,9 @@ build/cli.md: $(READY)
 engines: $(READY) $(TRAINED)/.ready
 	$(BIN)/python -m bench.engine_files
 
+other-tools: $(OTHERS)/.ready
+	$(OTHERS)/bin/python -m pytest tests/test_other_tools.py
+
 gpu: $(READY)
 	$(BIN)/python -m bench.gpu
 
@@ -143,5 +147,14 @@ $(TRAINED)/.ready: bench/trained_requirements.txt constraints.txt
 	$(TRAINED)/bin/python $(INSTALL) --no-deps -e .
 	touch $@
 
+# Olive and coremltools, with much that nobody else here needs.
+$(OTHERS)/.ready: tests/other_tools.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(OTHERS)
+	$(OTHERS)/bin/python $(INSTALL) -c constraints.txt torch
+	$(OTHERS)/bin/python $(INSTALL) -c constraints.txt -r tests/other_tools.txt
+	$(OTHERS)/bin/python $(INSTALL) -c constraints.txt -e '.[torch,onnx]' pillow pytest
+	$(OTHERS)/bin/python $(INSTALL) $(DETECTOR)
+	touch $@
+
 clean:
-	rm -rf build dist .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OLDEST) $(NEWEST) demo-out
+	rm -rf build dist .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OTHERS) $(OLDEST) $(NEWEST) demo-out

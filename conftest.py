@@ -1,6 +1,7 @@
 """What every test finds, those in the documentation as well."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,6 +13,17 @@ torch.set_num_threads(1)
 
 collect_ignore = ["docs/conf.py"]
 """Sphinx reads it, which only those have who build the site."""
+
+PAGES = {"other-tools.md": ("openvino", "polygraphy"), "tensorrt-11.md": ("tensorrt_rtx",)}
+"""What a page of the documentation needs beyond the extra `test`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the pages whose packages are not here."""
+    for item in items:
+        for package in PAGES.get(item.path.name, ()):
+            if find_spec(package) is None:
+                item.add_marker(pytest.mark.skip(reason=f"{package} is not installed"))
 
 
 @pytest.fixture(autouse=True)
