@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 AUTOCAST = "modelopt.onnx.autocast"
 
 ABOUT = """
-What the [benches](../bench) have recorded, with versions and machines, in
+What the benches have recorded, with versions and machines, in
 [bench/results](../bench/results). This page is printed from there (`python -m bench.comparison`),
 figures that are not ours to like included. Whatever a tool delivers is run strictly, every value
 rounded to FP16 as it is stored, and judged by code that is no tool's own (`bench/judge.py`):

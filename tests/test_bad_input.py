@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import halfsafe
+from halfsafe.samples import calls
 from tests.replicas import Net
 
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
@@ -112,6 +113,14 @@ def test_what_is_no_collection_of_samples(samples):
     message = refusal(perceptron(), samples)
     assert f"samples is a {type(samples).__name__}" in message
     assert "pass a tensor" in message
+
+
+def test_a_dataset_of_torch_is_a_collection_and_may_end_by_index_error():
+    """It has __getitem__ and no __iter__, and so no type that collections.abc knows."""
+    dataset = torch.utils.data.TensorDataset(torch.stack([X, X + 1, X - 1]))
+    assert [call.args[0].tolist() for call in calls(dataset)] == [
+        x.tolist() for x in (X, X + 1, X - 1)
+    ]
 
 
 @pytest.mark.parametrize("samples", [[X, 1], ["x"]])

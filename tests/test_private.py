@@ -113,6 +113,17 @@ def test_registered_leaves_what_someone_else_has_registered_meanwhile():
     assert private.tree_leaves(Late(1)) == [1]
 
 
+def test_unwarned_tracing():
+    def sized(x):
+        with private.unwarned_tracing():
+            return x + 1 if x.shape[0] == 2 else x
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        assert torch.jit.trace(sized, torch.ones(2))(torch.ones(2)).tolist() == [2.0, 2.0]
+
+
 # Operators
 
 

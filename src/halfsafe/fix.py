@@ -46,7 +46,8 @@ class Fixed:
     def half(self) -> Any:
         """The FP16 deployable. It takes FP16 inputs; FP32 ones are cast.
 
-        An input that an island needs in FP32 has to be given so: then FP16 raises BadInput.
+        Of the path of a .onnx file this, and `model`, is an onnx_ir.Model. An input that an island
+        needs in FP32 has to be given so: then FP16 raises BadInput.
         """
         return self.delivery.half()
 

@@ -60,13 +60,15 @@ def calls(samples: Any) -> Iterator[Call]:
     if _is_sample(samples):
         yield _call(samples, 0)
         return
-    if not isinstance(samples, Iterable):
+    try:  # a torch Dataset has __getitem__ alone, and is no Iterable
+        several = iter(samples)
+    except TypeError:
         raise BadInput(
             f"samples is a {type(samples).__name__}: pass a tensor, a tuple of positional "
             "arguments, a dict of keyword arguments, or an iterable of these"
-        )
+        ) from None
     index, streamed = -1, isinstance(samples, Iterator)
-    for index, sample in enumerate(samples):  # pyright: ignore
+    for index, sample in enumerate(several):
         given = tuple(sample) if isinstance(sample, list) else sample  # pyright: ignore
         yield _call(given, index, streamed)
     if index < 0:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from halfsafe.errors import BadInput
-from halfsafe.frontends.torch.private import keystr, tree_leaves_with_path
+from halfsafe.frontends.torch.private import keystr, tree_leaves_with_path, unwarned_tracing
 from halfsafe.samples import Call
 
 HELD = "halfsafe.held"
@@ -44,12 +44,18 @@ def door(given: Any, name: str, held: tuple[Any, ...]) -> None:
             )
         return
     for axis, size in held:
-        if given.shape[axis] != size:
+        if not _has_size(given, axis, size):
             raise BadInput(
                 f"axis {axis} of '{name}' has {given.shape[axis]} entries, and the graph holds the "
                 f"{size} of sample 0; pass samples that differ on that axis, or name it in "
                 "dynamic_shapes"
             )
+
+
+def _has_size(given: Tensor, axis: int, size: int) -> bool:
+    """TorchScript's tracer keeps no check, and warns of each; that of its example is made."""
+    with unwarned_tracing():
+        return bool(given.shape[axis] == size)
 
 
 def add_doors(graph: fx.Graph) -> None:

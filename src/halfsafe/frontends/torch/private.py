@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import get_ident
@@ -50,6 +51,17 @@ tree_map = pytree.tree_map
 
 tree_map_only = pytree.tree_map_only
 """The same for leaves of one type."""
+
+
+@contextmanager
+def unwarned_tracing() -> Generator[None]:
+    """Within it, TorchScript's tracer does not warn of what Python does with sizes."""
+    if not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # pyright: ignore
+        yield
 
 
 def register_container(
