@@ -3,6 +3,8 @@
 from halfsafe.applying import apply_recipe
 from halfsafe.bisect import bisect
 from halfsafe.bisecting.record import Culprit
+from halfsafe.certificate import Certificate
+from halfsafe.certify import certify
 from halfsafe.directory import FixedDirectory, fix_directory
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
 from halfsafe.fix import Fixed, fix, verify
@@ -18,6 +20,7 @@ from halfsafe.watching.watch import watch
 __all__ = [
     "BadInput",
     "CaptureError",
+    "Certificate",
     "Culprit",
     "Fixed",
     "FixedDirectory",
@@ -28,6 +31,7 @@ __all__ = [
     "Verification",
     "apply_recipe",
     "bisect",
+    "certify",
     "fix",
     "fix_directory",
     "inspect",

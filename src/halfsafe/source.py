@@ -106,6 +106,17 @@ class Source(Part, Protocol):
         """The user's name for the model."""
         ...
 
+    def array(self, constant: str) -> NDArray[Any]:
+        """A constant's entries."""
+        ...
+
+    def run_node(self, node: str, values: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """What one operator gives in FP32, of values by name and its own constants.
+
+        Operators that only move entries take arrays of any type.
+        """
+        ...
+
     @property
     def captured_exactly(self) -> bool:
         """Whether the captured graph is bit-equal to the user's model in FP32."""

@@ -8,6 +8,7 @@ from typing import NoReturn
 from halfsafe.cli.app import app
 from halfsafe.cli.applying import apply_command
 from halfsafe.cli.bisecting import bisect_command
+from halfsafe.cli.certifying import certify_command
 from halfsafe.cli.doctor import doctor_command
 from halfsafe.cli.fixing import fix_command
 from halfsafe.cli.inspecting import inspect_command
@@ -25,6 +26,7 @@ for _name, _command in {
     "apply": apply_command,
     "verify": verify_command,
     "bisect": bisect_command,
+    "certify": certify_command,
     "report": report_command,
     "doctor": doctor_command,
 }.items():

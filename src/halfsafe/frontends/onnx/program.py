@@ -20,10 +20,11 @@ from halfsafe.errors import BadInput
 from halfsafe.frontends.onnx import arithmetic
 from halfsafe.frontends.onnx.attention import write_scales
 from halfsafe.frontends.onnx.flatten import flatten
+from halfsafe.frontends.onnx.one_node import OneNode
 from halfsafe.frontends.onnx.opset import infer_types
 from halfsafe.frontends.onnx.parts import parts
 from halfsafe.frontends.onnx.reader import Seen, is_scalar, read_graph
-from halfsafe.frontends.onnx.run import Evaluator, as_it_is, by_element
+from halfsafe.frontends.onnx.run import Evaluator, as_it_is, by_element, constant
 from halfsafe.frontends.onnx.values import Elements, values_of
 from halfsafe.graph import Graph
 from halfsafe.measure import Arithmetic, Lanes, Store
@@ -77,6 +78,22 @@ class OnnxProgram:
     def stored(self) -> frozenset[str]:
         """What is rounded when it is stored: values, and numbers that are literals."""
         return self.graph.rounded | (self.scalars - self.float32)
+
+    def array(self, name: str) -> Array:
+        """The entries of an initialiser."""
+        return constant(self.model, name)
+
+    def run_node(self, name: str, values: Mapping[str, Array]) -> list[Array]:
+        """What one operator gives, of values by name and the file's own constants.
+
+        Raises BadInput for one that has a body.
+        """
+        (part,) = (part for part in parts(self.model.graph) if part.name == name)
+        if part.entries is not None:
+            raise BadInput(f"'{name}' is part of a body, which is not run by itself")
+        one = OneNode(part.node, tuple(sorted(self.model.opset_imports.items())))
+        given = {n: values[n] if n in values else self.array(n) for n in one.reads}
+        return [np.empty(0) if x is None else x for x in one(given, {})]
 
     def evaluate(self, call: Call, store: Store, lanes: int = 1) -> list[Lanes]:
         """Outputs, computed node by node on several lanes, as Evaluator.run gives them.

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from halfsafe.chunks import chunks
 from halfsafe.deviation import bit_equal
@@ -63,6 +64,12 @@ class OnnxPart(Measuring[OnnxProgram]):
         model = self.program.model
         names = sorted(model.graph.initializers)
         return fingerprint(self.graph, ((name, constant(model, name)) for name in names))
+
+    def array(self, constant: str) -> NDArray[Any]:
+        return self.program.array(constant)
+
+    def run_node(self, node: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return self.program.run_node(node, values)
 
     def extract(self, inputs: Sequence[str] | None, outputs: Sequence[str]) -> OnnxPart:
         return OnnxPart(extract(self.program, inputs, outputs))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 from torch.random import fork_rng
 
 from halfsafe.errors import BadInput, first_line
@@ -155,6 +157,22 @@ class Program:
                 held.clear()
         return [run.outputs for run in runs]
 
+    def run_node(self, name: str, values: Mapping[str, Tensor]) -> list[Tensor]:
+        """What one operator gives in FP32, of values by their names in `graph`.
+
+        Constants that are not among these are its own. Raises RuntimeError for what does not fit.
+        """
+        (node,) = (n for n in self._in_float32.nodes if n.name == name)
+
+        def value_of(n: fx.Node) -> Any:
+            key = _key(n)
+            return values[key] if key in values else self.constants[key]
+
+        args, kwargs = map_arg((node.args, node.kwargs), value_of)
+        with torch.no_grad():
+            found = node.target(*args, **kwargs)
+        return list(found) if isinstance(found, (tuple, list)) else [found]
+
     def _fitting(self, call: Call) -> list[Any]:
         """A sample as graph inputs. Raises BadInput where the graph was not captured for it."""
         if not call.computed:
@@ -206,6 +224,14 @@ def same_draws(enabled: bool = True) -> Generator[None]:
             ):
                 generator.manual_seed(0)
         yield
+
+
+def _key(node: fx.Node) -> str:
+    """How halfsafe's graph calls what a node gives."""
+    if node.target is operator.getitem:
+        source, index = node.args
+        return f"{_key(source)}.{index}"  # pyright: ignore[reportArgumentType]
+    return str(node.target) if node.op == "get_attr" else node.name
 
 
 def _misfit(call: Call, error: Exception) -> BadInput:

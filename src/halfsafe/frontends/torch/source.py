@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from halfsafe.edits import Edit
@@ -60,6 +61,13 @@ class TorchPart(Measuring[Program]):
 
     def half(self) -> HalfModule:
         return HalfModule(self.program.module(torch.float16), casts=False)
+
+    def array(self, constant: str) -> NDArray[Any]:
+        return self.program.constants[constant].detach().cpu().numpy()
+
+    def run_node(self, node: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        given = {name: torch.as_tensor(x) for name, x in values.items()}
+        return [x.cpu().numpy() for x in self.program.run_node(node, given)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,161 @@
+"""Goes through a graph and bounds every value, for every input of a domain.
+
+Values that depend on no input are computed; of all others the table says how their operands bound
+them. Behind each operator stands what storing its result adds: half a step of the format, relative
+and at the least number. An operator that no table knows, and one whose operands are not bounded
+where it needs it, gives values of which nothing is known, and is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from halfsafe.bounds.aten import BOUNDS as ATEN
+from halfsafe.bounds.bound import Array, Bound
+from halfsafe.bounds.families import on_ball
+from halfsafe.bounds.onnx import BOUNDS as ONNX
+from halfsafe.bounds.operands import Computed, Operands
+from halfsafe.bounds.patterns import normalised
+from halfsafe.graph import Graph, Kind, Node
+from halfsafe.progress import Progress
+
+TABLE: Mapping[str, Callable[[Operands], Bound | list[Bound]]] = {**ATEN, **ONNX}
+
+HALF = (2.0**-11 + 16 * 2.0**-24, 2.0**-25)
+"""How far off a value may be that is stored in FP16, computed in FP32 to some steps of that:
+relative, and at least."""
+
+SINGLE = (16 * 2.0**-24, 2.0**-149)
+"""The same of one that stays in FP32."""
+
+HELD = (Kind.CONSTANT, Kind.LITERAL)
+"""What is no sample's."""
+
+SMALL = 2**20
+"""Entries up to which what is computed of constants alone is kept."""
+
+
+class Constants(Protocol):
+    """What a network holds, and its operators one by one."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    def array(self, constant: str) -> Array:
+        """A constant's entries."""
+        ...
+
+    def run_node(self, node: str, values: Mapping[str, Array]) -> Sequence[Array]:
+        """What an operator gives of values by name; constants that are not given are its own."""
+        ...
+
+
+class Interpreter:
+    """One walk over a graph."""
+
+    def __init__(self, network: Constants, domain: Mapping[str, Bound]) -> None:
+        self.network, self.graph = network, network.graph
+        self.bounds: dict[str, Bound] = dict(domain)
+        self._arrays: dict[str, Array] = {}
+        self._fixed = _independent(self.graph)
+
+    def walk(self, progress: Progress = lambda _: None) -> dict[str, Bound]:
+        """Bounds of all inputs and computed floating values."""
+        last = {v: i for i, node in enumerate(self.graph.nodes) for v in node.inputs.values()}
+        for i, node in enumerate(self.graph.nodes):
+            progress("bounding")
+            for name, bound in zip(node.outputs, self._outputs(node), strict=True):
+                self.bounds[name] = bound
+            for value in node.inputs.values():
+                if last[value] == i and value in self.bounds:
+                    self.bounds[value] = self.bounds[value].plain()  # matrices are not needed again
+                    self._arrays.pop(value, None)
+        values = self.graph.values
+        return {n: b for n, b in self.bounds.items() if values[n].floating and n not in self._fixed}
+
+    def _outputs(self, node: Node) -> list[Bound]:
+        if all(output in self._fixed for output in node.outputs):
+            return [self._stored(o, Bound.of(x), node) for o, x in self._computed(node)]
+        found = self._found(node)
+        found += [self._unknown(output, node) for output in node.outputs[len(found) :]]
+        return [self._stored(o, x, node) for o, x in zip(node.outputs, found, strict=True)]
+
+    def _found(self, node: Node) -> list[Bound]:
+        radius = normalised(self.graph, node)
+        output = node.outputs[0]
+        if radius is not None:
+            return [on_ball(self.graph.values[output].shape, None, None, radius)]
+        family = TABLE.get(node.op)
+        if family is None or not self.graph.values[output].floating:
+            return [self._unknown(o, node) for o in node.outputs]
+        run = self.network.run_node
+        operands = Operands(self.graph, node, self.bound, self._array, self._is_fixed, run)
+        try:
+            found = family(operands)
+        except Computed as why:
+            return [Bound.unknown(self.graph.values[o].shape, str(why)) for o in node.outputs]
+        return found if isinstance(found, list) else [found]
+
+    def _unknown(self, output: str, node: Node) -> Bound:
+        value = self.graph.values[output]
+        if value.floating:
+            return Bound.unknown(value.shape, f"{node}, which has no bound")
+        known = [self.bounds[v] for v in node.inputs.values() if v in self.bounds]
+        if node.moves and known:  # whole numbers, moved
+            ends = float(known[0].low.min()), float(known[0].high.max())
+            return Bound.between(value.shape, *ends)
+        return Bound.unknown(value.shape, str(node))
+
+    def _stored(self, output: str, bound: Bound, node: Node) -> Bound:
+        value = self.graph.values[output]
+        if not value.floating or node.moves:
+            return bound
+        return bound.stored(*(HALF if value.bounded else SINGLE))
+
+    def bound(self, value: str) -> Bound:
+        """Of anything that an operator reads."""
+        if value in self.bounds:
+            return self.bounds[value]
+        number = self.graph.values[value].number
+        made = Bound.of(self._array(value) if number is None else number)
+        if self.graph.values[value].kind is Kind.CONSTANT and self.graph.values[value].bounded:
+            made = made.stored(*HALF)
+        return made
+
+    def _is_fixed(self, value: str) -> bool:
+        """Whether a value depends on no input."""
+        return value in self._fixed or self.graph.values[value].kind in HELD
+
+    def _array(self, value: str) -> Array:
+        """The entries of what depends on no input."""
+        number = self.graph.values[value].number
+        if number is not None:
+            return np.array(number)
+        if value in self._arrays:
+            return self._arrays[value]
+        if self.graph.values[value].kind is Kind.CONSTANT:
+            return self.network.array(value)
+        made = dict(self._computed(self.graph.producers[value]))
+        self._arrays |= {name: array for name, array in made.items() if array.size <= SMALL}
+        return made[value]
+
+    def _computed(self, node: Node) -> list[tuple[str, Array]]:
+        given = {
+            value: self._array(value)
+            for value in node.inputs.values()
+            if self.graph.values[value].number is None
+        }
+        return list(zip(node.outputs, self.network.run_node(node.name, given), strict=True))
+
+
+def _independent(graph: Graph) -> frozenset[str]:
+    """Values that depend on no input, and are not drawn."""
+    found = {n for n, v in graph.values.items() if v.kind in (Kind.CONSTANT, Kind.LITERAL)}
+    for node in graph.nodes:
+        drawn = any(word in node.op for word in ("rand", "Random", "bernoulli", "Bernoulli"))
+        if not drawn and found.issuperset(node.inputs.values()):
+            found.update(node.outputs)
+    return frozenset(n for n in found if graph.values[n].kind is Kind.ACTIVATION)

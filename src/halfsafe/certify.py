@@ -1,0 +1,97 @@
+"""What holds for every input of a domain, from the weights alone: certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+from halfsafe.bounds.bound import Bound
+from halfsafe.bounds.interpreter import Interpreter
+from halfsafe.certificate import Bounded, Certificate
+from halfsafe.errors import BadInput, needing
+from halfsafe.frontends import open_model
+from halfsafe.graph import Value
+from halfsafe.samples import Samples
+from halfsafe.source import Progress, Source
+
+Interval = tuple[float, float]
+
+
+def certify(
+    model: Any,
+    domain: Mapping[str, Interval] | None = None,
+    *,
+    sample: Any = None,
+    progress: Progress = lambda _: None,
+) -> Certificate:
+    """Bounds of every value of a model in FP32 and in FP16, for every input of a domain.
+
+    Nothing is measured: a `sample` lends its shapes and types alone; of the path of a file it may
+    be left out, and those of the file are taken. `domain` gives inputs by name
+    an interval, ends included; whole numbers may be anything where it gives none, of a mask 0 or 1,
+    and floating inputs need one. Bounds hold for FP32 and for FP16, each value rounded as it is
+    stored, as long as none passes 65,504; operators accumulate in FP32. A row of attention that is
+    masked whole is not among the inputs. Raises BadInput and CaptureError.
+
+    >>> import torch, halfsafe
+    >>> net = torch.nn.Sequential(torch.nn.LayerNorm(16), torch.nn.Linear(16, 4)).eval()
+    >>> found = halfsafe.certify(net, {"input_1": (-1e4, 1e4)}, sample=torch.zeros(2, 16))
+    >>> found.certified, found.worst[0]
+    (True, 'input_1')
+    """
+    progress("capturing")
+    source = open_model(model, Samples(_sample(model) if sample is None else sample).first)
+    spans = _spans(source, dict(domain or {}))
+    inputs = {n: _bound(source.graph.values[n], span) for n, span in spans.items()}
+    found = Interpreter(source, inputs).walk(progress)
+    return Certificate(
+        model=source.name,
+        fingerprint=source.fingerprint(),
+        shapes={name: source.graph.values[name].shape for name in source.graph.inputs},
+        domain=spans,
+        values={name: _told(source, name, bound) for name, bound in found.items()},
+    )
+
+
+def _sample(model: Any) -> Any:
+    """One for a file. Raises BadInput where there is none to be had."""
+    if not isinstance(model, (str, Path)):
+        raise BadInput("a model in memory tells no shapes: pass sample=, of which no entry matters")
+    with needing("onnx", "ONNX files"):
+        from halfsafe.frontends.onnx.made import made_samples
+
+    return made_samples(Path(model)).samples[0]
+
+
+def _spans(source: Source, given: dict[str, Interval]) -> dict[str, Interval | None]:
+    """The interval of each input. Raises BadInput for one that is missing, odd, or empty."""
+    spans: dict[str, Interval | None] = {}
+    for name in source.graph.inputs:
+        span = given.pop(name, None)
+        value = source.graph.values[name]
+        if span is None and "mask" in name.lower():
+            span = (0.0, 1.0)
+        if span is None and value.floating:
+            raise BadInput(f"input '{name}' has floating entries: give their domain, ({name}=-1:1)")
+        if span is not None and not (isfinite(span[0]) and span[0] <= span[1] < inf):
+            raise BadInput(
+                f"the domain of '{name}' is {span[0]:g} to {span[1]:g}: give it two ends"
+            )
+        spans[name] = span
+    if given:
+        known = ", ".join(source.graph.inputs)
+        raise BadInput(f"there is no input '{next(iter(given))}': the model has {known}")
+    return spans
+
+
+def _bound(value: Value, span: Interval | None) -> Bound:
+    return Bound.between(value.shape, *(span or (-inf, inf)))
+
+
+def _told(source: Source, name: str, bound: Bound) -> Bounded:
+    value = source.graph.values[name]
+    known = bound.amax if bound.is_finite else None
+    lost = "" if bound.is_finite else bound.lost or "an input that may be anything"
+    return Bounded(known, source.graph.describe(name), value.bounded, lost)

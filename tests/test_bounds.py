@@ -1,0 +1,306 @@
+"""No bound is ever passed, by random, extreme and climbing inputs, of operators and of networks."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+
+from halfsafe.bounds.aten import BOUNDS
+from halfsafe.bounds.bound import Bound, Form, groups, largest_gain, with_form
+from halfsafe.bounds.interpreter import Interpreter
+from halfsafe.frontends import open_model
+from halfsafe.frontends.torch.reader import read_graph
+from halfsafe.graph import Graph
+from halfsafe.samples import Samples
+from tests.case import Case
+from tests.cases_aten import CASES
+
+HELD = {"weight", "bias", "running_mean", "running_var", "exponent", "mat2"}
+"""Operands that are constants in networks: what they are is known."""
+
+COVERED = [c for c in CASES if c.op in BOUNDS]
+
+
+@dataclass
+class OneOperator:
+    """A call as a network, of which some tensors are constants."""
+
+    case: Case
+
+    def __post_init__(self):
+        graph, self.tensors, self.call = self.case.graph()
+        (self.node,) = graph.nodes
+        held = {v for o, v in self.node.inputs.items() if o in HELD or not graph.values[v].floating}
+        self.inputs = [v for v in self.node.inputs.values() if v in self.tensors and v not in held]
+        constants = {name for name in self.tensors if name not in self.inputs}
+        self.graph: Graph = _read(self.call.graph, constants)
+
+    def array(self, constant: str) -> np.ndarray:
+        return self.tensors[constant].numpy()
+
+    def run_node(self, node: str, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        held = {name: torch.as_tensor(x) for name, x in values.items()}
+
+        def value_of(leaf: fx.Node) -> Any:
+            return held.get(leaf.name, self.tensors[leaf.name])
+
+        found = self.call.target(
+            *fx.node.map_arg(self.call.args, value_of),
+            **fx.node.map_arg(self.call.kwargs, value_of),
+        )
+        found = found if isinstance(found, (tuple, list)) else [found]
+        return [x.numpy() for x in found]
+
+
+def _read(graph: fx.Graph, constants: set[str]) -> Graph:
+    """The graph with some placeholders as constants."""
+    copy = fx.Graph()
+    copy.graph_copy(graph, {})
+    for node in list(copy.nodes):
+        if node.op == "placeholder" and node.name in constants:
+            node.op, node.args = "get_attr", ()
+    known = {n.name: n for n in graph.nodes}
+    for node in copy.nodes:
+        node.meta = dict(known[node.name].meta)
+    copy.output(tuple(n for n in copy.nodes if n.op == "call_function"))
+    return read_graph(copy, constants, torch.float64)
+
+
+def boxes(one: OneOperator, draw: np.random.Generator) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """An interval of each entry around the case's own, which keep its domain."""
+    found = {}
+    for name in one.inputs:
+        x = one.tensors[name].numpy().astype(np.float64)
+        x = np.where(np.isfinite(x), x, 0.0)
+        wide = draw.uniform(0, 0.5, x.shape) * np.abs(x)
+        found[name] = x - wide, x + wide
+    return found
+
+
+@pytest.mark.parametrize("case", COVERED, ids=str)
+def test_no_operator_passes_its_bound(case):
+    one, draw = OneOperator(case), np.random.default_rng(0)
+    if not one.inputs:
+        return
+    for _ in range(3):
+        box = boxes(one, draw)
+        domain = {n: Bound.between(low.shape, low, high) for n, (low, high) in box.items()}
+        outputs = one.graph.nodes[0].outputs
+        bounds = Interpreter(one, domain).walk()
+        for i in range(24):
+            given = {
+                n: np.where(draw.random(low.shape) < 0.5, low, high)
+                if i % 2 else draw.uniform(low, high)
+                for n, (low, high) in box.items()
+            }  # fmt: skip
+            made = one.run_node(one.node.name, given)
+            for name, x in zip(outputs, made, strict=True):
+                if name in bounds and x.dtype.kind == "f":
+                    low, high = bounds[name].expanded()
+                    inside = np.isnan(x) | ((low <= x) & (x <= high))
+                    assert inside.all(), f"{case}: {x[~inside]} of {low[~inside]}, {high[~inside]}"
+
+
+NOTHING_KNOWN = {
+    "aten.addmm.default",  # a bias that is computed, and factors
+    "aten.batch_norm.default",  # one that trains
+    "aten.div.Scalar_mode", "aten.div.Tensor_mode",  # rounded
+    "aten.masked_fill.Scalar",  # with -inf
+    "aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor",  # of what may be 0, to what is computed
+    "aten.stack.default",  # whole numbers among floats
+    "aten.view.dtype",  # bits of another type
+}  # fmt: skip
+"""Calls among the cases of which nothing is known."""
+
+
+def test_most_bounds_know_something():
+    """A bound of inf is sound, and worth nothing."""
+    lost: dict[str, str] = {}
+    for case in COVERED:
+        one = OneOperator(case)
+        domain = {
+            n: Bound.between(low.shape, low, high)
+            for n, (low, high) in boxes(one, np.random.default_rng(0)).items()
+        }
+        found = Interpreter(one, domain).walk() if one.inputs else {}
+        bound = found.get(one.node.outputs[0])
+        if bound is not None and not bound.is_finite:
+            lost[str(case)] = bound.lost
+    assert {case.partition("(")[0] for case in lost} == NOTHING_KNOWN, lost
+
+
+# Pieces
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (20, 5), (5, 20), (40, 40), (1, 7)])
+def test_a_gain_is_never_under_the_largest_singular_value(shape):
+    draw = np.random.default_rng(0)
+    for scale in (1e-30, 1.0, 1e20):
+        a = scale * draw.normal(size=shape) * draw.lognormal(sigma=2, size=shape)
+        true = np.linalg.norm(a, 2)
+        assert true <= largest_gain(a) <= 1.5 * true
+
+
+def test_a_form_is_bounded_as_it_can_be_reached():
+    """Behind a norm, c + r ||a|| is what the vector along a gives."""
+    draw = np.random.default_rng(0)
+    rows, centre = draw.normal(size=(4, 16)), draw.normal(size=4)
+    last = np.arange(4).reshape(1, 4)
+    form = Form(centre, rows, np.zeros(4), 4.0, last, np.zeros((1, 4), int))
+    bound = with_form((5, 4), form)
+    along = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    reached = centre + 4.0 * (rows * along).sum(axis=1)
+    assert np.allclose(bound.high, reached, rtol=1e-8)
+    assert (bound.high >= reached).all()
+
+
+def test_groups_are_of_one_ball():
+    found = groups(np.array([7, 8, 9]), np.array([1, 0, 1]))
+    assert [x.tolist() for x in found] == [[8], [7, 9]]
+
+
+# Networks
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network, each behind a norm, on a residual stream."""
+
+    def __init__(self, width=16, heads=2):
+        super().__init__()
+        self.heads = heads
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in self.qkv(self.first(x)).chunk(3, -1)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.gelu(self.up(self.second(x))))
+
+
+class Tokens(nn.Module):
+    def __init__(self, *blocks):
+        super().__init__()
+        self.table, self.blocks = nn.Embedding(40, 16), nn.Sequential(*blocks)
+
+    def forward(self, ids):
+        return self.blocks(self.table(ids))
+
+
+def network():
+    torch.manual_seed(0)
+    net = Tokens(Block(), Block()).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(torch.empty_like(p).uniform_(0.5, 3))
+    return net
+
+
+def bounds_of(net, sample, domain):
+    supply = Samples(sample)
+    source = open_model(net, supply.first)
+    made = {
+        n: Bound.between(source.graph.values[n].shape, *domain.get(n, (-math.inf, math.inf)))
+        for n in source.graph.inputs
+    }
+    return source, Interpreter(source, made).walk()
+
+
+def passed(source, bounds, samples):
+    """The values that some sample drives beyond their bounds."""
+    ranges = source.measure(iter(Samples(samples)), lambda _: None)
+    return [n for n, r in ranges.items() if n in bounds and r.amax > bounds[n].amax]
+
+
+def test_no_value_of_a_network_passes_its_bound_and_bounds_are_near():
+    net = network()
+    draws = [torch.randint(0, 40, (2, 6)) for _ in range(60)]
+    draws += [torch.full((2, 6), i) for i in range(40)]  # one token alone, as loud as it is
+    source, bounds = bounds_of(net, draws[0], {})
+    assert all(bound.is_finite for bound in bounds.values())
+    assert passed(source, bounds, draws) == []
+    ranges = source.measure(iter(Samples(draws)), lambda _: None)
+    bits = [math.log2(bounds[n].amax / r.amax) for n, r in ranges.items() if n in bounds and r.amax]
+    assert np.median(bits) < 2.5
+
+
+def test_one_that_is_too_small_is_noticed():
+    net = network()
+    draws = [torch.randint(0, 40, (2, 6)) for _ in range(60)]
+    source, bounds = bounds_of(net, draws[0], {})
+    small = {n: b for n, b in bounds.items() if n == "layer_norm"}
+    halved = {n: Bound.between(b.shape, b.low / 4, b.high / 4) for n, b in small.items()}
+    assert passed(source, halved, draws) == ["layer_norm"]
+
+
+def climbed(net, x, steps=150):
+    """The largest magnitude of an output that gradient ascent on the input finds."""
+    x = x.clone().requires_grad_()
+    mover = torch.optim.Adam([x], 0.5)
+    for _ in range(steps):
+        mover.zero_grad()
+        (-net(x).abs().amax()).backward()
+        mover.step()
+    return float(net(x).detach().abs().amax())
+
+
+def test_behind_a_norm_a_linear_layer_reaches_its_bound():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.RMSNorm(12, 1e-6), nn.Linear(12, 8)).eval()
+    _, bounds = bounds_of(net, torch.randn(1, 12), {"input_1": (-1e3, 1e3)})
+    with torch.no_grad():  # the longest vector along each row, either way
+        along = 1e3 * net[1].weight / (net[0].weight + 1e-12)
+        found = float(net(torch.cat([along, -along])[:, None]).abs().max())
+    assert climbed(net, torch.randn(1, 12)) <= found * 1.001
+    (high,) = (b.amax for n, b in bounds.items() if n.startswith("linear"))
+    assert found <= high < 1.05 * found
+
+
+def test_heads_of_attention_keep_the_form_of_their_values():
+    """The output of attention behind its projection is bounded head by head, not entry by entry."""
+    torch.manual_seed(0)
+    net = Block().eval()
+    source, bounds = bounds_of(net, torch.randn(1, 6, 16), {"x": (-5.0, 5.0)})
+    names = [node.outputs[0] for node in source.graph.nodes if node.op == "aten.linear"]
+    attended = bounds[names[1]]
+    with torch.no_grad():
+        entries = bounds[names[0]].size[..., 32:]
+        by_entries = np.abs(net.out.weight.numpy()) @ entries.ravel() + np.abs(net.out.bias.numpy())
+    assert attended.amax < 0.8 * by_entries.max()
+
+
+def test_a_norm_that_is_written_out_is_one_whatever_comes_in():
+    class Written(nn.Module):
+        def forward(self, x):
+            return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
+
+    _, bounds = bounds_of(Written().eval(), torch.randn(2, 9), {"x": (-1e30, 1e30)})
+    assert bounds["mul_1"].amax == pytest.approx(3.0, rel=1e-2)
+
+
+def test_an_epsilon_that_fp16_flushes_makes_no_norm():
+    class Written(nn.Module):
+        def forward(self, x):
+            return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-12)
+
+    _, bounds = bounds_of(Written().eval(), torch.randn(2, 9), {"x": (-1e3, 1e3)})
+    assert bounds["mul_1"].amax > 1e6
+
+
+def test_what_has_no_bound_is_named():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x) + x
+
+    _, bounds = bounds_of(Odd().eval(), torch.randn(2, 4), {"x": (-1.0, 1.0)})
+    assert "bessel_j0" in bounds["add"].lost
+    assert not bounds["add"].is_finite

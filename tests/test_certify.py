@@ -1,0 +1,157 @@
+"""Certificates: what is told of a network for every input, written, read again, and refused."""
+
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import parser
+from torch import nn
+from typer.testing import CliRunner
+
+import halfsafe
+from halfsafe import BadInput, Certificate, certify
+from halfsafe.cli import app
+from tests.test_bounds import network
+
+
+def loud(factor):
+    net = network()
+    with torch.no_grad():
+        _ = net.blocks[1].down.weight.mul_(factor)
+    return net
+
+
+IDS = torch.zeros(2, 6, dtype=torch.int64)
+
+
+def test_a_network_behind_norms_is_certified_for_any_tokens():
+    found = certify(network(), sample=IDS)
+    assert found.certified
+    assert found.domain == {"ids": None}
+    assert found.shapes == {"ids": (2, 6)}
+    name, bound = found.worst
+    assert found.values[name].bound == bound < 65504
+    assert "for every input of ids 2x6 anything" in found.text()
+    assert "FP16 holds all" in found.text()
+
+
+def test_what_may_overflow_is_told_with_its_bound():
+    found = certify(loud(1e5), sample=IDS)
+    assert not found.certified
+    (large,) = {v.where for v in found.values.values() if not v.fits and "linear" in v.where}
+    assert "blocks.1.down" in large
+    assert "values may be larger than FP16 holds" in found.text()
+    assert large in found.text()
+
+
+def test_what_is_certified_is_finite_in_fp16_on_the_loudest_tokens():
+    net = network()
+    half = halfsafe.fix(net, [IDS]).half()
+    for token in range(40):
+        assert torch.isfinite(half(torch.full((2, 6), token))).all()
+
+
+def test_a_certificate_comes_back_as_it_was(tmp_path):
+    found = certify(loud(1e5), sample=IDS)
+    found.save(tmp_path / "c.json")
+    assert Certificate.load(tmp_path / "c.json") == found
+    assert json.loads((tmp_path / "c.json").read_text())["certified"] is False
+    (tmp_path / "odd.json").write_text("{}")
+    with pytest.raises(BadInput, match="no certificate that this version"):
+        Certificate.load(tmp_path / "odd.json")
+    with pytest.raises(BadInput, match="cannot read"):
+        Certificate.load(tmp_path / "none.json")
+
+
+def test_the_fingerprint_is_of_operators_and_weights():
+    assert certify(loud(1.0), sample=IDS).fingerprint == certify(loud(1.0), sample=IDS).fingerprint
+    assert certify(loud(1.0), sample=IDS).fingerprint != certify(loud(1.5), sample=IDS).fingerprint
+
+
+def test_no_entry_of_the_sample_matters():
+    a = certify(network(), sample=IDS)
+    b = certify(network(), sample=torch.full((2, 6), 7))
+    assert a == b
+
+
+@pytest.mark.parametrize(
+    ("domain", "said"),
+    [
+        ({}, "input 'input_1' has floating entries: give their domain"),
+        ({"input_1": (2.0, 1.0)}, "the domain of 'input_1' is 2 to 1"),
+        ({"input_1": (-math.inf, 1.0)}, "the domain of 'input_1' is -inf to 1"),
+        ({"x": (0, 1), "input_1": (0, 1)}, "there is no input 'x': the model has input_1"),
+    ],
+)
+def test_domains_that_say_nothing_are_refused(domain, said):
+    net = nn.Sequential(nn.LayerNorm(4)).eval()
+    with pytest.raises(BadInput, match=said):
+        certify(net, domain, sample=torch.zeros(1, 4))
+
+
+def test_a_module_tells_no_shapes():
+    with pytest.raises(BadInput, match="pass sample="):
+        certify(network())
+
+
+# ONNX
+
+
+NORM = """
+g (float[N, 8] x) => (float[N, 4] y) <float e = {1e-5}, int64[1] last = {-1}, float two = {2}> {
+    m = ReduceMean (x, last)  c = Sub (x, m)  s = Pow (c, two)  v = ReduceMean (s, last)
+    w = Add (v, e)  r = Sqrt (w)  u = Div (c, r)  h = MatMul (u, up)  y = Softmax (h) }"""
+
+
+def file_of(place, factor):
+    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {NORM}')
+    weight = factor * np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "up"))
+    onnx.save(model, place)
+    return place
+
+
+def test_a_file_needs_no_sample_and_a_norm_written_out_is_seen(tmp_path):
+    found = certify(file_of(tmp_path / "m.onnx", 1e3), {"x": (-100.0, 100.0)})
+    assert found.certified
+    assert found.values["u"].bound == pytest.approx(math.sqrt(8), rel=1e-2)
+    assert 65504 > found.values["h"].bound > 1e3
+    assert not certify(file_of(tmp_path / "m.onnx", 1e6), {"x": (-100.0, 100.0)}).certified
+
+
+def test_no_input_of_the_file_passes_its_bounds(tmp_path):
+    path = file_of(tmp_path / "m.onnx", 1e3)
+    found = certify(path, {"x": (-100.0, 100.0)})
+    draw = np.random.default_rng(1)
+    corners = [draw.choice([-100.0, 100.0], (3, 8)).astype(np.float32) for _ in range(20)]
+    report = halfsafe.inspect(path, [{"x": x} for x in corners])
+    passed = [n for n, v in report.values.items()
+              if n in found.values and v.range.amax > found.values[n].bound]  # fmt: skip
+    assert passed == []
+
+
+# The command line
+
+
+def test_the_command_writes_a_certificate(tmp_path):
+    path = file_of(tmp_path / "m.onnx", 1e3)
+    arguments = ["certify", str(path), "--domain", "x=-100:100"]
+    done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "c.json")])
+    assert done.exit_code == 0
+    assert "FP16 holds all" in done.stdout
+    assert Certificate.load(tmp_path / "c.json").certified
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(done.stdout)["certified"] is True
+    file_of(path, 1e6)
+    assert CliRunner().invoke(app, arguments).exit_code == 1
+
+
+@pytest.mark.parametrize("domain", ["x", "x=1", "x=a:b", "x=-1:"])
+def test_a_domain_that_is_none_is_refused(domain, tmp_path):
+    path = file_of(tmp_path / "m.onnx", 1.0)
+    done = CliRunner().invoke(app, ["certify", str(path), "--domain", domain])
+    assert isinstance(done.exception, BadInput)
+    assert "write name=least:largest" in str(done.exception)
