@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -65,9 +65,10 @@ class Asked:
         progress: Progress,
         group: Group = ALONE,
         restrictions: Sequence[Restriction] = (),
+        bounds: Mapping[str, float] | None = None,
     ) -> tuple[Prepared, Verification]:
-        """The best plan, with its proof on all samples."""
-        limits = Limits(headroom=self.headroom, inside=self.bears.inside)
+        """The best plan, with its proof on all samples, and room for `bounds` of values."""
+        limits = Limits(headroom=self.headroom, inside=self.bears.inside, bounds=bounds or {})
         preparation = Preparation(
             references,
             supply,

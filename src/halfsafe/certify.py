@@ -7,14 +7,18 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from halfsafe.asked import Asked
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.interpreter import Interpreter
 from halfsafe.certificate import Bounded, Certificate
 from halfsafe.errors import BadInput, needing
 from halfsafe.frontends import open_model
 from halfsafe.graph import Value
+from halfsafe.prepare import Prepared
+from halfsafe.references import References
 from halfsafe.samples import Samples
 from halfsafe.source import Progress, Source
+from halfsafe.verdict import Verification
 
 Interval = tuple[float, float]
 
@@ -29,11 +33,11 @@ def certify(
     """Bounds of every value of a model in FP32 and in FP16, for every input of a domain.
 
     Nothing is measured: a `sample` lends its shapes and types alone; of the path of a file it may
-    be left out, and those of the file are taken. `domain` gives inputs by name
-    an interval, ends included; whole numbers may be anything where it gives none, of a mask 0 or 1,
-    and floating inputs need one. Bounds hold for FP32 and for FP16, each value rounded as it is
-    stored, as long as none passes 65,504; operators accumulate in FP32. A row of attention that is
-    masked whole is not among the inputs. Raises BadInput and CaptureError.
+    be left out, and those of the file are taken. `domain` gives inputs by name an interval, ends
+    included; whole numbers may be anything where it gives none, of a mask 0 or 1, and floating
+    inputs need one. Bounds hold for FP32 and for FP16, each value rounded as it is stored, as long
+    as none passes 65,504; operators accumulate in FP32. A row of attention that is masked whole is
+    not among the inputs. Raises BadInput and CaptureError.
 
     >>> import torch, halfsafe
     >>> net = torch.nn.Sequential(torch.nn.LayerNorm(16), torch.nn.Linear(16, 4)).eval()
@@ -43,9 +47,15 @@ def certify(
     """
     progress("capturing")
     source = open_model(model, Samples(_sample(model) if sample is None else sample).first)
-    spans = _spans(source, dict(domain or {}))
-    inputs = {n: _bound(source.graph.values[n], span) for n, span in spans.items()}
-    found = Interpreter(source, inputs).walk(progress)
+    return certificate_of(source, domain or {}, progress)
+
+
+def certificate_of(
+    source: Source, domain: Mapping[str, Interval], progress: Progress = lambda _: None
+) -> Certificate:
+    """The certificate of a captured network. Raises BadInput for a domain that is none."""
+    spans = _spans(source, dict(domain))
+    found = bounds_of(source, domain, progress)
     return Certificate(
         model=source.name,
         fingerprint=source.fingerprint(),
@@ -53,6 +63,15 @@ def certify(
         domain=spans,
         values={name: _told(source, name, bound) for name, bound in found.items()},
     )
+
+
+def bounds_of(
+    source: Source, domain: Mapping[str, Interval], progress: Progress = lambda _: None
+) -> dict[str, Bound]:
+    """What is known of every value."""
+    spans = _spans(source, dict(domain))
+    inputs = {n: _bound(source.graph.values[n], span) for n, span in spans.items()}
+    return Interpreter(source, inputs).walk(progress)
 
 
 def _sample(model: Any) -> Any:
@@ -95,3 +114,24 @@ def _told(source: Source, name: str, bound: Bound) -> Bounded:
     known = bound.amax if bound.is_finite else None
     lost = "" if bound.is_finite else bound.lost or "an input that may be anything"
     return Bounded(known, source.graph.describe(name), value.bounded, lost)
+
+
+def certified(
+    asked: Asked,
+    references: References,
+    supply: Samples,
+    domain: Mapping[str, Interval],
+    progress: Progress,
+) -> tuple[Prepared, Verification, Certificate]:
+    """The best plan that has room for whatever comes in; where there is none, that of the samples.
+
+    The certificate is of what is deployed, with its constants as they are stored there.
+    """
+    original = references.original
+    known = {n: b.amax for n, b in bounds_of(original, domain, progress).items() if b.is_finite}
+    prepared, proof = asked.mended(references, supply, progress, bounds=known)
+    found = certificate_of(prepared.deployed(original), domain, progress)
+    if found.certified and proof.safe:
+        return prepared, proof, found
+    prepared, proof = asked.mended(references, supply, progress)
+    return prepared, proof, certificate_of(prepared.deployed(original), domain, progress)

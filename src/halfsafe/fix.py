@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from halfsafe.asked import Asked
+from halfsafe.certificate import Certificate
+from halfsafe.certify import certified
 from halfsafe.engines import Engine, engine_of
 from halfsafe.engines.profile import Profile
 from halfsafe.errors import BadInput
@@ -34,6 +36,7 @@ class Fixed:
     report: Report
     delivery: Delivery
     samples: Samples | None = None
+    certificate: Certificate | None = None
 
     @cached_property
     def model(self) -> Any:
@@ -111,6 +114,7 @@ def fix(
     weights: Any = None,
     keep_fp32: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    certify: Mapping[str, tuple[float, float]] | None = None,
     distributed: bool = False,
     progress: Progress = lambda _: None,
 ) -> Fixed:
@@ -128,9 +132,11 @@ def fix(
     module on the meta device, read when they are needed and never held whole: a .safetensors file,
     a folder of them, or a function from a tensor's name to the tensor. `keep_fp32` are patterns of
     operators that stay in FP32, by node, operator or module: "model.layers.0.*"; those that
-    `exclude` names run in FP16 and keep their constants, operands and results as they are. With
-    `distributed`, each of the n processes of a torch.distributed group measures and proves every
-    nth sample, and all of them return the same. Raises BadInput and CaptureError.
+    `exclude` names run in FP16 and keep their constants, operands and results as they are.
+    `certify` is a domain, as `halfsafe.certify` takes it: then there is room for whatever comes in
+    where that can be had, and `fixed.certificate` says how far it is. With `distributed`, each of
+    the n processes of a torch.distributed group measures and proves every nth sample, and all of
+    them return the same. Raises BadInput and CaptureError.
     """
     if target != "torch":
         raise BadInput(f"unknown target {target!r}: this version knows 'torch'")
@@ -140,8 +146,13 @@ def fix(
     progress("capturing")
     original = open_model(model, supply.first, dynamic_shapes, supply.some, weights)
     references = asked.references(original)
+    if distributed and certify is not None:
+        raise BadInput("certify is for one process: leave out distributed")
     group = process_group() if distributed else ALONE
-    prepared, proof = asked.mended(references, supply, progress, group)
+    if certify is None:
+        prepared, proof, certificate = *asked.mended(references, supply, progress, group), None
+    else:
+        prepared, proof, certificate = certified(asked, references, supply, certify, progress)
     group.leave()
     exact = prepared.exact(original)
     delivery = exact.deliver(original, prepared.replaced(exact), supply.first)
@@ -149,7 +160,7 @@ def fix(
     proof, notes = delivered(delivery, references, supply, proof)
     notes += [*delivery.notes, *asked.notes(original)]
     report = write_report(original, prepared, proof, supply.count, headroom, notes)
-    return Fixed(report, delivery, supply)
+    return Fixed(report, delivery, supply, certificate)
 
 
 def verify(

@@ -60,7 +60,9 @@ class Limits:
     grow over an unlimited exponent range before its exponent counts as too large; `comfort` is the
     growth that is not worth avoiding. A tensor that loses more than `loss` as it is may stay so
     (lifting it is a wish) up to the growth `ruin`, from which on it counts as an underflow.
-    `inside` gives, by operator, the largest magnitude of operands that its kernel bears.
+    `inside` gives, by operator, the largest magnitude of operands that its kernel bears. `bounds`
+    are magnitudes that values do not pass whatever comes in: these are wished to fit, as headroom
+    is, and take its place.
     """
 
     format: FloatFormat = FLOAT16
@@ -69,6 +71,7 @@ class Limits:
     comfort: float = 1.005
     ruin: float = 32.0
     inside: Mapping[str, float] = field(default_factory=dict[str, float])
+    bounds: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @uncollected()
@@ -91,6 +94,7 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
                     found[use] &= _Drawing(True, measured, limits, 0).window(_needs(graph, use))
             continue
         headroom = limits.headroom if value.kind == Kind.ACTIVATION else 0
+        headroom = 0 if name in limits.bounds else headroom
         measured = _above_floor(graph, name, measured)
         key = id(measured), value.bounded, headroom
         draw = drawn.setdefault(key, _Drawing(value.bounded, measured, limits, headroom))
@@ -102,12 +106,18 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
             found[use] = draw.exact if _saturates(graph, use) else draw.window(needs, eps)
         if value.kind == Kind.CONSTANT:
             continue
-        found[name] = draw.window(everything)
+        found[name] = draw.window(everything) & _bound(value.bounded, name, limits)
         for use in graph.consumers[name]:
             borne = _borne(graph, use, measured, limits)
             found[use] &= borne
             found[name] &= borne
     return found
+
+
+def _bound(bounded: bool, name: str, limits: Limits) -> Window:
+    """What it takes for a value to fit whatever comes in."""
+    largest = limits.bounds.get(name, 0.0)
+    return Window(low=limits.format.bits_above(largest)) if bounded and largest else Window()
 
 
 def _borne(graph: Graph, use: Use, measured: Range, limits: Limits) -> Window:

@@ -34,6 +34,9 @@ SINGLE = (16 * 2.0**-24, 2.0**-149)
 HELD = (Kind.CONSTANT, Kind.LITERAL)
 """What is no sample's."""
 
+SIZES = ("onnx.Shape", "onnx.Size")
+"""Operators that tell shapes, which are those of the sample."""
+
 SMALL = 2**20
 """Entries up to which what is computed of constants alone is kept."""
 
@@ -143,6 +146,12 @@ class Interpreter:
         return made[value]
 
     def _computed(self, node: Node) -> list[tuple[str, Array]]:
+        if node.op in SIZES:
+            (read,) = node.inputs.values()
+            shape = np.array(self.graph.values[read].shape, np.int64)
+            ends = (node.attributes.get("start", 0), node.attributes.get("end"))
+            made = shape[slice(*ends)] if node.op == "onnx.Shape" else np.array(shape.prod())
+            return [(node.outputs[0], made)]
         given = {
             value: self._array(value)
             for value in node.inputs.values()
@@ -156,6 +165,6 @@ def _independent(graph: Graph) -> frozenset[str]:
     found = {n for n, v in graph.values.items() if v.kind in (Kind.CONSTANT, Kind.LITERAL)}
     for node in graph.nodes:
         drawn = any(word in node.op for word in ("rand", "Random", "bernoulli", "Bernoulli"))
-        if not drawn and found.issuperset(node.inputs.values()):
+        if node.op in SIZES or (not drawn and found.issuperset(node.inputs.values())):
             found.update(node.outputs)
     return frozenset(n for n in found if graph.values[n].kind is Kind.ACTIVATION)

@@ -26,7 +26,7 @@ from halfsafe.frontends.torch.constants import Constants, Held
 from halfsafe.frontends.torch.door import add_doors, check_call, check_doors
 from halfsafe.frontends.torch.half import NEEDS_FLOAT32, in_dtype
 from halfsafe.frontends.torch.private import TreeSpec, taking, tree_flatten, tree_unflatten
-from halfsafe.frontends.torch.reader import read_graph
+from halfsafe.frontends.torch.reader import read_graph, size_of
 from halfsafe.frontends.torch.run import Evaluation
 from halfsafe.frontends.torch.schema import draws, is_deployed
 from halfsafe.graph import Graph
@@ -166,7 +166,9 @@ class Program:
 
         def value_of(n: fx.Node) -> Any:
             key = _key(n)
-            return values[key] if key in values else self.constants[key]
+            if key in values:
+                return values[key]
+            return self.constants[key] if key in self.constants else size_of(n.meta["val"])
 
         args, kwargs = map_arg((node.args, node.kwargs), value_of)
         with torch.no_grad():

@@ -99,7 +99,7 @@ class _Reader:
         is_tensor = isinstance(found, Tensor)
         floating = is_tensor and found.dtype.is_floating_point
         bounded = floating and found.dtype == self.deployed
-        shape = tuple(_hint(size) for size in found.shape) if is_tensor else ()
+        shape = tuple(size_of(size) for size in found.shape) if is_tensor else ()
         self.values[name] = Value(name, kind, floating, bounded, shape)
         return name
 
@@ -115,5 +115,6 @@ def _touches_floats(node: fx.Node) -> bool:
     return any(t.dtype.is_floating_point for t in tensors)
 
 
-def _hint(size: Any) -> int:
+def size_of(size: Any) -> int:
+    """A size, one that is free as it is in the first sample."""
     return size if isinstance(size, int) else int(size.node.hint or 1)
