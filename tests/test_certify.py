@@ -155,3 +155,90 @@ def test_a_domain_that_is_none_is_refused(domain, tmp_path):
     done = CliRunner().invoke(app, ["certify", str(path), "--domain", domain])
     assert isinstance(done.exception, BadInput)
     assert "write name=least:largest" in str(done.exception)
+
+
+# With a fix
+
+
+class Normed(nn.Module):
+    """A network whose last word is behind a norm."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside, self.norm, self.head = inside, nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, ids):
+        return self.head(self.norm(self.inside(ids)))
+
+
+def deep(factor):
+    net = network()
+    with torch.no_grad():
+        for block in net.blocks:
+            _ = block.down.weight.mul_(factor)
+            _ = block.out.weight.mul_(factor)
+        _ = net.table.weight.mul_(factor)
+    torch.manual_seed(1)
+    return Normed(net).eval()
+
+
+def test_a_fix_leaves_room_for_whatever_comes_in():
+    quiet = [torch.randint(0, 40, (2, 6)) for _ in range(3)]
+    net = deep(2e3)
+    assert not certify(net, sample=quiet[0]).certified
+    fixed = halfsafe.fix(net, quiet, certify={})
+    assert fixed.certificate.certified
+    assert fixed.report.safe
+    assert all(torch.equal(fixed.model(x), net(x)) for x in quiet)
+    half = fixed.half()
+    for token in range(40):
+        assert torch.isfinite(half(torch.full((2, 6), token))).all()
+
+
+def test_without_a_domain_nothing_is_certified():
+    assert halfsafe.fix(network(), [IDS]).certificate is None
+
+
+def test_what_cannot_be_certified_gets_the_plan_of_the_samples():
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(*(nn.Linear(16, 16) for _ in range(8)))
+
+        def forward(self, x):
+            return self.layers(x)
+
+    torch.manual_seed(0)
+    net = Growing().eval()
+    with torch.no_grad():
+        for layer in net.layers:
+            _ = layer.weight.mul_(8)
+    xs = [torch.randn(4, 16) for _ in range(3)]
+    fixed, plain = halfsafe.fix(net, xs, certify={"x": (-1e9, 1e9)}), halfsafe.fix(net, xs)
+    assert not fixed.certificate.certified
+    assert fixed.report.folds == plain.report.folds
+    assert fixed.report.safe
+
+
+def test_samples_of_other_lengths_are_bounded_by_the_first_one():
+    net = deep(2e3)
+    fixed = halfsafe.fix(net, [torch.randint(0, 40, (2, n)) for n in (6, 9, 4)], certify={})
+    assert fixed.certificate.certified
+    assert fixed.certificate.shapes == {"ids": (2, 6)}
+
+
+def test_a_domain_is_for_one_process():
+    with pytest.raises(BadInput, match="certify is for one process"):
+        halfsafe.fix(network(), [IDS], certify={}, distributed=True)
+
+
+def test_the_fix_command_writes_a_certificate_of_what_it_delivers(tmp_path):
+    path, x = file_of(tmp_path / "m.onnx", 1e6), np.random.default_rng(0).normal(size=(3, 8))
+    np.savez(tmp_path / "s.npz", x=x.astype(np.float32))
+    told = tmp_path / "c.json"
+    arguments = ["fix", str(path), "--samples", str(tmp_path / "s.npz"), "--certificate", str(told)]
+    done = CliRunner().invoke(app, [*arguments, "--domain", "x=-100:100"])
+    assert done.exit_code in (0, 1)
+    assert Certificate.load(told).domain == {"x": (-100.0, 100.0)}
+    done = CliRunner().invoke(app, ["fix", str(path), "--domain", "x=-1:1"])
+    assert "--domain is for --certificate" in str(done.exception)

@@ -8,10 +8,17 @@ from typing import Annotated
 
 import typer
 
-from halfsafe.certify import Interval, certify
-from halfsafe.cli.options import Batch, Model, Preprocess, Samples, check_output
+from halfsafe.certify import certify
+from halfsafe.cli.options import (
+    Batch,
+    Domain,
+    Model,
+    Preprocess,
+    Samples,
+    check_output,
+    spans_of,
+)
 from halfsafe.cli.shown import command, mending, out, say_next, waiting
-from halfsafe.errors import BadInput
 from halfsafe.loading import load
 from halfsafe.sample_files import Supplied
 
@@ -21,13 +28,7 @@ def certify_command(
     samples: Samples = None,
     preprocess: Preprocess = None,
     batch: Batch = None,
-    domain: Annotated[
-        list[str],
-        typer.Option(
-            help="An input's least and largest entry, name=-1:1; may be given several times. Whole "
-            "numbers are any, masks 0 or 1, where nothing is said."
-        ),
-    ] = [],  # noqa: B006
+    domain: Domain = [],  # noqa: B006
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the certificate as .json.")
     ] = None,
@@ -44,7 +45,7 @@ def certify_command(
     Example: halfsafe certify mypackage.zoo:vit --domain pixel_values=-3:3
     """
     check_output(output, (".json",))
-    spans = dict(map(_span, domain))
+    spans = spans_of(domain)
     supplied = Supplied(samples, preprocess, batch)
     loaded, inputs, _ = load(model, supplied)
     with waiting() as progress:
@@ -58,13 +59,3 @@ def certify_command(
         saved = f"{command()} -o certificate.json"
         say_next(saved if found.certified else mending(f"{model}{supplied}"))
     raise typer.Exit(0 if found.certified else 1)
-
-
-def _span(text: str) -> tuple[str, Interval]:
-    """``x=-1:1``. Raises BadInput."""
-    name, _, span = text.partition("=")
-    low, _, high = span.partition(":")
-    try:
-        return name, (float(low), float(high))
-    except ValueError:
-        raise BadInput(f"--domain {text}: write name=least:largest, pixel_values=-1:1") from None

@@ -16,6 +16,7 @@ from halfsafe.cli.options import (
     AsJson,
     Batch,
     ByMetric,
+    Domain,
     Headroom,
     Model,
     Preprocess,
@@ -23,6 +24,7 @@ from halfsafe.cli.options import (
     Tolerance,
     check_output,
     processes,
+    spans_of,
 )
 from halfsafe.cli.shown import after_writing, command, say_next, show, waiting, warn, write
 from halfsafe.directory import check_target, fix_directory
@@ -93,6 +95,13 @@ def fix_command(
             "those of --keep-fp32."
         ),
     ] = [],  # noqa: B006
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Leave room for every input of --domain, and write how far that went as .json."
+        ),
+    ] = None,
+    domain: Domain = [],  # noqa: B006
     tolerance: Tolerance = TOLERANCE,
     metric: ByMetric = None,
     as_json: AsJson = False,
@@ -108,6 +117,9 @@ def fix_command(
     """
     check_output(report, REPORTS)
     check_output(recipe, (".json",))
+    check_output(certificate, (".json",))
+    if domain and not certificate:
+        raise BadInput("--domain is for --certificate: give the file to write")
     asked = {
         "headroom": headroom,
         "tolerance": tolerance,
@@ -120,9 +132,13 @@ def fix_command(
     if Path(model).is_dir():
         if keep_fp32:
             raise BadInput("--keep-fp32 is for files and modules: a directory holds no islands")
+        if certificate:
+            raise BadInput("--certificate is for files and modules: load the network, and pass it")
         found = _directory(model, supplied, output, recipe, dtype, asked)
     else:
-        save = _Saving(output, dtype or "float16", io, timing_cache, recipe)
+        save = _Saving(output, dtype or "float16", io, timing_cache, recipe, certificate)
+        if certificate:
+            asked["certify"] = spans_of(domain)
         found = {"": _model(model, supplied, save, {**asked, "keep_fp32": keep_fp32})}
     written, safe = _write(found, report), all(each.safe for each in found.values())
     if as_json:
@@ -144,17 +160,22 @@ class _Saving:
     io: Literal["float32", "float16"]
     timing_cache: Path | None
     recipe: Path | None
+    certificate: Path | None
 
     def write(self, fixed: Fixed) -> tuple[str, ...]:
         """Writes it all; notes on what was written."""
+        notes: list[str] = []
         if self.recipe:
             fixed.recipe().save(self.recipe)
+        if self.certificate and fixed.certificate:
+            fixed.certificate.save(self.certificate)
+            notes += fixed.certificate.text().splitlines()
         if self.output is None:
-            return ()
+            return tuple(notes)
         if self.output.suffix == ".engine":
-            return (fixed.save_engine(self.output, self.timing_cache),)
+            return (*notes, fixed.save_engine(self.output, self.timing_cache))
         fixed.save(self.output, dtype=self.dtype, io=self.io)
-        return ()
+        return tuple(notes)
 
 
 def _model(model: str, supplied: Supplied, save: _Saving, asked: Mapping[str, Any]) -> Report:

@@ -42,6 +42,14 @@ Batch = Annotated[
     typer.Option(min=1, help="Pictures in a sample, also of samples that are made up for a file."),
 ]
 
+Domain = Annotated[
+    list[str],
+    typer.Option(
+        help="An input's least and largest entry, name=-1:1; may be given several times. Whole "
+        "numbers are any, masks 0 or 1, where nothing is said."
+    ),
+]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")]
 Headroom = Annotated[int, typer.Option(min=0, help="Bits left free above amax.")]
 
@@ -70,6 +78,21 @@ def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise BadInput(f"cannot write '{path}': give it the suffix {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise BadInput(f"cannot write '{path}': the folder '{path.parent}' does not exist")
+
+
+def spans_of(domain: list[str]) -> dict[str, tuple[float, float]]:
+    """What --domain says, by input: ``x=-1:1``. Raises BadInput."""
+    found: dict[str, tuple[float, float]] = {}
+    for text in domain:
+        name, _, span = text.partition("=")
+        low, _, high = span.partition(":")
+        try:
+            found[name] = float(low), float(high)
+        except ValueError:
+            raise BadInput(
+                f"--domain {text}: write name=least:largest, as pixel_values=-1:1"
+            ) from None
+    return found
 
 
 def processes() -> tuple[bool, bool]:
