@@ -694,3 +694,76 @@ def test_bits_do_not_depend_on_where_a_file_has_its_tensors(tmp_path):
         path.write_bytes(len(wide).to_bytes(8, "little") + wide + held[8 + length :])
         model = load(networks_in(place)[0], torch.float32)
         assert {x.data_ptr() % 64 for x in model.parameters()} == {0}
+
+
+# What lies beside a network
+
+
+def bert(kind, **more):
+    torch.manual_seed(0)
+    return getattr(transformers, kind)(transformers.BertConfig(**SMALL, **more))
+
+
+def test_modules_of_sentence_transformers_are_copied_with_their_weights(tmp_path):
+    place = saved(tmp_path / "in", bert("BertModel"), {"output.dense": 1e6})
+    folders = ["", "1_Pooling", "2_Dense"]
+    (place / "modules.json").write_text(json.dumps([{"path": path} for path in folders]))
+    for name in folders[1:]:
+        (place / name).mkdir()
+        (place / name / "config.json").write_text("{}")
+    save_file({"linear.weight": torch.randn(3, 32)}, place / "2_Dense" / "model.safetensors")
+    (place / "onnx").mkdir()
+    (place / "onnx" / "model.onnx").write_bytes(b"\0")
+    found = fix_directory(place)
+    assert found.safe
+    assert sum("'2_Dense' is copied as it is" in note for note in found.reports[""].notes) == 1
+    found.save(tmp_path / "out")
+    kept = tmp_path / "out" / "2_Dense" / "model.safetensors"
+    assert kept.read_bytes() == (place / "2_Dense" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
+    assert not (tmp_path / "out" / "onnx" / "model.onnx").exists()
+
+
+def test_a_list_of_modules_that_is_none_is_named(loud, tmp_path):
+    shutil.copytree(loud, tmp_path / "in")
+    (tmp_path / "in" / "modules.json").write_text('{"path": 3}')
+    with pytest.raises(BadInput, match=r"modules\.json' is no list of modules"):
+        fix_directory(tmp_path / "in")
+
+
+def test_a_folder_around_a_checkpoint_says_which(loud, tmp_path):
+    shutil.copytree(loud, tmp_path / "0_Transformer")
+    with pytest.raises(BadInput, match="but '0_Transformer' in it has: give that"):
+        fix_directory(tmp_path)
+
+
+def test_an_adapter_alone_is_no_network(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(BadInput, match="give its weights to halfsafe apply"):
+        fix_directory(tmp_path)
+
+
+def test_tensors_that_each_loading_draws_are_told(tmp_path):
+    """As of a class with a head, on the weights of its base model."""
+    place = saved(tmp_path / "in", bert("BertModel"), {"output.dense": 1e6})
+    config = place / "config.json"
+    config.write_text(config.read_text().replace('"BertModel"', '"BertForTokenClassification"'))
+    report = fix_directory(place).reports[""]
+    assert report.safe, report.verification.reasons
+    (note,) = [note for note in report.notes if "no file holds" in note]
+    assert note.startswith("no file holds 'classifier.bias' and 1 more")
+
+
+def test_complex_values_that_other_kernels_round_otherwise_are_captured(tmp_path):
+    """DeepSeek-V2 turns queries in complex values; its capture is some roundings off in FP32."""
+    config = transformers.DeepseekV2Config(
+        **{**SMALL, "num_key_value_heads": 4}, moe_intermediate_size=16, n_routed_experts=2,
+        num_experts_per_tok=2, n_group=1, topk_group=1, q_lora_rank=8, kv_lora_rank=8,
+        qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, first_k_dense_replace=2,
+        n_shared_experts=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.DeepseekV2ForCausalLM(config)
+    found = fix_directory(saved(tmp_path / "in", model, {RESIDUAL: 1e6}))
+    assert found.safe, found.reports[""].conflicts
+    assert found.recipe().only.exponents
