@@ -622,9 +622,10 @@ def test_arguments_are_made_up_in_the_form_that_a_class_takes(build, tmp_path):
 def test_a_picture_has_its_tokens_in_the_text(tmp_path):
     torch.manual_seed(0)
     model, _ = looking()
-    place = saved(tmp_path / "llava", model, {r"language_model.*(o_proj|down_proj)": 1e6})
+    place = saved(tmp_path / "llava", model, {r"linear_2|embed_tokens|o_proj": 1e6})
     found = fix_directory(place)
     assert found.safe, found.reports[""].verification.reasons
+    assert any("image_hidden_states" in note for note in found.reports[""].notes)
     assert found.recipe().only.exponents
 
 
