@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import halfsafe
+from halfsafe.errors import BadInput
 from halfsafe.formats import FLOAT16
 from halfsafe.frontends.torch.capture import capture
 from halfsafe.frontends.torch.model import run_model
@@ -352,3 +353,23 @@ def test_random_numbers_are_the_same_in_every_run():
     assert torch.equal(first, run_model(model, call))
     assert torch.equal(torch.get_rng_state(), before)
     assert halfsafe.fix(model, [X, -X]).report.verification.bit_equal
+
+
+def test_a_buffer_that_a_class_makes_in_bfloat16_is_no_lost_weight():
+    """Nobody could give it in FP32: no state dict holds it."""
+
+    class Normalised(torch.nn.Module):
+        def __init__(self, persistent):
+            super().__init__()
+            self.linear = torch.nn.Linear(8, 8)
+            self.register_buffer("scale", torch.tensor(2.83, dtype=torch.bfloat16), persistent)
+
+        def forward(self, x):
+            return self.linear(x * self.scale.type(x.dtype))
+
+    torch.manual_seed(0)
+    sample = torch.randn(4, 8)
+    report = halfsafe.fix(Normalised(persistent=False).eval(), sample).report
+    assert report.safe, report.verification.reasons
+    with pytest.raises(BadInput, match="'scale' is already bfloat16"):
+        halfsafe.fix(Normalised(persistent=True).eval(), sample)

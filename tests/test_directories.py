@@ -17,6 +17,9 @@ from bench.directories import ROWS, in_half
 from halfsafe import BadInput, FoldError, fix_directory
 from halfsafe.cli import app
 from halfsafe.drawn import scene
+from halfsafe.frontends.huggingface.folder import networks_in
+from halfsafe.frontends.huggingface.made import made_samples
+from halfsafe.frontends.huggingface.network import load
 from halfsafe.sample_files import Supplied
 
 transformers = pytest.importorskip("transformers")
@@ -523,3 +526,245 @@ def test_texts_that_nothing_reads_are_refused(loud, tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(BadInput, match="holds no text"):
         Supplied(str(tmp_path / "empty.txt")).raw()
+
+
+# Arguments in the form that a class takes
+
+PICTURES = {**{n: SMALL[n] for n in ("hidden_size", "num_hidden_layers", "num_attention_heads",
+            "intermediate_size")}, "image_size": 16, "patch_size": 8}  # fmt: skip
+SEQUENCES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+             "vocab_size": 99, "decoder_start_token_id": 0, "eos_token_id": 1}  # fmt: skip
+LOUD_T5 = {r"\.o\.weight|wo\.weight": 1e6}
+
+
+def choosing():
+    config = transformers.BertConfig(**SMALL)
+    return transformers.BertForMultipleChoice(config), {"input_ids": (2, 2, 48)}
+
+
+def classifying():
+    """Its decoder reads what its encoder reads, one to the right."""
+    model = transformers.T5ForSequenceClassification(transformers.T5Config(**SEQUENCES))
+    return model, {"input_ids": (2, 48), "decoder_input_ids": None}
+
+
+def watching():
+    config = transformers.TimesformerConfig(**PICTURES, num_frames=3)
+    return transformers.TimesformerForVideoClassification(config), {
+        "pixel_values": (2, 3, 3, 16, 16)
+    }
+
+
+def looking():
+    vision = {"model_type": "clip_vision_model", **PICTURES}
+    text = {"model_type": "llama", **SMALL}
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_id=98, vision_feature_layer=-1
+    )
+    return transformers.LlavaForConditionalGeneration(config), {"input_ids": (2, 4 + 48)}
+
+
+def captioning():
+    text = {"n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 99, "n_positions": 32}
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**PICTURES), transformers.GPT2Config(**text)
+    )
+    config.decoder_start_token_id, config.pad_token_id = 2, 0
+    shapes = {"pixel_values": (2, 3, 16, 16), "decoder_input_ids": (2, 16)}
+    return transformers.VisionEncoderDecoderModel(config), shapes
+
+
+def spelling():
+    """Its tokens are code points, and there is no table of them."""
+    small = {n: x for n, x in SMALL.items() if n not in ("vocab_size", "num_key_value_heads")}
+    config = transformers.CanineConfig(**small, local_transformer_stride=8, num_hash_buckets=64)
+    return transformers.CanineForSequenceClassification(config), {"input_ids": (2, 48)}
+
+
+def listening():
+    config = transformers.Wav2Vec2BertConfig(**SMALL, feature_projection_input_dim=20)
+    return transformers.Wav2Vec2BertForCTC(config), {"input_features": (2, 200, 20)}
+
+
+def decoding():
+    config = transformers.DacConfig(
+        encoder_hidden_size=4, decoder_hidden_size=16, downsampling_ratios=[2, 4],
+        upsampling_ratios=[4, 2], codebook_size=8, n_codebooks=2, codebook_dim=2,
+    )  # fmt: skip
+    return transformers.DacModel(config), {"input_values": (2, 1, 32000)}
+
+
+def forecasting():
+    config = transformers.PatchTSTConfig(
+        num_input_channels=2, context_length=32, patch_length=8, patch_stride=8, d_model=32,
+        num_hidden_layers=1, num_attention_heads=2, ffn_dim=32, prediction_length=4, loss="mse",
+    )  # fmt: skip
+    return transformers.PatchTSTForPrediction(config), {"past_values": (2, 32, 2)}
+
+
+FORMS = [choosing, classifying, watching, looking, captioning, spelling, listening, decoding,
+         forecasting]  # fmt: skip
+
+
+@pytest.mark.parametrize("build", FORMS, ids=lambda build: build.__name__)
+def test_arguments_are_made_up_in_the_form_that_a_class_takes(build, tmp_path):
+    torch.manual_seed(0)
+    model, shapes = build()
+    network = networks_in(saved(tmp_path / "in", model, {}))[0]
+    made = made_samples(network, model).samples
+    for sample in made:
+        with torch.no_grad():
+            model(**sample)
+        assert shapes == {n: tuple(sample[n].shape) if n in sample else None for n in shapes}
+    assert len({x.sum().item() for x in (s[next(iter(shapes))].float() for s in made)}) > 1
+
+
+def test_a_picture_has_its_tokens_in_the_text(tmp_path):
+    torch.manual_seed(0)
+    model, _ = looking()
+    place = saved(tmp_path / "llava", model, {r"linear_2|embed_tokens|o_proj": 1e6})
+    found = fix_directory(place)
+    assert found.safe, found.reports[""].verification.reasons
+    assert any("image_hidden_states" in note for note in found.reports[""].notes)
+    assert found.recipe().only.exponents
+
+
+def test_what_fits_in_no_form_is_refused_with_what_the_class_says(tmp_path):
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    config = transformers.Qwen2VLConfig(
+        text_config={**SMALL, "rope_parameters": rope}, vision_config=vision, image_token_id=98,
+        video_token_id=97, vision_start_token_id=96, vision_end_token_id=95,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Qwen2VLForConditionalGeneration(config)
+    place = saved(tmp_path / "qwen", model, {})
+    with pytest.raises(BadInput, match=r"no sample that halfsafe can make up \(.+\): pass --samp"):
+        fix_directory(place)
+
+
+def test_sequences_are_classified_by_their_last_token(tmp_path):
+    torch.manual_seed(0)
+    place = saved(tmp_path / "t5", classifying()[0], LOUD_T5)
+    found = fix_directory(place)
+    assert found.safe
+    assert found.recipe().only.exponents
+
+
+# What lies in memory and in files
+
+
+def test_memory_that_is_not_written_yet_is_not_measured(tmp_path):
+    """Multi-head latent attention makes keys with new_empty, and writes them in two parts."""
+    config = transformers.DeepseekV3Config(
+        **{**SMALL, "num_key_value_heads": 4}, moe_intermediate_size=16, n_routed_experts=2,
+        num_experts_per_tok=2, n_group=1, topk_group=1, q_lora_rank=8, kv_lora_rank=8,
+        qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, first_k_dense_replace=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.DeepseekV3ForCausalLM(config)
+    found = fix_directory(saved(tmp_path / "in", model, {RESIDUAL: 1e6}))
+    assert found.safe, found.reports[""].conflicts
+    values = found.reports[""].values
+    unwritten = [value.range.amax for name, value in values.items() if "new_empty" in name]
+    assert unwritten
+    assert set(unwritten) == {0.0}
+
+
+def test_empty_tensors_are_copied(tmp_path):
+    config = transformers.DINOv3ViTConfig(**PICTURES, num_register_tokens=0)
+    torch.manual_seed(0)
+    model = transformers.DINOv3ViTModel(config)
+    place = saved(tmp_path / "in", model, {r"down_proj|o_proj": 3e4})
+    assert any(not x.numel() for x in load_file(place / "model.safetensors").values())
+    found = fix_directory(place)
+    found.save(tmp_path / "out")
+    before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("in", "out"))
+    assert {n: x.shape for n, x in before.items()} == {n: x.shape for n, x in after.items()}
+
+
+def test_bits_do_not_depend_on_where_a_file_has_its_tensors(tmp_path):
+    """A product with a vector is summed up in another order where memory is not aligned."""
+    place = saved(tmp_path / "in", llama(), {})
+    path = place / "model.safetensors"
+    held = path.read_bytes()
+    length = int.from_bytes(held[:8], "little")
+    header = held[8 : 8 + length].rstrip()
+    for pad in (0, 8, 24):
+        wide = header + b" " * (-(len(header) + 8) % 64 + pad)
+        path.write_bytes(len(wide).to_bytes(8, "little") + wide + held[8 + length :])
+        model = load(networks_in(place)[0], torch.float32)
+        assert {x.data_ptr() % 64 for x in model.parameters()} == {0}
+
+
+# What lies beside a network
+
+
+def bert(kind, **more):
+    torch.manual_seed(0)
+    return getattr(transformers, kind)(transformers.BertConfig(**SMALL, **more))
+
+
+def test_modules_of_sentence_transformers_are_copied_with_their_weights(tmp_path):
+    place = saved(tmp_path / "in", bert("BertModel"), {"output.dense": 1e6})
+    folders = ["", "1_Pooling", "2_Dense"]
+    (place / "modules.json").write_text(json.dumps([{"path": path} for path in folders]))
+    for name in folders[1:]:
+        (place / name).mkdir()
+        (place / name / "config.json").write_text("{}")
+    save_file({"linear.weight": torch.randn(3, 32)}, place / "2_Dense" / "model.safetensors")
+    (place / "onnx").mkdir()
+    (place / "onnx" / "model.onnx").write_bytes(b"\0")
+    found = fix_directory(place)
+    assert found.safe
+    assert sum("'2_Dense' is copied as it is" in note for note in found.reports[""].notes) == 1
+    found.save(tmp_path / "out")
+    kept = tmp_path / "out" / "2_Dense" / "model.safetensors"
+    assert kept.read_bytes() == (place / "2_Dense" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
+    assert not (tmp_path / "out" / "onnx" / "model.onnx").exists()
+
+
+def test_a_list_of_modules_that_is_none_is_named(loud, tmp_path):
+    shutil.copytree(loud, tmp_path / "in")
+    (tmp_path / "in" / "modules.json").write_text('{"path": 3}')
+    with pytest.raises(BadInput, match=r"modules\.json' is no list of modules"):
+        fix_directory(tmp_path / "in")
+
+
+def test_a_folder_around_a_checkpoint_says_which(loud, tmp_path):
+    shutil.copytree(loud, tmp_path / "0_Transformer")
+    with pytest.raises(BadInput, match="but '0_Transformer' in it has: give that"):
+        fix_directory(tmp_path)
+
+
+def test_an_adapter_alone_is_no_network(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(BadInput, match="give its weights to halfsafe apply"):
+        fix_directory(tmp_path)
+
+
+def test_tensors_that_each_loading_draws_are_told(tmp_path):
+    """As of a class with a head, on the weights of its base model."""
+    place = saved(tmp_path / "in", bert("BertModel"), {"output.dense": 1e6})
+    config = place / "config.json"
+    config.write_text(config.read_text().replace('"BertModel"', '"BertForTokenClassification"'))
+    report = fix_directory(place).reports[""]
+    assert report.safe, report.verification.reasons
+    (note,) = [note for note in report.notes if "no file holds" in note]
+    assert note.startswith("no file holds 'classifier.bias' and 1 more")
+
+
+def test_complex_values_that_other_kernels_round_otherwise_are_captured(tmp_path):
+    """DeepSeek-V2 turns queries in complex values; its capture is some roundings off in FP32."""
+    config = transformers.DeepseekV2Config(
+        **{**SMALL, "num_key_value_heads": 4}, moe_intermediate_size=16, n_routed_experts=2,
+        num_experts_per_tok=2, n_group=1, topk_group=1, q_lora_rank=8, kv_lora_rank=8,
+        qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, first_k_dense_replace=2,
+        n_shared_experts=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.DeepseekV2ForCausalLM(config)
+    found = fix_directory(saved(tmp_path / "in", model, {RESIDUAL: 1e6}))
+    assert found.safe, found.reports[""].conflicts
+    assert found.recipe().only.exponents

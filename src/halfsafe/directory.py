@@ -131,7 +131,7 @@ def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> 
     with needing("huggingface", "directories"):
         import torch
 
-        from halfsafe.frontends.huggingface.network import load
+        from halfsafe.frontends.huggingface.network import load_and_tell
         from halfsafe.frontends.huggingface.opened import samples_of
         from halfsafe.frontends.huggingface.outputs import states_in, without
         from halfsafe.frontends.huggingface.source import Expressible
@@ -139,11 +139,12 @@ def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> 
         from halfsafe.frontends.torch.source import TorchSource
 
     progress(f"loading {network}")
-    model = load(network, torch.float32)
+    model, drawn = load_and_tell(network, torch.float32)
     made = samples_of(network, model, samples)
     supply = Samples(made.samples)
     progress(f"capturing {network}")
-    notes, states = [*made.notes], states_in(run_model(model, supply.first))
+    notes = [*made.notes, *_on_what_is_not_held(network, drawn)]
+    states = states_in(run_model(model, supply.first))
     if states:
         notes.append(f"not deployed, and not judged, are the network's states: {', '.join(states)}")
     original = TorchSource.open(without(model, states), supply.first, None, supply.some)
@@ -161,6 +162,24 @@ def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> 
     notes += [*more, *asked.notes(original)]
     report = write_report(original, prepared, proof, supply.count, asked.headroom, notes)
     return Fixed(report, delivery)
+
+
+def _on_what_is_not_held(network: Network, drawn: Sequence[str]) -> list[str]:
+    """What the user should know of tensors that no file holds, and of modules of others."""
+    from halfsafe.frontends.huggingface.folder import modules_behind
+
+    notes: list[str] = []
+    if drawn:
+        more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        notes.append(
+            f"no file holds '{drawn[0]}'{more}: each from_pretrained of {network.kind} draws other "
+            "values, and what is computed with them means nothing"
+        )
+    notes += [
+        f"'{name}' is copied as it is: it reads what the network gives, and was not looked at"
+        for name in modules_behind(network.path)
+    ]
+    return notes
 
 
 MARGIN = 6

@@ -1,7 +1,8 @@
 """What lies in a directory: one network, or a pipeline of several, and files beside the weights.
 
 A directory of transformers has a config.json that names the class; a pipeline of diffusers has a
-model_index.json that names a library and a class for each folder in it.
+model_index.json that names a library and a class for each folder in it; one of
+sentence-transformers has a modules.json, with folders of what is computed behind the network.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from halfsafe.rescaling import DTYPES, Rescaling, shapes_of
 
 Library = Literal["transformers", "diffusers"]
 
-CONFIG, PIPELINE = "config.json", "model_index.json"
+CONFIG, PIPELINE, MODULES = "config.json", "model_index.json", "modules.json"
+
+ADAPTER = "adapter_config.json"
+"""What a directory with a LoRA alone has in place of them."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx",
            ".gguf", ".tflite", ".pt2", ".index.json")  # fmt: skip
@@ -56,11 +60,37 @@ def networks_in(path: Path) -> list[Network]:
             raise BadInput(f"'{path / PIPELINE}' lists no network of transformers or diffusers")
         return networks
     if not (path / CONFIG).is_file():
+        if (path / ADAPTER).is_file():
+            raise BadInput(
+                f"'{path}' holds an adapter, which is no network: fix the checkpoint that it is "
+                "for, and give its weights to halfsafe apply"
+            )
+        inside = [p.name for p in sorted(path.glob("*/")) if (p / CONFIG).is_file()]
+        if inside:
+            raise BadInput(
+                f"the folder '{path}' has neither {CONFIG} nor {PIPELINE}, but '{inside[0]}' in it "
+                "has: give that"
+            )
         raise BadInput(
             f"the folder '{path}' has neither {CONFIG} nor {PIPELINE}: give a directory that "
             "save_pretrained has written"
         )
     return [_alone(path, "")]
+
+
+def modules_behind(path: Path) -> list[str]:
+    """Folders with modules of sentence-transformers that hold weights of their own.
+
+    They read what the network gives, and are no part of it. Raises BadInput.
+    """
+    if not (path / MODULES).is_file():
+        return []
+    try:
+        listed: Any = json.loads((path / MODULES).read_text(encoding="utf-8"))
+        folders = [str(entry["path"]) for entry in listed if entry["path"]]
+    except (ValueError, TypeError, LookupError) as error:
+        raise BadInput(f"'{path / MODULES}' is no list of modules: {first_line(error)}") from error
+    return [x for x in folders if any(p.name.endswith(WEIGHTS) for p in (path / x).glob("*"))]
 
 
 def _is_part(entry: Any) -> bool:
@@ -195,7 +225,12 @@ def rescaled_config(config: Mapping[str, Any], settings: Mapping[str, Setting]) 
 
 
 def _copy_beside(source: Path, target: Path, but: set[Path]) -> None:
-    """Copies files that hold no weights, and folders with such, but for some folders."""
+    """Copies files that hold no weights, and folders with such, but for some folders.
+
+    Modules behind the network are copied with their weights.
+    """
+    for name in modules_behind(source):
+        shutil.copytree(source / name, target / name, dirs_exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.name.startswith(".") or path in but or path.name.endswith(WEIGHTS):
             continue

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from halfsafe.drawn import scene, sounds
 from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.huggingface.fitting import in_the_form_that_runs
 from halfsafe.frontends.huggingface.folder import Network
 from halfsafe.frontends.huggingface.generation import said_by
 from halfsafe.frontends.huggingface.network import config_of, quietly
@@ -30,6 +32,11 @@ COUNT = 4
 
 TOKENS, ANSWER = 48, 16
 """Length of a text, and of what a decoder has said so far."""
+
+BYTES = 256
+
+BINS = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")
+"""What configurations call the height of a spectrum."""
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog, and then it sleeps until noon.",
@@ -55,6 +62,8 @@ def made_samples(network: Network, model: Any, raw: Sequence[Any] = ()) -> Made:
     maker = _Maker(network, model, config_of(model), torch_seed, raw)
     count = (len(raw) + 1) // 2 or COUNT
     made = [maker.sample(i) for i in range(count)]
+    if network.library == "transformers":
+        made = in_the_form_that_runs(model, maker.config, made)
     if raw and not maker.has_read:
         kind = "texts" if isinstance(raw[0], str) else "pictures"
         raise BadInput(f"nothing in '{network.path}' reads {kind} for {network.kind}.forward()")
@@ -97,6 +106,7 @@ class _Maker:
             "input_features": self._features,
             "input_values": self._sound,
             "decoder_input_ids": self._answer,
+            "past_values": self._series,
             "sample": self._latents,
             "hidden_states": self._latents,
             "timestep": self._timestep,
@@ -146,7 +156,7 @@ class _Maker:
     def _drawn_tokens(self, ids: str, mask: str, length: int) -> Sample:
         size = self._vocabulary()
         drawn = torch.randint(min(4, size - 1), size, (2, length), generator=self.draw)
-        text = self.config.get("text_config") or self.config
+        text = self._text_part()
         last = text.get("eos_token_id")
         seen = torch.ones(2, length, dtype=torch.int64)
         seen[1, 2 * length // 3 :] = 0
@@ -158,11 +168,22 @@ class _Maker:
         return {ids: drawn} | ({mask: seen} if mask in self.takes else {})
 
     def _vocabulary(self) -> int:
-        """How many tokens there are."""
-        text = self.config.get("text_config") or self.config
-        if isinstance(size := text.get("vocab_size"), int):
+        """How many tokens there are; those of bytes, where they are in no table."""
+        if isinstance(size := self._text_part().get("vocab_size"), int):
             return size
-        return self.model.get_input_embeddings().num_embeddings
+        with suppress(NotImplementedError, AttributeError):
+            return self.model.get_input_embeddings().num_embeddings
+        return BYTES
+
+    def _text_part(self) -> Mapping[str, Any]:
+        return self._part("vocab_size", "text_config", "decoder")
+
+    def _part(self, key: str, *usual: str) -> Mapping[str, Any]:
+        """The part of the configuration that has a key: a usual one, itself, or any other."""
+        named = [part for name in usual if isinstance(part := self.config.get(name), dict)]
+        parts = [x for x in self.config.values() if isinstance(x, dict)]
+        known = (part for part in (*named, self.config, *parts) if part.get(key) is not None)
+        return next(known, named[0] if named else self.config)
 
     def _answer(self, i: int) -> Sample:
         """What a decoder has said so far: the network's own words, or, if it says none, tokens."""
@@ -182,7 +203,7 @@ class _Maker:
 
     def _positions(self, otherwise: int = TOKENS) -> list[int]:
         """The most positions there are, where the configuration says it."""
-        text = self.config.get("text_config") or self.config
+        text = self._text_part()
         names = ("max_position_embeddings", "n_positions", "max_target_positions")
         found = [text[n] for n in names if isinstance(text.get(n), int) and text[n] > 2]
         return [min(found) - 2 if found else otherwise]  # some count from behind a padding index
@@ -196,7 +217,7 @@ class _Maker:
             seen = _pair(self.pictures, i) if self.pictures else [scene(2 * i), scene(2 * i + 1)]
             read = processor(images=seen, return_tensors="pt")
             return {name: x for name, x in read.items() if name in self.takes}
-        part = self.config.get("vision_config") or self.config
+        part = self._part("image_size", "vision_config")
         channels = part.get("num_channels", 3)
         size = part.get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
@@ -215,7 +236,8 @@ class _Maker:
             read = extractor(sounds(i, rate), sampling_rate=rate, return_tensors="pt")
             return {name: x for name, x in read.items() if name in self.takes}
         self.made_up.append("spectra are drawn, since the directory has no feature extractor")
-        bins = self.config.get("num_mel_bins", 80)
+        part = next((p for name in BINS if name in (p := self._part(name))), self.config)
+        bins = next((part[name] for name in BINS if name in part), 80)
         frames = 2 * self.config.get("max_source_positions", 1500)
         return {"input_features": torch.randn(2, bins, frames, generator=self.draw)}
 
@@ -231,6 +253,15 @@ class _Maker:
             read = extractor(heard, sampling_rate=rate, return_tensors="pt", padding=True)
             return {name: x for name, x in read.items() if name in self.takes}
         return {"input_values": torch.tensor(np.stack(heard))}
+
+    # Series
+
+    def _series(self, i: int) -> Sample:
+        length, channels = (self.config.get(n) for n in ("context_length", "num_input_channels"))
+        if not isinstance(length, int) or not isinstance(channels, int):
+            return {}
+        self.made_up.append("time series are drawn, as random walks")
+        return {"past_values": torch.randn(2, length, channels, generator=self.draw).cumsum(1)}
 
     # What denoises
 

@@ -43,6 +43,8 @@ class Names:
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
         written: dict[str, frozenset[str]] = {}
         for name, x in _written(model, marks).items():
+            if not x.numel():  # no entry says where it is from, and it needs no exponent
+                continue
             bare = name.removeprefix(prefix)  # as checkpoints of the base model alone have it
             spelled = bare if name not in shapes and bare in shapes else name
             written[spelled] = frozenset(names[int(i)] for i in _entries(x))

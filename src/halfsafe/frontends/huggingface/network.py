@@ -19,6 +19,7 @@ from torch import nn
 
 from halfsafe.errors import BadInput, first_line
 from halfsafe.frontends.huggingface.folder import Network
+from halfsafe.frontends.torch.program import same_draws
 
 
 def class_of(network: Network) -> Any:
@@ -44,20 +45,48 @@ def load(network: Network, dtype: torch.dtype, path: Path | None = None) -> nn.M
 
     FP32 holds a checkpoint in bfloat16 or FP16 exactly. Raises BadInput.
     """
+    return load_and_tell(network, dtype, path)[0]
+
+
+def load_and_tell(
+    network: Network, dtype: torch.dtype, path: Path | None = None
+) -> tuple[nn.Module, list[str]]:
+    """The same, with the tensors that the class draws since no file holds them; by each loading
+    here the same ones."""
     kind = class_of(network)
     if not any((path or network.path).glob("*.safetensors")):
         raise BadInput(
             f"'{network.path}' holds no .safetensors files: load it, and save it once more"
         )
-    named = {"dtype": dtype} if network.library == "transformers" else {"torch_dtype": dtype}
+    named: dict[str, Any] = {"torch_dtype": dtype}
+    if network.library == "transformers":
+        named = {"dtype": dtype, "output_loading_info": True}
     try:
-        with quietly():
-            model = kind.from_pretrained(path or network.path, local_files_only=True, **named)
+        with quietly(), same_draws():
+            found = kind.from_pretrained(path or network.path, local_files_only=True, **named)
     except Exception as error:
         raise BadInput(
             f"{network.kind}.from_pretrained('{path or network.path}') fails: {first_line(error)}"
         ) from error
-    return model.eval()
+    model, told = found if isinstance(found, tuple) else (found, {})
+    _align(model)
+    return model.eval(), sorted(told.get("missing_keys", ()))
+
+
+ALIGNED = 64
+"""Bytes to which PyTorch aligns the tensors that it makes."""
+
+
+def _align(model: nn.Module) -> None:
+    """Moves tensors that lie in memory as they lie in a file to where PyTorch would put them.
+
+    A product of a matrix and a vector sums up in another order at another alignment. A rescaled
+    tensor would differ by that alone.
+    """
+    with torch.no_grad():
+        for x in (*model.parameters(), *model.buffers()):
+            if x.data_ptr() % ALIGNED:
+                x.data = x.data.clone()
 
 
 def config_of(model: Any) -> dict[str, Any]:

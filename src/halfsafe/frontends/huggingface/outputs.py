@@ -19,20 +19,30 @@ from torch import nn
 
 STATES = frozenset(
     """
-    past_key_values encoder_last_hidden_state hidden_states attentions encoder_hidden_states
-    decoder_hidden_states cross_attentions encoder_attentions decoder_attentions text_model_output
-    vision_model_output encoder_outputs intermediate_hidden_states mems state cache_params
+    past_key_values encoder_last_hidden_state hidden_states attentions encoder_outputs mems state
+    cache_params vision_outputs qformer_outputs language_model_outputs image_pooler_output
+    video_pooler_output
     """.split()
 )
 """Fields of transformers' outputs that are states, or whole outputs of a part."""
+
+OF_A_PART = ("_hidden_states", "_attentions", "_model_output")
+"""What names of such fields end with, behind that of a part: ``image_hidden_states``."""
+
+WHOLE = "last_hidden_states"
+"""What is not of a part, in the plural."""
 
 
 def states_in(found: Any) -> list[str]:
     """The states among what a network gives by name; none if there is nothing beside them."""
     if not isinstance(found, Mapping):
         return []
-    states = [name for name in found if name in STATES]
+    states = [name for name in found if _is_state(name)]
     return states if len(states) < len(found) else []
+
+
+def _is_state(name: Any) -> bool:
+    return name in STATES or (str(name).endswith(OF_A_PART) and name != WHOLE)
 
 
 def without(model: nn.Module, states: Sequence[str]) -> nn.Module:

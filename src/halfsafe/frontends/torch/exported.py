@@ -146,7 +146,7 @@ def _drop_side_outputs(graph: fx.Graph, exported: ExportedProgram) -> None:
 
 
 def _simplify(graph: fx.Graph) -> None:
-    """Drops metadata asserts and the copies that dropout leaves; writes hidden defaults out."""
+    """Drops metadata asserts and copies that dropout leaves; writes what is left open out."""
     for node in list(graph.nodes):
         if node.target is ASSERT_TENSOR_METADATA:
             graph.erase_node(node)
@@ -157,6 +157,8 @@ def _simplify(graph: fx.Graph) -> None:
             _single_batch_norm(graph, node)
         elif node.target is aten.cat.default:
             _without_nothing(graph, node)
+        elif node.target in _UNWRITTEN:
+            _write_zeros(node)
         elif node.target is aten.relu6.default:
             _become(graph, node, aten.hardtanh.default, (node.args[0], 0.0, 6.0))
         elif node.target is aten.rms_norm.default:
@@ -183,6 +185,21 @@ def _without_nothing(graph: fx.Graph, node: fx.Node) -> None:
         if len(held) == 1:
             node.replace_all_uses_with(held[0])
             graph.erase_node(node)
+
+
+_UNWRITTEN = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+    aten.new_empty.default: aten.new_zeros.default,
+}
+"""Operators that give whatever lies in memory, to be written to, and those that give zeros."""
+
+
+def _write_zeros(node: fx.Node) -> None:
+    """Zeros in place of what lies in memory by chance, whose ranges would be measured."""
+    node.target = _UNWRITTEN[cast("Any", node.target)]
+    known = {argument.name for argument in arguments_of(node.target)}
+    node.kwargs = {name: x for name, x in node.kwargs.items() if name in known}
 
 
 def _is_factory(node: fx.Node) -> bool:

@@ -184,10 +184,11 @@ def check_model(model: Any) -> None:
     if inner is not None:
         raise BadInput(f"submodule '{inner}' is in training mode: call model.eval() first")
     tensors = [*model.named_parameters(), *model.named_buffers()]
+    held = model.state_dict(keep_vars=True).keys()
     for name, tensor in tensors:
         if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
             raise BadInput(f"'{name}' is float64: pass the FP32 model, model.float()")
-        if tensor.dtype in (torch.float16, torch.bfloat16):
+        if tensor.dtype in (torch.float16, torch.bfloat16) and name in held:
             raise BadInput(
                 f"'{name}' is already {_name(tensor.dtype)}: pass the FP32 model, the values that "
                 "rounding lost cannot be found again"
