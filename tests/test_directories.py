@@ -768,3 +768,16 @@ def test_complex_values_that_other_kernels_round_otherwise_are_captured(tmp_path
     found = fix_directory(saved(tmp_path / "in", model, {RESIDUAL: 1e6}))
     assert found.safe, found.reports[""].conflicts
     assert found.recipe().only.exponents
+
+
+def test_a_plan_that_gives_values_up_is_not_better_than_none(tmp_path):
+    """Random weights behind twenty BatchNorms are small: FP16 bears them as they are."""
+    torch.manual_seed(0)
+    config = transformers.MobileViTConfig(
+        image_size=64, patch_size=2, hidden_sizes=[16, 24, 32], num_attention_heads=2,
+        neck_hidden_sizes=[8, 8, 16, 16, 24, 24, 32],
+    )  # fmt: skip
+    place = saved(tmp_path / "vit", transformers.MobileViTForImageClassification(config), {})
+    found = fix_directory(place)
+    assert found.safe
+    assert found.recipe().only.exponents == {}

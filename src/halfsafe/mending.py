@@ -280,8 +280,9 @@ def mended(
     if best[1].answer is Answer.NOT_SAFE and preparation.unmeasured:
         preparation.measure_all()
         best = min(best, proved(preparation.prepared(eager=True)), key=_rank)
-    if preparation.restrictions:
-        return best
+    if preparation.restrictions:  # a plan that had to give values up may be worse than none
+        as_it_is = proved(preparation.unchanged())
+        return as_it_is if as_it_is[1].safe else best
     mending = Mending(original, preparation)
     current, call = best, _worst_call(supply, best[1])
     for _ in range(ROUNDS):

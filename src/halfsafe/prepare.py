@@ -198,6 +198,12 @@ class Preparation:
         prepared = self._found(source, ranges, found, (), (), ())
         return replace(prepared, restriction=kept_to).without_kept()
 
+    def unchanged(self) -> Prepared:
+        """Nothing changed at all, whatever the windows say."""
+        source = self._lowered
+        ranges = self._known(source)
+        return self._found(source, ranges, plan(source.graph, {}), (), (), ())
+
     def _found(
         self,
         source: Source,
