@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import diffusion
 from bench.architectures import amplify
 from bench.record import record
 
@@ -134,6 +135,28 @@ def labelled(model: Any, seed: int) -> Sample:
         "hidden_states": torch.randn(batch, 4, 16, 16, generator=draw),
         "timestep": torch.randint(0, 1000, (batch,), generator=draw),
         "class_labels": torch.randint(0, 10, (batch,), generator=draw),
+    }
+
+
+def with_sizes(model: Any, seed: int) -> Sample:
+    """What SDXL's UNet is given: the pooled prompt and the sizes of the picture too."""
+    draw = torch.Generator().manual_seed(2000 + seed)
+    found = noise(model, seed)
+    batch = len(found["sample"])
+    found["encoder_hidden_states"] = torch.randn(batch, 77, 32, generator=draw)
+    sizes = torch.tensor([1024.0, 768, 0, 0, 1024, 768]).repeat(batch, 1)
+    pooled = torch.randn(batch, 16, generator=draw)
+    return {**found, "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+
+
+def joint(model: Any, seed: int) -> Sample:
+    draw = torch.Generator().manual_seed(1000 + seed)
+    batch = (1, 3, 2)[seed % 3]
+    return {
+        "hidden_states": torch.randn(batch, 4, 16, 16, generator=draw),
+        "encoder_hidden_states": torch.randn(batch, 77, 32, generator=draw),
+        "pooled_projections": torch.randn(batch, 32, generator=draw),
+        "timestep": 1000 * torch.rand(batch, generator=draw),
     }
 
 
@@ -321,11 +344,33 @@ def dit() -> Any:
     )  # fmt: skip
 
 
+@row(diffusion.UNET, with_sizes, outputs=("sample",))
+def unet_sdxl() -> Any:
+    return diffusion.unet_xl()
+
+
+@row(diffusion.JOINT, joint, outputs=("sample",))
+def sd3_transformer() -> Any:
+    return diffusion.sd3()
+
+
+PIPELINES = {
+    "pipeline_sd": diffusion.stable_diffusion,
+    "pipeline_sdxl": diffusion.stable_diffusion_xl,
+    "pipeline_sd3": diffusion.stable_diffusion_3,
+    "pipeline_flux": diffusion.flux_1,
+}
+"""Whole pipelines, which diffusers runs before and after."""
+
+
 # What runs in processes of their own
 
 
 def make(name: str, folder: Path) -> None:
-    """Builds, amplifies and saves a network."""
+    """Builds, amplifies and saves a network, or a pipeline."""
+    if name in PIPELINES:
+        diffusion.saved(PIPELINES[name], folder)
+        return
     found = ROWS[name]
     torch.manual_seed(0)
     model = found.build().eval()
@@ -348,7 +393,12 @@ def outputs(name: str, model: Any, sample: Sample) -> list[Any]:
 
 
 def in_half(sample: Sample) -> Sample:
-    return {n: x.half() if x.is_floating_point() else x for n, x in sample.items()}
+    def cast(x: Any) -> Any:
+        if isinstance(x, dict):
+            return in_half(x)
+        return x.half() if x.is_floating_point() else x
+
+    return {n: cast(x) for n, x in sample.items()}
 
 
 def off(found: Any, known: Any) -> float:
@@ -399,6 +449,24 @@ def judged(name: str, before: Path, after: Path) -> dict[str, Any]:
     if ROWS[name].generates:
         row |= generated(name, original, exact, half)
     return row
+
+
+def drawn(before: Path, after: Path) -> dict[str, Any]:
+    """The pictures of two pipelines, on prompts and seeds that nobody recorded."""
+    assert "halfsafe" not in sys.modules
+    equal, naive, errors = True, [], []
+    for seed, prompt in enumerate(("a house by the lake", "two old boats", "0123456789")):
+        known = diffusion.picture(before, torch.float32, prompt, seed)
+        equal &= np.array_equal(known, diffusion.picture(after, torch.float32, prompt, seed))
+        for path, told in ((before, naive), (after, errors)):
+            found = diffusion.picture(path, torch.float16, prompt, seed)
+            told.append(float(np.abs(found - known).max()))
+    return {
+        "bit_equal": bool(equal),
+        "finite": bool(np.isfinite(errors).all()),
+        "naive_error": float(np.max(np.nan_to_num(naive, nan=np.inf))),
+        "error": max(errors),
+    }
 
 
 def _only(model: Any, keys: tuple[str, ...]) -> Any:
@@ -466,14 +534,19 @@ def measure(name: str) -> dict[str, Any]:
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = round(time.perf_counter() - start, 1)
-        row: dict[str, Any] = {"name": name, "dtype": ROWS[name].dtype, "seconds": seconds}
+        dtype = ROWS[name].dtype if name in ROWS else "float32"
+        row: dict[str, Any] = {"name": name, "dtype": dtype, "seconds": seconds}
         if done.returncode > 1:
             return {**row, "refused": done.stderr.strip().splitlines()[-1]}
         said = json.loads(done.stdout)
+        reports = said.values() if name in PIPELINES else [said]
         row["safe"] = done.returncode == 0
-        row["notes"] = [n for n in said["notes"] if "epsilon" in n or "tokens generated" in n]
+        kept = ("epsilon", "tokens generated", "run of the pipeline")
+        notes = [n for report in reports for n in report["notes"] if any(k in n for k in kept)]
+        row["notes"] = list(dict.fromkeys(notes))
         if not row["safe"]:
-            return {**row, "refused": (said["conflicts"] or ["no conflict is named"])[0]}
+            conflicts = [conflict for report in reports for conflict in report["conflicts"]]
+            return {**row, "refused": (conflicts or ["no conflict is named"])[0]}
         return {**row, **json.loads(process("judge", name, str(before), str(after)))}
 
 
@@ -483,10 +556,12 @@ def main() -> None:
         make(arguments[1], Path(arguments[2]))
         return
     if arguments[:1] == ["judge"]:
-        print(json.dumps(judged(arguments[1], Path(arguments[2]), Path(arguments[3]))))
+        name, before, after = arguments[1], Path(arguments[2]), Path(arguments[3])
+        found = drawn(before, after) if name in PIPELINES else judged(name, before, after)
+        print(json.dumps(found))
         return
     rows: list[dict[str, Any]] = []
-    for name in arguments or ROWS:
+    for name in arguments or [*ROWS, *PIPELINES]:
         rows.append(measure(name))
         print(json.dumps(rows[-1]))
     if not arguments:

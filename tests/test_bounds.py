@@ -304,3 +304,27 @@ def test_what_has_no_bound_is_named():
     _, bounds = bounds_of(Odd().eval(), torch.randn(2, 4), {"x": (-1.0, 1.0)})
     assert "bessel_j0" in bounds["add"].lost
     assert not bounds["add"].is_finite
+
+
+# What looks like a family and is not
+
+
+@pytest.mark.parametrize(
+    ("forward", "bound"),
+    [
+        (lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=1), math.inf),
+        (lambda x: nn.functional.avg_pool2d(x, 2), 1.01),
+        (lambda x: nn.functional.layer_norm(x, (4, 4)), 4.1),  # over 16 entries
+        (lambda x: nn.functional.layer_norm(x, (4,)), 2.1),
+        (lambda x: nn.functional.dropout(x, 0.5, training=False), 1.01),
+    ],
+)
+def test_an_option_is_looked_at(forward, bound):
+    class Net(nn.Module):
+        def forward(self, x):
+            return forward(x)
+
+    source, bounds = bounds_of(Net().eval(), torch.ones(1, 2, 4, 4), {"x": (-1.0, 1.0)})
+    (output,) = source.graph.outputs
+    assert bounds[output].amax <= bound
+    assert bounds[output].is_finite == math.isfinite(bound)

@@ -112,7 +112,11 @@ def _bound(value: Value, span: Interval | None) -> Bound:
 def _told(source: Source, name: str, bound: Bound) -> Bounded:
     value = source.graph.values[name]
     known = bound.amax if bound.is_finite else None
-    lost = "" if bound.is_finite else bound.lost or "an input that may be anything"
+    lost = (
+        ""
+        if bound.is_finite
+        else bound.lost or "a number that is infinite, or an input that may be anything"
+    )
     return Bounded(known, source.graph.describe(name), value.bounded, lost)
 
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from halfsafe.asked import Asked
 from halfsafe.deviation import bit_equal, worst_difference
@@ -44,10 +44,14 @@ TOKENS = 32
 
 @dataclass(frozen=True)
 class FixedDirectory:
-    """A directory whose networks are fixed, each by its name; "" is that of one alone."""
+    """A directory whose networks are fixed, each by its name; "" is that of one alone.
+
+    What of a pipeline is `copied` has weights that nobody has looked at, as a safety checker.
+    """
 
     path: Path
     networks: Mapping[str, Fixed]
+    copied: tuple[str, ...] = ()
 
     @property
     def safe(self) -> bool:
@@ -104,26 +108,66 @@ def fix_directory(
     The plan keeps to what their classes can hold: tensors of the checkpoint, each name at one
     exponent, and numbers of the configuration. `samples` are those of `fix`, as keyword arguments,
     or a list of texts or of PIL images, which the directory's tokenizer or processor reads, two at
-    once; of a pipeline, a mapping from the name of a network to its samples. Without them, a few
-    texts, pictures or sounds are read so; where nothing reads them, they are drawn, and notes say
-    so. All else is as in `fix`. Raises BadInput,
-    CaptureError, and FoldError where a class cannot hold what its network needs.
+    once; of a pipeline, a list of prompts, or a mapping from the name of a network to its samples.
+    Without them, a few texts, pictures or sounds are read so; where nothing reads them, they are
+    drawn, and notes say so. A pipeline is run, and what its networks are called with are their
+    samples. All else is as in `fix`. Raises BadInput, CaptureError, and FoldError where a class
+    cannot hold what its network needs.
     """
-    from halfsafe.frontends.huggingface.folder import networks_in
+    from halfsafe.frontends.huggingface.folder import copied_in, networks_in
 
     path = Path(path)
     asked = Asked.of(headroom, tolerance, metric, engine, profile, exclude=exclude)
     networks = networks_in(path)
     if exclude and len(networks) > 1:
         raise BadInput(f"exclude is for one network, and '{path}' has {len(networks)}")
-    by_name = {"": samples} if networks[0].name == "" else samples or {}
-    odd = sorted(by_name.keys() - {network.name for network in networks})
-    if odd:
-        raise BadInput(f"samples are given for '{odd[0]}', which '{path}' has not")
+    by_name = _samples_by_name(path, networks, samples, progress)
     made: dict[str, Fixed] = {}
     for network in networks:
         made[network.name] = _fixed(network, by_name.get(network.name), asked, progress)
-    return FixedDirectory(path, made)
+    return FixedDirectory(path, made, tuple(copied_in(path)))
+
+
+def _samples_by_name(
+    path: Path, networks: Sequence[Network], samples: Any, progress: Progress
+) -> Mapping[str, Any]:
+    """What each network is given: the user's samples, or else what a run of the pipeline gives.
+
+    Raises BadInput for what is neither.
+    """
+    if networks[0].name == "":
+        return {"": samples}
+    with needing("huggingface", "directories"):
+        from halfsafe.frontends.huggingface.recording import recorded
+
+    given: Mapping[str, Any] = {}
+    prompts: list[str] = []
+    if isinstance(samples, Mapping):
+        given = cast("Mapping[str, Any]", samples)
+    else:
+        prompts = _prompts(path, samples)
+    names = [network.name for network in networks]
+    odd = sorted(given.keys() - set(names))
+    if odd:
+        raise BadInput(f"samples are given for '{odd[0]}', which '{path}' has not")
+    if not set(names) - given.keys():
+        return given
+    progress("running the pipeline")
+    return {**recorded(path, networks, prompts), **given}
+
+
+def _prompts(path: Path, samples: Any) -> list[str]:
+    """A user's prompts; none without samples. Raises BadInput for anything else."""
+    if samples is None:
+        return []
+    several = isinstance(samples, (list, tuple))
+    found = list(cast("Sequence[Any]", samples)) if several else [samples]
+    if not found or not all(isinstance(x, str) for x in found):
+        raise BadInput(
+            f"'{path}' is a pipeline: its samples are prompts, a list of str, or a dict of samples "
+            "by the names of its networks"
+        )
+    return found
 
 
 def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> Fixed:
@@ -133,23 +177,18 @@ def _fixed(network: Network, samples: Any, asked: Asked, progress: Progress) -> 
 
         from halfsafe.frontends.huggingface.network import load_and_tell
         from halfsafe.frontends.huggingface.opened import samples_of
-        from halfsafe.frontends.huggingface.outputs import states_in, without
         from halfsafe.frontends.huggingface.source import Expressible
-        from halfsafe.frontends.torch.model import run_model
         from halfsafe.frontends.torch.source import TorchSource
 
     progress(f"loading {network}")
     model, drawn = load_and_tell(network, torch.float32)
-    made = samples_of(network, model, samples)
+    made, view = samples_of(network, model, samples)
     supply = Samples(made.samples)
     progress(f"capturing {network}")
-    notes = [*made.notes, *_on_what_is_not_held(network, drawn)]
-    states = states_in(run_model(model, supply.first))
-    if states:
-        notes.append(f"not deployed, and not judged, are the network's states: {', '.join(states)}")
-    original = TorchSource.open(without(model, states), supply.first, None, supply.some)
+    notes = [*made.notes, *_on_what_is_not_held(network, drawn), *view.notes]
+    original = TorchSource.open(view.of(model), supply.first, None, supply.some)
     references = asked.references(original)
-    expressible = Expressible.of(network, original, states)
+    expressible = Expressible.of(network, original, view)
     restrictions = expressible.restrictions()
     prepared, proof = asked.mended(references, supply, progress, restrictions=restrictions)
     notes += _on_epsilons(original, prepared, references, supply, proof)

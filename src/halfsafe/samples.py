@@ -37,15 +37,16 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Made:
-    """Samples of a user who gave none, and what of them is made up, in words."""
+    """Samples of a user who gave none, what of them is made up, and what else is to be said."""
 
     samples: list[dict[str, Any]]
     made_up: list[str] = field(default_factory=list[str])
+    told: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a report says of them."""
-        return tuple(f"{MADE_UP}: {what}" for what in self.made_up)
+        return (*self.told, *(f"{MADE_UP}: {what}" for what in self.made_up))
 
 
 def calls(samples: Any) -> Iterator[Call]:

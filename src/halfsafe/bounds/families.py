@@ -136,6 +136,8 @@ def _thin_balls(ball: Array) -> Array:
 
 def same(b: Operands) -> Bound:
     """A cast, a copy: the same entries."""
+    if b.attributes.get("train") or "training" in b:
+        return Bound.unknown(b.shape, f"{b.name}, which trains")
     return b.first
 
 
@@ -147,6 +149,8 @@ def selected(b: Operands) -> Bound:
 def pooled(b: Operands) -> Bound:
     """Means, maxima and interpolations of windows, by channels: in the hull of these and of 0."""
     x = b.first
+    if b.attributes.get("divisor_override") is not None:
+        return Bound.unknown(b.shape, f"{b.name}, whose divisor is another")
     spatial = tuple(range(2, len(x.shape)))
     low, high = x.low.min(spatial, keepdims=True), x.high.max(spatial, keepdims=True)
     return Bound.between(b.shape, np.minimum(low, 0.0), np.maximum(high, 0.0), x.lost)
@@ -488,7 +492,7 @@ def matrix_product(b: Operands) -> Bound:
     weight = next((b.known(name) for name in ("other", "mat2") if b.is_known(name)), None)
     if weight is not None and weight.ndim == 2:
         return mapped(b, x, weight.T, None)
-    if x.convex:
+    if x.convex and len(y.shape) > 1:
         return _mixed(b.shape, y, x.shape[-1])
     return _inner(b, x, y)
 
@@ -642,6 +646,8 @@ def rows_of(b: Operands, table: Array, ids: Bound) -> Bound:
     """Some rows of a table."""
     table = table.astype(np.float64)
     first, last = max(ids.low.min(), 0), min(ids.high.max(), len(table) - 1)
+    if ids.low.min() < 0:  # in ONNX these count from the end
+        last = len(table) - 1
     rows = table[int(first) : int(last) + 1]
     longest = float(np.linalg.norm(rows, axis=1).max(initial=0.0))
     made = Bound.between(b.shape, rows.min(axis=0), rows.max(axis=0))
@@ -681,7 +687,7 @@ def general_product(b: Operands) -> Bound:
 def layer_norm(b: Operands) -> Bound:
     """g u + c with ||u||_2 <= sqrt(d): the variance is over d, and epsilon makes u shorter."""
     axes = b.attributes.get("normalized_shape")
-    width = prod(axes) if axes else b.shape[-1]
+    width = prod(axes) if axes else prod(b.shape[int(b.attributes.get("axis", -1)) :])
     if width != b.shape[-1]:
         return _spread(b, sqrt(width))
     return on_ball(b.shape, b.known("weight"), b.known("bias"), sqrt(width))

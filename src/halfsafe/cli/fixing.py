@@ -217,6 +217,9 @@ def _directory(
             fixed.save(output, dtype=dtype)
     for each in fixed.reports.values():
         warn(note for note in each.notes if note.startswith(MADE_UP))
+    warn(
+        f"{name} is copied as it is, and nobody knows how it does in FP16" for name in fixed.copied
+    )
     return {name: replace(each, command=command()) for name, each in fixed.reports.items()}
 
 

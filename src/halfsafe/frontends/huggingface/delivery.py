@@ -29,7 +29,7 @@ from halfsafe.frontends.huggingface.folder import Network, write_network
 from halfsafe.frontends.huggingface.generation import generates, greedy, same
 from halfsafe.frontends.huggingface.names import Names
 from halfsafe.frontends.huggingface.network import load
-from halfsafe.frontends.huggingface.outputs import without
+from halfsafe.frontends.huggingface.outputs import View
 from halfsafe.frontends.huggingface.settings import Governed
 from halfsafe.frontends.torch.arithmetic import arrays
 from halfsafe.frontends.torch.deliver import LARGE, HalfModule
@@ -83,12 +83,12 @@ class Scratch:
 class NetworkDelivery:
     """One network of a directory with its recipe, written to a folder that is gone with this.
 
-    `states` are outputs that nobody deploys. `size` is how many entries its constants have.
+    `view` is of the outputs that somebody deploys. `size` is how many entries its constants have.
     """
 
     network: Network
     plan: Recipe
-    states: tuple[str, ...]
+    view: View
     size: int
     notes: tuple[str, ...] = ()
 
@@ -121,23 +121,28 @@ class NetworkDelivery:
     def _half(self) -> nn.Module:
         return self.half()
 
+    @cached_property
+    def _seen(self) -> tuple[nn.Module, nn.Module]:
+        """Both as they are looked at, once: transformers hooks into parts that copies share."""
+        return self.view.of(self._exact), self.view.of(self._half)
+
     def runnable(self) -> HalfModule:
         return HalfModule(self._half)
 
     def exact_outputs(self, call: Call) -> Arrays:
         """What the network gives in FP32 as it is read again."""
-        return self._outputs(self._exact, call)
+        return self._outputs(self._seen[0], call)
 
     def half_outputs(self, call: Call) -> Arrays | None:
         """The same in FP16, in PyTorch's own kernels; None where these would take minutes."""
         if self.size > LARGE:
             return None
         args, kwargs = cast((call.args, call.kwargs), torch.float16)
-        return self._outputs(self._half, call.holding(args, kwargs))
+        return self._outputs(self._seen[1], call.holding(args, kwargs))
 
     def _outputs(self, module: nn.Module, call: Call) -> Arrays:
         with torch.no_grad(), same_draws():
-            return arrays(flat(without(module, self.states)(*call.args, **call.kwargs)))
+            return arrays(flat(module(*call.args, **call.kwargs)))
 
     def generation(self, original: nn.Module, call: Call, tokens: int) -> tuple[str, list[str]]:
         """What is wrong with generating by the rescaled network in FP32, "" if nothing is, and

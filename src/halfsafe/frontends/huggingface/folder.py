@@ -54,7 +54,12 @@ def networks_in(path: Path) -> list[Network]:
     """The networks of a directory. Raises BadInput for what is none that halfsafe knows."""
     if (path / PIPELINE).is_file():
         listed = read_json(path / PIPELINE)
-        found = [_part(path, name, entry) for name, entry in listed.items() if _is_part(entry)]
+        left = copied_in(path)
+        found = [
+            _part(path, name, entry)
+            for name, entry in listed.items()
+            if _is_part(entry) and name not in left
+        ]
         networks = [network for network in found if network is not None]
         if not networks:
             raise BadInput(f"'{path / PIPELINE}' lists no network of transformers or diffusers")
@@ -90,7 +95,25 @@ def modules_behind(path: Path) -> list[str]:
         folders = [str(entry["path"]) for entry in listed if entry["path"]]
     except (ValueError, TypeError, LookupError) as error:
         raise BadInput(f"'{path / MODULES}' is no list of modules: {first_line(error)}") from error
-    return [x for x in folders if any(p.name.endswith(WEIGHTS) for p in (path / x).glob("*"))]
+    return [folder for folder in folders if _has_weights(path / folder)]
+
+
+def copied_in(path: Path) -> list[str]:
+    """Parts of a pipeline whose class stands beside the pipeline's own, as a safety checker's does.
+
+    They are no networks for halfsafe: what they do with pictures is not captured. They are copied.
+    """
+    if not (path / PIPELINE).is_file():
+        return []
+    listed = read_json(path / PIPELINE)
+    known = (None, "transformers", "diffusers")
+    return [name for name, entry in listed.items()
+            if _is_part(entry) and len(entry) == 2 and entry[0] not in known
+            and _has_weights(path / name)]  # fmt: skip
+
+
+def _has_weights(path: Path) -> bool:
+    return path.is_dir() and any(p.suffix in WEIGHTS for p in path.iterdir())
 
 
 def _is_part(entry: Any) -> bool:
@@ -162,7 +185,10 @@ def write_directory(
     if odd:
         raise BadInput(f"the recipe is of a pipeline with '{odd[0]}', which '{source}' has not")
     inside = {network.path for network in networks}
-    _copy_beside(source, target, inside)
+    whole = {source / name for name in copied_in(source)}
+    _copy_beside(source, target, inside | whole)
+    for path in whole:
+        shutil.copytree(path, target / path.name)
     for network in networks:
         to = target / network.path.relative_to(source)
         to.mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from halfsafe.drawn import scene, sounds
 from halfsafe.errors import BadInput, first_line
+from halfsafe.frontends.huggingface.denoising import Drawn
 from halfsafe.frontends.huggingface.fitting import in_the_form_that_runs
 from halfsafe.frontends.huggingface.folder import Network
 from halfsafe.frontends.huggingface.generation import said_by
@@ -92,7 +93,8 @@ class _Maker:
         self.pictures = () if self.texts else raw
         self.has_read = False
         self.network, self.model, self.config, self.draw = network, model, config, draw
-        self.made_up: list[str] = []
+        self.drawn = Drawn(model, config, draw)
+        self.made_up = self.drawn.made_up
         self.made: Sample = {}
         self.said: Tensor | None = None
         self.takes = inspect.signature(model.forward).parameters
@@ -107,16 +109,11 @@ class _Maker:
             "input_values": self._sound,
             "decoder_input_ids": self._answer,
             "past_values": self._series,
-            "sample": self._latents,
-            "hidden_states": self._latents,
-            "timestep": self._timestep,
-            "encoder_hidden_states": self._condition,
-            "class_labels": self._labels,
-            "pooled_projections": self._pooled,
         }
-        if self.network.library == "transformers":
-            known = {n: m for n, m in known.items() if n not in _DENOISING}
         self.made = made = Sample()
+        if self.network.library == "diffusers":
+            made.update(self.drawn.sample(i))
+            known = {}
         for name, make in known.items():
             if name in self.takes and name not in made:
                 made.update(make(i))
@@ -262,50 +259,6 @@ class _Maker:
             return {}
         self.made_up.append("time series are drawn, as random walks")
         return {"past_values": torch.randn(2, length, channels, generator=self.draw).cumsum(1)}
-
-    # What denoises
-
-    def _latents(self, i: int) -> Sample:
-        name = "sample" if "sample" in self.takes else "hidden_states"
-        channels = self.config.get("in_channels", 4)
-        size = self.config.get("sample_size") or self.config.get("image_size") or 32
-        height, width = (size, size) if isinstance(size, int) else size[-2:]
-        if "timestep" not in self.takes:  # an autoencoder takes pictures
-            height, width = min(height, 256), min(width, 256)
-            scenes = np.stack([scene(2 * i + j, height, width) for j in range(2)])
-            pixels = torch.tensor(scenes).permute(0, 3, 1, 2).float() / 127.5 - 1
-            return {name: pixels[:, :1].expand(-1, channels, -1, -1) if channels != 3 else pixels}
-        self.made_up.append("latents are drawn, as noise is at the first step")
-        return {name: torch.randn(2, channels, height, width, generator=self.draw)}
-
-    def _timestep(self, i: int) -> Sample:
-        return {"timestep": torch.tensor([999, 749, 499, 249])[[i, (i + 1) % 4]]}
-
-    def _condition(self, i: int) -> Sample:
-        width = self.config.get("cross_attention_dim") or self.config.get("joint_attention_dim")
-        if isinstance(width, (list, tuple)):
-            width = width[0]
-        if not isinstance(width, int):
-            return {}
-        self.made_up.append("the encoded prompt is drawn")
-        return {"encoder_hidden_states": torch.randn(2, 77, width, generator=self.draw)}
-
-    def _labels(self, i: int) -> Sample:
-        classes = self.config.get("num_class_embeds") or self.config.get("num_embeds_ada_norm")
-        if not isinstance(classes, int):
-            return {}
-        return {"class_labels": torch.tensor([(2 * i) % classes, (2 * i + 1) % classes])}
-
-    def _pooled(self, i: int) -> Sample:
-        width = self.config.get("pooled_projection_dim")
-        if not isinstance(width, int):
-            return {}
-        return {"pooled_projections": torch.randn(2, width, generator=self.draw)}
-
-
-_DENOISING = ("sample", "hidden_states", "timestep", "encoder_hidden_states", "class_labels",
-              "pooled_projections")  # fmt: skip
-"""Arguments of networks of diffusers."""
 
 
 def _pair(of: Sequence[Any], i: int) -> list[Any]:

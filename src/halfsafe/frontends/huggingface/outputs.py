@@ -2,7 +2,9 @@
 
 Classes of transformers give more than is asked of them: beside the logits, what the encoder and
 each layer gave. Those are handed back to the same network, as a cache is, or read by nobody. They
-are values inside of the network, and stored like any other, at an exponent of their own.
+are values inside of the network, and stored like any other, at an exponent of their own. Unless
+somebody reads them: a pipeline takes hidden states of a text encoder for the prompt, and decodes
+latents without the encoder that the class runs ahead of it.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -11,11 +13,17 @@ are values inside of the network, and stored like any other, at an exponent of t
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
+
+from halfsafe.frontends.torch.model import run_model
+from halfsafe.samples import Call
 
 STATES = frozenset(
     """
@@ -45,17 +53,86 @@ def _is_state(name: Any) -> bool:
     return name in STATES or (str(name).endswith(OF_A_PART) and name != WHOLE)
 
 
-def without(model: nn.Module, states: Sequence[str]) -> nn.Module:
-    """The same network, of which nobody sees some outputs; modules and tensors are shared."""
-    if not states:
-        return model
-    kind: Any = type(model)
+LAYERS = "hidden_states"
 
-    @wraps(kind.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        found = kind.forward(self, *args, **kwargs)
-        return {name: x for name, x in found.items() if name not in states}
+LATENTS = "latents"
+"""The argument, beside those of forward(), that `decode` is called with."""
 
-    made = copy.copy(model)
-    made.__class__ = type(kind.__name__, (kind,), {"forward": forward})
-    return made
+
+@dataclass(frozen=True)
+class View:
+    """Which outputs of a network somebody deploys.
+
+    Not its `states`, but of its hidden states some `layers`; and of an autoencoder, whose halves
+    are used alone, what the encoder gives, and what the decoder makes of latents.
+    """
+
+    states: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    decodes: bool = False
+
+    @classmethod
+    def on(cls, model: nn.Module, call: Call, layers: Sequence[int] | None) -> Self:
+        """Found out by a call; without `layers`, all of them are deployed if they are asked for."""
+        decodes = LATENTS in call.kwargs and hasattr(model, "decode")
+        found = run_model(cls(decodes=decodes).of(model), call)
+        states = states_in(found)
+        if layers is None:
+            asked = LAYERS in states and call.kwargs.get("output_hidden_states")
+            layers = range(len(found[LAYERS])) if asked else ()
+        return cls(tuple(states), tuple(layers), decodes)
+
+    def of(self, model: nn.Module) -> nn.Module:
+        """The network of which nobody sees anything else; modules and tensors are shared."""
+        if not self.states and not self.decodes:
+            return model
+        kind: Any = type(model)
+
+        handed: ContextVar[list[Any]] = ContextVar("handed")  # samples may run side by side
+
+        def decode(module: Any, latents: Any, *args: Any, **kwargs: Any) -> Any:
+            handed.get([]).append(latents)
+            return kind.decode(module, latents, *args, **kwargs)
+
+        @wraps(kind.forward)
+        def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+            latents = kwargs.pop(LATENTS, None)
+            handed.set([])
+            found = kind.forward(module, *args, **kwargs)
+            made = {name: x for name, x in found.items() if name not in self.states}
+            made |= {f"{LAYERS}_{i}": found[LAYERS][i] for i in self.layers}
+            if self.decodes:
+                made |= {f"encoded_{i}": x for i, x in enumerate(handed.get())}
+                made |= {"decoded": kind.decode(module, latents)[0]}
+            return made
+
+        members: dict[str, Any] = {"forward": forward}
+        if self.decodes:
+            forward.__signature__ = _with_latents(kind.forward)  # pyright: ignore
+            members["decode"] = decode
+        named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        made = copy.copy(model)
+        made.__class__ = type(kind.__name__, (kind,), members | named)
+        return made
+
+    @property
+    def notes(self) -> list[str]:
+        """What a report says of it."""
+        notes: list[str] = []
+        if self.states:
+            named = ", ".join(self.states)
+            notes.append(f"not deployed, and not judged, are the network's states: {named}")
+        if self.layers:
+            numbers = ", ".join(map(str, self.layers))
+            notes.append(f"deployed and judged are, of its hidden states, those number {numbers}")
+        if self.decodes:
+            halves = "encoder and decoder in one pass, the latents between them, and decode()"
+            notes.append(f"judged are {halves} by itself")
+        return notes
+
+
+def _with_latents(forward: Any) -> inspect.Signature:
+    """The signature of forward() with one more argument."""
+    known = inspect.signature(forward)
+    more = inspect.Parameter(LATENTS, inspect.Parameter.KEYWORD_ONLY, default=None)
+    return known.replace(parameters=[*known.parameters.values(), more])

@@ -13,6 +13,7 @@ from halfsafe.edits import Edit
 from halfsafe.frontends.huggingface.delivery import NetworkDelivery, recipe_of
 from halfsafe.frontends.huggingface.folder import Network
 from halfsafe.frontends.huggingface.names import Names
+from halfsafe.frontends.huggingface.outputs import View
 from halfsafe.frontends.huggingface.settings import Governed, governed
 from halfsafe.frontends.torch.expressible import keeping_epsilons, restriction
 from halfsafe.frontends.torch.source import TorchSource
@@ -24,23 +25,23 @@ from halfsafe.restriction import Restriction
 class Expressible:
     """What a plan for a captured network has to keep to, and how it is delivered.
 
-    `states` are outputs that were not captured, since nobody deploys them.
+    `view` is of the outputs that were captured, since somebody deploys them.
     """
 
     network: Network
     original: TorchSource
-    states: tuple[str, ...]
+    view: View
     names: Names
     governed: Governed
 
     @classmethod
-    def of(cls, network: Network, original: TorchSource, states: Sequence[str]) -> Self:
+    def of(cls, network: Network, original: TorchSource, view: View) -> Self:
         """Finds out which settings give which of the network's numbers, and what files hold."""
         values = original.graph.values.values()
         numbers = {v.number for v in values if v.number is not None and v.floating}
         model = original.model
         names = Names.of(model, shapes_of(tensors_in(network.path)), str(network.path))
-        return cls(network, original, tuple(states), names, governed(model, numbers))
+        return cls(network, original, view, names, governed(model, numbers))
 
     def restrictions(self) -> list[Restriction]:
         """From the strictest on: epsilons that no setting gives left as they are, then all."""
@@ -59,4 +60,4 @@ class Expressible:
         after = original.apply(edits) if edits else original
         recipe = recipe_of(self.network, self.names, original, after, self.governed)
         size = original.program.constants.size
-        return NetworkDelivery(self.network, recipe, self.states, size)
+        return NetworkDelivery(self.network, recipe, self.view, size)
