@@ -458,3 +458,17 @@ def test_an_excluded_gate_keeps_its_form():
 def test_a_pattern_to_exclude_that_names_nothing_is_refused():
     with pytest.raises(halfsafe.BadInput, match=r"'nonesuch\*' names no operator"):
         halfsafe.fix(three_layers(), [torch.randn(6, 8)], exclude=["nonesuch*"])
+
+
+def test_weights_that_lie_unaligned_are_no_other_function():
+    """As those do that safetensors maps: a product with one row sums in the order of alignment."""
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    with torch.no_grad():
+        for layer, factor in ((net[0], 1e6), (net[2], 1e-5)):
+            odd = torch.empty(64 * 64 + 1)[1:].view(64, 64)
+            layer.weight = nn.Parameter(odd.copy_(factor * layer.weight), requires_grad=False)
+    xs = [torch.randn(1, 64) for _ in range(4)]
+    fixed = halfsafe.fix(net, xs)
+    assert fixed.report.safe
+    assert fixed.report.folds
+    assert all(torch.equal(fixed.model(x), net(x)) for x in xs)

@@ -86,7 +86,8 @@ class Scaled(Constant):
         return cls(source.shape, source.dtype, source, exponent)
 
     def read(self) -> Tensor:
-        return scaled(self.source.read(), self.exponent)
+        tensor = self.source.read()
+        return placed_as(scaled(tensor, self.exponent), tensor)
 
 
 def exponent_of(constant: Constant) -> int:
@@ -188,6 +189,30 @@ def fresh(shape: torch.Size, dtype: torch.dtype, stride: Sequence[int] | None = 
     else:
         made = torch.frombuffer(mmap(-1, length), dtype=dtype)
     return made.view(shape) if stride is None else made.as_strided(shape, stride)
+
+
+ALIGNED = 64
+"""Bytes to which PyTorch aligns the tensors that it makes."""
+
+
+def placed_as(made: Tensor, source: Tensor) -> Tensor:
+    """A tensor at the alignment of another one.
+
+    A product of a matrix and a vector sums up in another order at another alignment, in which
+    tensors are that lie as a file has them. What is rescaled would differ by that alone.
+
+    >>> odd = torch.zeros(9)[1:]
+    >>> placed_as(torch.ones(8), odd).data_ptr() % 64 == odd.data_ptr() % 64
+    True
+    """
+    if made.device.type != "cpu" or source.device.type != "cpu" or not made.is_contiguous():
+        return made
+    size = made.itemsize
+    if (source.data_ptr() - made.data_ptr()) % ALIGNED == 0 or source.data_ptr() % size:
+        return made
+    room = fresh(torch.Size((made.numel() + ALIGNED // size,)), made.dtype)
+    start = (source.data_ptr() - room.data_ptr()) % ALIGNED // size
+    return room[start : start + made.numel()].view(made.shape).copy_(made)
 
 
 def scaled(tensor: Tensor, exponent: int) -> Tensor:
