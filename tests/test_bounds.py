@@ -108,6 +108,7 @@ def test_no_operator_passes_its_bound(case):
 
 NOTHING_KNOWN = {
     "aten.addmm.default",  # a bias that is computed, and factors
+    "aten.avg_pool2d.default",  # another divisor
     "aten.batch_norm.default",  # one that trains
     "aten.div.Scalar_mode", "aten.div.Tensor_mode",  # rounded
     "aten.masked_fill.Scalar",  # with -inf
@@ -328,3 +329,14 @@ def test_an_option_is_looked_at(forward, bound):
     (output,) = source.graph.outputs
     assert bounds[output].amax <= bound
     assert bounds[output].is_finite == math.isfinite(bound)
+
+
+def test_small_weights_are_not_taken_for_larger_ones():
+    """What FP16 flushes counts, and no more: behind weights of 1e-6 a bound is as near as before."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 8)).eval()
+    _, bounds = bounds_of(net, torch.randn(1, 64), {"input_1": (-9.0, 9.0)})
+    with torch.no_grad():
+        _ = net[1].weight.mul_(1e-4), net[1].bias.mul_(1e-4)
+    _, small = bounds_of(net, torch.randn(1, 64), {"input_1": (-9.0, 9.0)})
+    assert small["linear"].amax < 1.1e-4 * bounds["linear"].amax

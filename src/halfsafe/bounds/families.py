@@ -534,20 +534,21 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
     r ||W A||_2 for each ball; of lengths, ||W_i||_2 ||x||_2."""
     weight = weight.astype(np.float64)
     c = np.zeros(len(weight)) if bias is None else np.asarray(bias, np.float64).ravel()
-    size, terms = np.abs(weight) + FLUSHED / ROUNDED, weight.shape[1]
+    size, terms, stored = np.abs(weight), weight.shape[1], _as_stored(weight)
     x_low, x_high = (np.broadcast_to(e, (*e.shape[:-1], terms)) for e in (x.low, x.high))
     off = summed(terms + 1) + ROUNDED * (1 + summed(terms + 1))
     if x.is_finite:
         middle, half = (x_low + x_high) / 2, (x_high - x_low) / 2
         centre, reach = middle @ weight.T + c, half @ size.T
-        reach = reach + off * (x.size.max() * size.sum(axis=1) + np.abs(c))
+        reach = reach + off * (x.size.max() * stored.sum(axis=1) + np.abs(c))
         made = Bound.between(b.shape, centre - reach, centre + reach)
     else:
         made = Bound.unknown(b.shape, x.lost)
     if x.form is not None:
         made = made.meeting(_mapped_form(b.shape, x, x.form, weight, c, off))
     else:
-        reach = np.linalg.norm(size, axis=1) * x.length * (1 + off) + np.abs(c) * off
+        longest = np.linalg.norm(weight, axis=1) + off * np.linalg.norm(stored, axis=1)
+        reach = longest * x.length * (1 + 1e-9) + np.abs(c) * off
         if np.isfinite(reach).all():
             made = made.meeting(Bound.between(b.shape, c - reach, c + reach))
     gain = float(np.linalg.norm(c))
@@ -555,9 +556,14 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
     return replace(made, lengths=(*made.lengths, *longer), _length=[])
 
 
+def _as_stored(weight: Array) -> Array:
+    """What a share of 2^-11 of is what FP16 adds to weights: |w|, and 2^-14 for its subnormals."""
+    return np.abs(weight) + FLUSHED / ROUNDED
+
+
 def _longest(weight: Array, length: float, off: float) -> float:
     """||W x||_2, W off by so much of each entry: sigma(W) and the length of what it is off by."""
-    return (largest_gain(weight) + off * float(np.linalg.norm(weight))) * length
+    return (largest_gain(weight) + off * float(np.linalg.norm(_as_stored(weight)))) * length
 
 
 def _mapped_form(
@@ -568,7 +574,7 @@ def _mapped_form(
     centres: list[Array] = []
     reaches: list[Array] = []
     product = np.zeros((0, 0))
-    size = np.abs(weight) + FLUSHED / ROUNDED
+    size, stored = np.abs(weight), _as_stored(weight)
     single = False
     for index, ball in rows:
         parts = groups(index, ball)
@@ -577,7 +583,7 @@ def _mapped_form(
         for chosen, column in zip(parts, columns, strict=True):
             product = form.times(weight[:, column], chosen)
             reach = reach + form.radius * np.linalg.norm(product, axis=1)
-        inside = off * (size @ (np.abs(form.centre) + form.spread)[index] + np.abs(bias))
+        inside = off * (stored @ (np.abs(form.centre) + form.spread)[index] + np.abs(bias))
         centres.append(weight @ form.centre[index] + bias)
         reaches.append((reach + inside) * (1 + 1e-9))
         single = len(parts) == 1
@@ -587,7 +593,7 @@ def _mapped_form(
     if len(rows) > 1 or not single:
         return made
     index, _ = rows[0]
-    inside = off * (size @ (np.abs(form.centre) + form.spread)[index] + np.abs(bias))
+    inside = off * (stored @ (np.abs(form.centre) + form.spread)[index] + np.abs(bias))
     error = size @ form.error[index] + inside
     last = (*(1 for _ in shape[:-1]), len(weight))
     return replace(
