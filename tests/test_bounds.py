@@ -332,7 +332,7 @@ def test_an_option_is_looked_at(forward, bound):
 
 
 def test_small_weights_are_not_taken_for_larger_ones():
-    """What FP16 flushes counts, and no more: behind weights of 1e-6 a bound is as near as before."""
+    """What FP16 flushes counts, and no more: a bound is as near behind weights of 1e-6."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 8)).eval()
     _, bounds = bounds_of(net, torch.randn(1, 64), {"input_1": (-9.0, 9.0)})
