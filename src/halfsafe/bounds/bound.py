@@ -63,6 +63,12 @@ class Form:
         made[np.arange(len(chosen)), chosen] = self.rows[chosen]
         return made
 
+    def gain(self, chosen: Array) -> float:
+        """sigma_max of some rows, or more; of different rows of a diagonal its largest entry."""
+        if self.rows.ndim == 1 and len(np.unique(chosen)) == len(chosen):
+            return float(np.abs(self.rows[chosen]).max(initial=0.0))
+        return largest_gain(self.picked(chosen))
+
     def times(self, weight: Array, chosen: Array) -> Array:
         """weight @ rows[chosen]."""
         if self.rows.ndim == 2:
@@ -160,7 +166,7 @@ class Bound:
                 centre, error = form.centre[chosen], form.error[chosen]
                 total += (
                     float(np.linalg.norm(centre) + np.linalg.norm(error))
-                    + form.radius * largest_gain(form.picked(chosen))
+                    + form.radius * form.gain(chosen)
                 ) ** 2
             longest = max(longest, sqrt(total))
         return longest * SLACK
