@@ -37,6 +37,7 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     f.rising(np.tanh, error=1e-6): ["Tanh"],
     f.rising(lambda x: 1 / (1 + np.exp(-x)), error=1e-6): ["Sigmoid"],
     f.within(-1.0, 1.0): ["Sin", "Cos", "Erf", "Sign"],
+    f.within(0.0, 1.0): ["HardSigmoid"],
     f.clipped: ["Clip"],
     f.hull_of_all: ["Max", "Min"],
     f.selected: ["Where"],
