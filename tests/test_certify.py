@@ -242,3 +242,56 @@ def test_the_fix_command_writes_a_certificate_of_what_it_delivers(tmp_path):
     assert Certificate.load(told).domain == {"x": (-100.0, 100.0)}
     done = CliRunner().invoke(app, ["fix", str(path), "--domain", "x=-1:1"])
     assert "--domain is for --certificate" in str(done.exception)
+
+
+def test_a_weight_that_fp16_does_not_hold_is_no_certified_value():
+    """What comes out of it is small, and still it is inf in FP16."""
+    net = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        _ = net[0].weight.mul_(1e-6), net[0].bias.zero_(), net[1].weight[0, 0].fill_(1e5)
+    found = certify(net, {"input_1": (-1.0, 1.0)}, sample=torch.zeros(1, 4))
+    assert [n for n, v in found.values.items() if not v.fits] == ["1.weight"]
+    assert "the constant 1.weight: up to 1e+05" in found.text()
+
+
+def test_what_is_computed_of_constants_alone_counts_too():
+    class Masked(nn.Module):
+        def forward(self, x):
+            mask = torch.full((4, 4), -1e30).triu(1).to(x.dtype)
+            return torch.softmax(x + mask, -1)
+
+    found = certify(Masked().eval(), {"x": (-1.0, 1.0)}, sample=torch.zeros(4, 4))
+    assert not found.certified
+
+
+def test_a_chain_of_constants_in_fp16_is_not_taken_for_what_fp32_makes_of_it():
+    """The angle 1000.3 is 1000.5 in FP16, and its cosine another."""
+
+    class Turning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.angle = nn.Parameter(torch.tensor([1000.3]), requires_grad=False)
+
+        def forward(self, x):
+            return x * torch.cos(self.angle)
+
+    found = certify(Turning().eval(), {"x": (-1.0, 1.0)}, sample=torch.zeros(1))
+    assert found.values["cos"].bound > abs(float(torch.cos(torch.tensor(1000.5))))
+
+
+def test_positions_of_which_only_whole_numbers_come_do_not_count():
+    """T5 takes a logarithm of 0 for a place whose bucket is another one."""
+
+    class Buckets(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(8, 4)
+
+        def forward(self, x):
+            places = torch.arange(6)
+            far = (torch.log(places.to(x.dtype)) * 2).to(torch.long)
+            return x + self.table(torch.where(places < 2, places, far.clamp(0, 7)))
+
+    found = certify(Buckets().eval(), {"x": (-1.0, 1.0)}, sample=torch.zeros(6, 4))
+    assert found.certified
+    assert not [name for name in found.values if "log" in name]

@@ -13,7 +13,7 @@ from halfsafe.bounds.interpreter import Interpreter
 from halfsafe.certificate import Bounded, Certificate
 from halfsafe.errors import BadInput, needing
 from halfsafe.frontends import open_model
-from halfsafe.graph import Value
+from halfsafe.graph import Graph, Kind, Value
 from halfsafe.prepare import Prepared
 from halfsafe.references import References
 from halfsafe.samples import Samples
@@ -56,13 +56,38 @@ def certificate_of(
     """The certificate of a captured network. Raises BadInput for a domain that is none."""
     spans = _spans(source, dict(domain))
     found = bounds_of(source, domain, progress)
+    left = _positions(source.graph)
     return Certificate(
         model=source.name,
         fingerprint=source.fingerprint(),
         shapes={name: source.graph.values[name].shape for name in source.graph.inputs},
         domain=spans,
-        values={name: _told(source, name, bound) for name, bound in found.items()},
+        values=_constants(source)
+        | {n: _told(source, n, bound) for n, bound in found.items() if n not in left},
     )
+
+
+def _positions(graph: Graph) -> frozenset[str]:
+    """Values that depend on no input, and of which only whole numbers come: the same each time."""
+    varying = set(graph.inputs)
+    for node in graph.nodes:
+        if varying.intersection(node.inputs.values()):
+            varying.update(node.outputs)
+    data = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if any(graph.values[o].floating and o in data for o in node.outputs):
+            data.update(node.inputs.values())
+    return frozenset(graph.values) - varying - data
+
+
+def _constants(source: Source) -> dict[str, Bounded]:
+    """Weights and other constants, which FP16 has to hold as well."""
+    values = source.graph.values
+    return {
+        name: Bounded(found.amax, f"the constant {name}", values[name].bounded)
+        for name, found in source.constants().items()
+        if values[name].kind is Kind.CONSTANT
+    }
 
 
 def bounds_of(

@@ -55,6 +55,7 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     f.square_root: ["sqrt"],
     f.inverse_square_root: ["rsqrt"],
     f.reciprocal: ["reciprocal"],
+    f.logarithm: ["log"],
     f.averaged: ["mean", "amax", "amin"],
     f.added: ["sum"],
     f.linear: ["linear"],

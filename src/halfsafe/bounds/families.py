@@ -418,6 +418,14 @@ def inverse_square_root(b: Operands) -> Bound:
     return Bound.between(b.shape, 1 / np.sqrt(x.high), 1 / np.sqrt(x.low), x.lost)
 
 
+def logarithm(b: Operands) -> Bound:
+    """log(x) of an x > 0."""
+    x = b.first
+    if not (x.low > 0).all():
+        return Bound.unknown(b.shape, x.lost or f"{b.name} of what may be 0")
+    return Bound.between(b.shape, np.log(x.low) - 1e-6, np.log(x.high) + 1e-6, x.lost)
+
+
 def reciprocal(b: Operands) -> Bound:
     """1 / x of an x that stays away from 0 on one side."""
     x = b.first

@@ -1,9 +1,10 @@
 """Goes through a graph and bounds every value, for every input of a domain.
 
-Values that depend on no input are computed; of all others the table says how their operands bound
-them. Behind each operator stands what storing its result adds: half a step of the format, relative
-and at the least number. An operator that no table knows, and one whose operands are not bounded
-where it needs it, gives values of which nothing is known, and is named.
+Values that depend on no input are computed, where they are whole numbers or in FP32: in FP16 a
+chain of constants may be anywhere that its roundings take it. Of all others the table says how
+their operands bound them. Behind each operator stands what storing its result adds: half a step of
+the format, relative and at the least number. An operator that no table knows, and one whose
+operands are not bounded where it needs it, gives values of which nothing is known, and is named.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 
 from halfsafe.bounds.aten import BOUNDS as ATEN
 from halfsafe.bounds.bound import Array, Bound
-from halfsafe.bounds.families import on_ball
+from halfsafe.bounds.families import moved as moved_family
+from halfsafe.bounds.families import on_ball, same
 from halfsafe.bounds.onnx import BOUNDS as ONNX
 from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.patterns import normalised
@@ -66,7 +68,7 @@ class Interpreter:
         self._fixed = _independent(self.graph)
 
     def walk(self, progress: Progress = lambda _: None) -> dict[str, Bound]:
-        """Bounds of all inputs and computed floating values."""
+        """Bounds of all inputs and computed floating values, those of constants alone as well."""
         last = {v: i for i, node in enumerate(self.graph.nodes) for v in node.inputs.values()}
         for i, node in enumerate(self.graph.nodes):
             progress("bounding")
@@ -76,15 +78,23 @@ class Interpreter:
                 if last[value] == i and value in self.bounds:
                     self.bounds[value] = self.bounds[value].plain()  # matrices are not needed again
                     self._arrays.pop(value, None)
-        values = self.graph.values
-        return {n: b for n, b in self.bounds.items() if values[n].floating and n not in self._fixed}
+        return {n: b for n, b in self.bounds.items() if self.graph.values[n].floating}
 
     def _outputs(self, node: Node) -> list[Bound]:
         if all(output in self._fixed for output in node.outputs):
-            return [self._stored(o, Bound.of(x), node) for o, x in self._computed(node)]
+            return [self._alone(o, x, node) for o, x in self._computed(node)]
         found = self._found(node)
         found += [self._unknown(output, node) for output in node.outputs[len(found) :]]
         return [self._stored(o, x, node) for o, x in zip(node.outputs, found, strict=True)]
+
+    def _alone(self, output: str, array: Array, node: Node) -> Bound:
+        """What is computed of constants, and a little around it: kernels differ."""
+        bound = Bound.of(array)
+        value = self.graph.values[output]
+        if not value.floating or node.moves:
+            return bound
+        relative, least = HALF if value.bounded else SINGLE
+        return bound.stored(relative, least + 2.0**-20 * bound.amax)
 
     def _found(self, node: Node) -> list[Bound]:
         radius = normalised(self.graph, node)
@@ -161,10 +171,16 @@ class Interpreter:
 
 
 def _independent(graph: Graph) -> frozenset[str]:
-    """Values that depend on no input, and are not drawn."""
-    found = {n for n, v in graph.values.items() if v.kind in (Kind.CONSTANT, Kind.LITERAL)}
+    """Values that depend on no input, are not drawn, and are what the constants make of them: whole
+    numbers, FP32, what is made of numbers alone, or entries that have only been moved or cast."""
+    found = {n for n, v in graph.values.items() if v.kind in HELD}
     for node in graph.nodes:
         drawn = any(word in node.op for word in ("rand", "Random", "bernoulli", "Bernoulli"))
-        if node.op in SIZES or (not drawn and found.issuperset(node.inputs.values())):
+        moved = node.moves or TABLE.get(node.op) in (moved_family, same)
+        read = [graph.values[value] for value in node.inputs.values()]
+        made = not any(value.floating and value.number is None for value in read)
+        exact = moved or made or not any(graph.values[o].bounded for o in node.outputs)
+        known = not drawn and exact and found.issuperset(node.inputs.values())
+        if node.op in SIZES or known:
             found.update(node.outputs)
     return frozenset(n for n in found if graph.values[n].kind is Kind.ACTIVATION)

@@ -43,6 +43,7 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     f.selected: ["Where"],
     f.square_root: ["Sqrt"],
     f.reciprocal: ["Reciprocal"],
+    f.logarithm: ["Log"],
     f.averaged: ["ReduceMean", "ReduceMax", "ReduceMin"],
     f.added: ["ReduceSum"],
     f.matrix_product: ["MatMul"],
