@@ -51,7 +51,7 @@ def attack(sample: Sample, domain: Domain, vocabulary: int, loudest: Callable[[S
     best, height = sample, loudest(sample)
     for i in range(-(-count // rows)):
         if i % 3 == 2:
-            tried = {n: _nearby(x, domain.get(n), vocabulary, draw) for n, x in best.items()}
+            tried = {n: _nearby(n, x, domain.get(n), vocabulary, draw) for n, x in best.items()}
         else:
             tried = {n: _drawn(n, x, domain.get(n), vocabulary, i, draw) for n, x in sample.items()}
         found = loudest(tried)
@@ -73,10 +73,13 @@ def _drawn(name: str, x: torch.Tensor, span: tuple[float, float] | None, vocabul
     return low + (high - low) * (drawn.round() if i % 3 == 1 else drawn)
 
 
-def _nearby(x: torch.Tensor, span: tuple[float, float] | None, vocabulary: int,
+def _nearby(name: str, x: torch.Tensor, span: tuple[float, float] | None, vocabulary: int,
             draw: torch.Generator) -> torch.Tensor:  # fmt: skip
-    """The same with some entries changed."""
+    """The same with some entries changed; of a mask, which is 0 or 1, the first of a row is not."""
     changed = torch.rand(x.shape, generator=draw) < 0.1
+    if "mask" in name:
+        changed[..., 0] = False
+        return torch.where(changed, 1 - x, x)
     if span is None:
         other = torch.randint(0, vocabulary, x.shape, generator=draw).to(x.dtype)
         return torch.where(changed, other, x) if vocabulary > 2 else x
