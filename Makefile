@@ -67,6 +67,7 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.hand_tools
 	$(BIN)/python -m bench.directories
 	$(BIN)/python -m bench.recipes
+	$(BIN)/python -m bench.certificates
 	$(BIN)/python -m bench.lies
 	$(BIN)/python -m bench.random_graphs
 
