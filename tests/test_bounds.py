@@ -340,3 +340,34 @@ def test_small_weights_are_not_taken_for_larger_ones():
         _ = net[1].weight.mul_(1e-4), net[1].bias.mul_(1e-4)
     _, small = bounds_of(net, torch.randn(1, 64), {"input_1": (-9.0, 9.0)})
     assert small["linear"].amax < 1.1e-4 * bounds["linear"].amax
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda p: p[..., :3],  # as where a sink is cut off behind the softmax
+        lambda p: p * 0.5,
+        lambda p: p / 4,
+    ],
+)
+def test_weights_that_sum_to_less_than_one_are_no_hull(weights):
+    """Half of an average of what is in [2, 3] may be 1."""
+
+    class Sunk(nn.Module):
+        def forward(self, scores, v):
+            p = weights(torch.softmax(scores, -1))
+            return p @ v[..., : p.shape[-1], :]
+
+    scores, v = torch.zeros(1, 2, 4), 2 * torch.ones(1, 4, 5)
+    source, bounds = bounds_of(Sunk().eval(), (scores, v), {"scores": (-9.0, 9.0), "v": (2.0, 3.0)})
+    (output,) = source.graph.outputs
+    found = Sunk()(scores, v)
+    assert bounds[output].low.max() <= float(found.min())
+
+
+def test_a_batch_norm_whose_mean_and_bias_cancel_is_off_by_what_each_is():
+    norm = nn.BatchNorm1d(1).eval()
+    norm.running_mean, norm.running_var = torch.tensor([1000.3]), torch.tensor([1.0])
+    norm.bias.data[:] = 1000.3
+    _, bounds = bounds_of(norm, torch.zeros(2, 1), {"input_1": (-1.0, 1.0)})
+    assert bounds["batch_norm"].amax > 1.2  # 1000.3 is 1000.5 in FP16

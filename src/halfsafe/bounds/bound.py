@@ -91,7 +91,7 @@ class Form:
 class Bound:
     """Every entry is between `low` and `high`, whatever comes in. `lost` names what knows no more.
 
-    A `convex` one has rows that are not negative and whose sum is at most 1. `lengths` are further
+    A `convex` one has rows that are not negative and whose sum is 1. `lengths` are further
     bounds of the length of a row, computed when they are asked for.
     """
 

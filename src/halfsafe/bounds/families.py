@@ -80,7 +80,7 @@ def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
         made = Bound.between(source.shape, low, high, lost)
         kept = _keeps_rows(bound, source)
         lengths = (lambda: bound.length,) if kept else ()
-        convex = bound.convex and kept
+        convex = bound.convex and kept and source.shape[-1] == bound.shape[-1]  # the whole row
         return replace(made, form=form, lengths=lengths, convex=convex)
     low, high = (
         np.concatenate([bound.expanded()[side].ravel() for bound in bounds])[source]
@@ -191,10 +191,10 @@ def _sum(b: Operands, x: Bound, y: Bound, factor: float) -> Bound:
 def product(b: Operands) -> Bound:
     """a b: of intervals the extremes of four products; ||a b||_2 <= max |a| ||b||_2."""
     x, y = b["self"], b["other"]
-    for one, other in ((x, y), (y, x)):
-        factor = _number(other)
+    for one, other in ((x, "other"), (y, "self")):
+        factor = b.number(other)
         if factor is not None and one.shape == b.shape:
-            return _times(one, factor)
+            return _times(one, factor).stored(ROUNDED, 0.0)  # a number may be stored as well
     ends = [_times_zero(p, q) for p in (x.low, x.high) for q in (y.low, y.high)]
     low, high = reduce(np.minimum, ends), reduce(np.maximum, ends)
     made = Bound.between(b.shape, low, high, x.lost or y.lost)
@@ -238,14 +238,6 @@ def _gained(b: Operands, x: Bound, y: Bound) -> Form | None:
     )
 
 
-def _number(bound: Bound) -> float | None:
-    """The one number that a bound is of, if it is."""
-    if bound.low.size != 1 or bound.high.size != 1 or bound.low != bound.high:
-        return None
-    found = float(bound.low.ravel()[0])
-    return found if np.isfinite(found) else None
-
-
 def _times(x: Bound, factor: float) -> Bound:
     ends = x.low * factor, x.high * factor
     return replace(
@@ -253,7 +245,7 @@ def _times(x: Bound, factor: float) -> Bound:
         low=np.minimum(*ends),
         high=np.maximum(*ends),
         form=x.form.scaled(factor) if x.form else None,
-        convex=x.convex and 0 <= factor <= 1,
+        convex=x.convex and factor == 1,
         lengths=(lambda: x.length * abs(factor),),
         _length=[],
     )
@@ -264,9 +256,9 @@ def quotient(b: Operands) -> Bound:
     x, y = b["self"], b["other"]
     if b.attributes.get("rounding_mode") is not None:
         return Bound.unknown(b.shape, b.name)
-    factor = _number(y)
+    factor = b.number("other")
     if factor and x.shape == b.shape:
-        return _times(x, 1 / factor)
+        return _times(x, 1 / factor).stored(2 * ROUNDED, 0.0)
     if not ((y.low > 0) | (y.high < 0)).all():
         return Bound.unknown(b.shape, x.lost or y.lost or f"{b.name}, whose divisor may be 0")
     ends = [p / q for p in (x.low, x.high) for q in (y.low, y.high)]
@@ -461,6 +453,8 @@ Reduction = Callable[[Array, tuple[int, ...], int], Array]
 
 def _reduced(b: Operands, least_of: Reduction, largest_of: Reduction) -> Bound:
     x = b.first
+    if b.attributes.get("noop_with_empty_axes"):
+        return Bound.unknown(b.shape, f"{b.name}, which may be no reduction")
     axes = _axes(b, len(x.shape))
     count = prod(x.shape[axis] for axis in axes)
     low, high = least_of(x.low, axes, count), largest_of(x.high, axes, count)
@@ -665,7 +659,7 @@ def rows_of(b: Operands, table: Array, ids: Bound) -> Bound:
     rows = table[int(first) : int(last) + 1]
     longest = float(np.linalg.norm(rows, axis=1).max(initial=0.0))
     made = Bound.between(b.shape, rows.min(axis=0), rows.max(axis=0))
-    return replace(made, lengths=(lambda: longest,))
+    return replace(made, lengths=(lambda: longest,)).stored(ROUNDED, FLUSHED)
 
 
 def gathered(b: Operands) -> Bound | list[Bound]:
@@ -691,7 +685,9 @@ def general_product(b: Operands) -> Bound:
     weight = weight if b.attributes.get("transB") else weight.T
     bias = b.known("bias")
     if bias is not None and bias.size != len(weight):
-        bias = np.broadcast_to(bias, b.shape[-1:]) if bias.size == 1 else bias
+        if bias.size != 1:
+            return Bound.unknown(b.shape, f"{b.name}, whose bias is a matrix")
+        bias = np.broadcast_to(bias.ravel(), b.shape[-1:])
     return mapped(b, b["input"], weight, bias)
 
 
@@ -757,19 +753,25 @@ def batch_norm(b: Operands) -> Bound:
     if (variance + epsilon <= 0).any():
         return Bound.unknown(b.shape, f"{b.name}, whose variance is 0")
     factor = (1.0 if gain is None else gain.astype(np.float64)) / np.sqrt(variance + epsilon)
-    offset = (0.0 if bias is None else bias.astype(np.float64)) - mean * factor
+    c = np.zeros_like(mean) if bias is None else bias.astype(np.float64)
     shape = (1, -1, *(1 for _ in b.shape[2:]))
-    factor, offset = factor.reshape(shape), np.reshape(offset, shape)
+    scale = (1 / np.sqrt(variance + epsilon)).reshape(shape)
+    factor, offset = factor.reshape(shape), (c - mean * factor).reshape(shape)
+    mean, c = mean.reshape(shape), c.reshape(shape)
     ends = [x.low * factor, x.high * factor]
     off = 4 * ROUNDED + FLUSHED / float((variance + epsilon).min())
-    slack = off * (np.maximum(*map(np.abs, ends)) + 2 * np.abs(offset)) + FLUSHED
+    reach = x.size + np.abs(mean)
+    slack = off * (reach * np.abs(factor) + np.abs(c)) + FLUSHED * (1 + (reach + 1) * scale)
     low, high = np.minimum(*ends) + offset - slack, np.maximum(*ends) + offset + slack
     return Bound.between(b.shape, low, high)
 
 
 def softmax(b: Operands) -> Bound:
-    """exp(x_i) / sum exp(x_j): between 0 and 1, and their sum is 1, along the last axis here."""
-    axis = b.attributes.get("dim", b.attributes.get("axis", -1))
+    """exp(x_i) / sum exp(x_j): between 0 and 1, and their sum is 1, along the last axis here.
+
+    Which axis that is where ONNX leaves it out depends on the opset.
+    """
+    axis = b.attributes.get("dim", b.attributes.get("axis"))
     made = Bound.between(b.shape, 0.0, 1 + 16 * UNIT)
     return replace(made, convex=axis in (-1, len(b.shape) - 1))
 
@@ -801,9 +803,7 @@ def _mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
     def over(array: Array, how: Any) -> Array:
         found = how(array, axis=-2, keepdims=True)
         heads = shape[-3] if len(shape) > 2 else 1
-        if (
-            found.ndim > 2 and 1 < found.shape[-3] < heads
-        ):  # heads of queries that share one of keys
+        if found.ndim > 2 and 1 < found.shape[-3] < heads:  # several of queries share one of keys
             found = np.repeat(found, heads // found.shape[-3], axis=-3)
         return found
 

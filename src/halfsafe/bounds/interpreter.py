@@ -91,7 +91,7 @@ class Interpreter:
         """What is computed of constants, and a little around it: kernels differ."""
         bound = Bound.of(array)
         value = self.graph.values[output]
-        if not value.floating or node.moves:
+        if not value.floating:
             return bound
         relative, least = HALF if value.bounded else SINGLE
         return bound.stored(relative, least + 2.0**-20 * bound.amax)
@@ -134,7 +134,7 @@ class Interpreter:
             return self.bounds[value]
         number = self.graph.values[value].number
         made = Bound.of(self._array(value) if number is None else number)
-        if self.graph.values[value].kind is Kind.CONSTANT and self.graph.values[value].bounded:
+        if self.graph.values[value].bounded:  # numbers of ONNX are, too
             made = made.stored(*HALF)
         return made
 

@@ -70,7 +70,7 @@ def _mean_of_squares(graph: Graph, root: Node, x: str) -> float | None:
     if stored and epsilon < 2.0**-24:
         return None
     width = graph.values[x].shape[-1]
-    return sqrt(width) * (STEPS if stored else 1 + 2.0**-20)
+    return sqrt(width) * STEPS
 
 
 def _first(node: Node) -> str:
