@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from halfsafe.bounds import families as f
+from halfsafe.bounds import linear, moving, norms
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.operands import Operands
 
@@ -23,8 +24,8 @@ _MOVED = """
 """.split()
 
 _BY_FAMILY: Mapping[Family, Sequence[str]] = {
-    f.moved: _MOVED,
-    f.same: "_to_copy to type_as dropout".split(),
+    moving.moved: _MOVED,
+    moving.same: "_to_copy to type_as dropout".split(),
     f.total: ["add"],
     f.difference: ["sub"],
     f.reversed_difference: ["rsub"],
@@ -51,26 +52,26 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     f.smaller: ["minimum"],
     f.filled: ["pad", "constant_pad_nd"],
     f.picked: "topk sort max min kthvalue median".split(),
-    f.selected: ["where", "masked_fill"],
+    moving.selected: ["where", "masked_fill"],
     f.square_root: ["sqrt"],
     f.inverse_square_root: ["rsqrt"],
     f.reciprocal: ["reciprocal"],
     f.logarithm: ["log"],
     f.averaged: ["mean", "amax", "amin"],
     f.added: ["sum"],
-    f.linear: ["linear"],
-    f.matrix_product: ["mm", "bmm", "matmul"],
-    f.biased_product: ["addmm"],
-    f.convolution: ["conv1d", "conv2d", "conv3d"],
-    f.pooled: "max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d "
+    linear.linear: ["linear"],
+    linear.matrix_product: ["mm", "bmm", "matmul"],
+    linear.biased_product: ["addmm"],
+    linear.convolution: ["conv1d", "conv2d", "conv3d"],
+    moving.pooled: "max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d "
     "adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d upsample_nearest1d".split(),
-    f.looked_up: ["embedding"],
-    f.layer_norm: ["layer_norm", "native_layer_norm", "rms_norm"],
-    f.group_norm: ["group_norm", "native_group_norm"],
-    f.batch_norm: ["batch_norm", "_native_batch_norm_legit_no_training"],
-    f.softmax: ["softmax", "_softmax"],
-    f.log_softmax: ["log_softmax", "_log_softmax"],
-    f.attention: ["scaled_dot_product_attention"],
+    linear.looked_up: ["embedding"],
+    norms.layer_norm: ["layer_norm", "native_layer_norm", "rms_norm"],
+    norms.group_norm: ["group_norm", "native_group_norm"],
+    norms.batch_norm: ["batch_norm", "_native_batch_norm_legit_no_training"],
+    linear.softmax: ["softmax", "_softmax"],
+    linear.log_softmax: ["log_softmax", "_log_softmax"],
+    linear.attention: ["scaled_dot_product_attention"],
 }
 
 BOUNDS: Mapping[str, Family] = {

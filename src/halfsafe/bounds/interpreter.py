@@ -16,8 +16,9 @@ import numpy as np
 
 from halfsafe.bounds.aten import BOUNDS as ATEN
 from halfsafe.bounds.bound import Array, Bound
-from halfsafe.bounds.families import moved as moved_family
-from halfsafe.bounds.families import on_ball, same
+from halfsafe.bounds.moving import moved as moved_family
+from halfsafe.bounds.moving import same
+from halfsafe.bounds.norms import on_ball
 from halfsafe.bounds.onnx import BOUNDS as ONNX
 from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.patterns import normalised

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from halfsafe.bounds import families as f
+from halfsafe.bounds import linear, moving, norms
 from halfsafe.bounds.aten import GELU, HARDSWISH, MISH
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.operands import Operands
@@ -19,9 +20,9 @@ _MOVED = """
 """.split()
 
 _BY_FAMILY: Mapping[Family, Sequence[str]] = {
-    f.moved: _MOVED,
-    f.gathered: ["Gather"],
-    f.same: ["Cast", "Dropout"],
+    moving.moved: _MOVED,
+    linear.gathered: ["Gather"],
+    moving.same: ["Cast", "Dropout"],
     f.total: ["Add"],
     f.difference: ["Sub"],
     f.product: ["Mul"],
@@ -39,21 +40,21 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     f.within(-1.0, 1.0): ["Sin", "Cos", "Erf", "Sign"],
     f.within(0.0, 1.0): ["HardSigmoid"],
     f.clipped: ["Clip"],
-    f.hull_of_all: ["Max", "Min"],
-    f.selected: ["Where"],
+    linear.hull_of_all: ["Max", "Min"],
+    moving.selected: ["Where"],
     f.square_root: ["Sqrt"],
     f.reciprocal: ["Reciprocal"],
     f.logarithm: ["Log"],
     f.averaged: ["ReduceMean", "ReduceMax", "ReduceMin"],
     f.added: ["ReduceSum"],
-    f.matrix_product: ["MatMul"],
-    f.general_product: ["Gemm"],
-    f.convolution: ["Conv"],
-    f.pooled: ["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"],
-    f.layer_norm: ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"],
-    f.batch_norm: ["BatchNormalization"],
-    f.softmax: ["Softmax"],
-    f.log_softmax: ["LogSoftmax"],
+    linear.matrix_product: ["MatMul"],
+    linear.general_product: ["Gemm"],
+    linear.convolution: ["Conv"],
+    moving.pooled: ["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"],
+    norms.layer_norm: ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"],
+    norms.batch_norm: ["BatchNormalization"],
+    linear.softmax: ["Softmax"],
+    linear.log_softmax: ["LogSoftmax"],
 }
 
 BOUNDS: Mapping[str, Family] = {

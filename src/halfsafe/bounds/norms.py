@@ -1,0 +1,88 @@
+"""Bounds of normalisations, behind which every row is in a ball."""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+
+import numpy as np
+
+from halfsafe.bounds.bound import (
+    Array,
+    Bound,
+    Form,
+    with_form,
+)
+from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
+
+
+def layer_norm(b: Operands) -> Bound:
+    """g u + c with ||u||_2 <= sqrt(d): the variance is over d, and epsilon makes u shorter."""
+    axes = b.attributes.get("normalized_shape")
+    width = prod(axes) if axes else prod(b.shape[int(b.attributes.get("axis", -1)) :])
+    if width != b.shape[-1]:
+        return _spread(b, sqrt(width))
+    return on_ball(b.shape, b.known("weight"), b.known("bias"), sqrt(width))
+
+
+def on_ball(shape: tuple[int, ...], gain: Array | None, bias: Array | None, radius: float) -> Bound:
+    """g u + c, a ball for each row; computed inside in FP32, in some ten operations of d terms."""
+    width = shape[-1]
+    g, c = (
+        np.full(width, empty) if x is None else np.asarray(x, np.float64).ravel()
+        for x, empty in ((gain, 1.0), (bias, 0.0))
+    )
+    inside = 1 + 2 * summed(width + 8)
+    last = (*(1 for _ in shape[:-1]), width)
+    form = Form(
+        centre=c,
+        rows=g,
+        error=1.01 * ROUNDED * (np.abs(c) + radius * np.abs(g)) + (1 + radius) * FLUSHED,
+        radius=radius * inside,
+        index=np.arange(width).reshape(last),
+        ball=np.zeros(last, np.int64),
+    )
+    return with_form(shape, form)
+
+
+def _spread(b: Operands, radius: float) -> Bound:
+    """A norm over more than the last axis: entries are under sqrt(d) each, by channel."""
+    gain, bias = (b.known(name) for name in ("weight", "bias"))
+    g = 1.0 if gain is None else np.abs(gain.astype(np.float64))
+    c = 0.0 if bias is None else bias.astype(np.float64)
+    reach = radius * (1 + 2 * summed(int(radius**2) + 8)) * g
+    reach = reach + 1.01 * ROUNDED * (reach + np.abs(c)) + (1 + radius) * FLUSHED
+    if np.ndim(reach) == 1 and len(b.shape) > 2:  # by channels, which are the second axis
+        reach, c = (np.reshape(x, (1, -1, *(1 for _ in b.shape[2:]))) if np.ndim(x) else x
+                    for x in (reach, c))  # fmt: skip
+    return Bound.between(b.shape, c - reach, c + reach)
+
+
+def group_norm(b: Operands) -> Bound:
+    """g u + c, u in a ball of radius sqrt(d) for each group of channels and all places."""
+    count = int(b.number("num_groups") or b.attributes.get("num_groups") or 1)
+    return _spread(b, sqrt(prod(b.shape[1:]) / count))
+
+
+def batch_norm(b: Operands) -> Bound:
+    """(x - m) g / sqrt(v + eps) + c, by channels."""
+    x = b["input"]
+    if not x.is_finite or b.attributes.get("training"):
+        return Bound.unknown(b.shape, x.lost or f"{b.name}, which trains")
+    mean, variance = (b.constant(n).astype(np.float64) for n in ("running_mean", "running_var"))
+    gain, bias = (b.known(name) for name in ("weight", "bias"))
+    epsilon = b.number("eps") or 0.0
+    if (variance + epsilon <= 0).any():
+        return Bound.unknown(b.shape, f"{b.name}, whose variance is 0")
+    factor = (1.0 if gain is None else gain.astype(np.float64)) / np.sqrt(variance + epsilon)
+    c = np.zeros_like(mean) if bias is None else bias.astype(np.float64)
+    shape = (1, -1, *(1 for _ in b.shape[2:]))
+    scale = (1 / np.sqrt(variance + epsilon)).reshape(shape)
+    factor, offset = factor.reshape(shape), (c - mean * factor).reshape(shape)
+    mean, c = mean.reshape(shape), c.reshape(shape)
+    ends = [x.low * factor, x.high * factor]
+    off = 4 * ROUNDED + FLUSHED / float((variance + epsilon).min())
+    reach = x.size + np.abs(mean)
+    slack = off * (reach * np.abs(factor) + np.abs(c)) + FLUSHED * (1 + (reach + 1) * scale)
+    low, high = np.minimum(*ends) + offset - slack, np.maximum(*ends) + offset + slack
+    return Bound.between(b.shape, low, high)

@@ -1,0 +1,16 @@
+"""What storing and summing up add to a value: half a step, relative and at least."""
+
+from __future__ import annotations
+
+from math import inf
+
+UNIT = 2.0**-24
+"""Half a step of FP32 beside 1."""
+
+ROUNDED, FLUSHED = 2.0**-11, 2.0**-25
+"""How far off a constant is that FP16 stores: of itself, and at least."""
+
+
+def summed(terms: int) -> float:
+    """n u / (1 - n u): by how much a sum of products in FP32 is off, over that of magnitudes."""
+    return terms * UNIT / (1 - terms * UNIT) if terms * UNIT < 0.5 else inf
