@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Decimal, localcontext
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +17,10 @@ from halfsafe.formats import FLOAT16
 
 SCHEMA = 1
 """Of the file."""
+
+DIGITS = 4
+"""To which bounds are told, rounded up: so that who computes them again, in another order, finds
+none that is larger."""
 
 SHOWN = 5
 """Values that are told of one by one."""
@@ -34,6 +40,14 @@ class Bounded:
     def fits(self) -> bool:
         """Whether FP16 holds it, whatever comes in."""
         return not self.stored or (self.bound is not None and self.bound <= FLOAT16.max)
+
+
+def rounded_up(bound: float) -> float:
+    """The next number of so many digits that is not less."""
+    if bound == 0.0 or not isfinite(bound):
+        return bound
+    with localcontext(prec=DIGITS, rounding=ROUND_CEILING):
+        return max(float(+Decimal(bound)), bound)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from halfsafe.asked import Asked
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.interpreter import Interpreter
-from halfsafe.certificate import Bounded, Certificate
+from halfsafe.certificate import Bounded, Certificate, rounded_up
 from halfsafe.errors import BadInput, needing
 from halfsafe.frontends import open_model
 from halfsafe.graph import Graph, Kind, Value
@@ -84,7 +84,7 @@ def _constants(source: Source) -> dict[str, Bounded]:
     """Weights and other constants, which FP16 has to hold as well."""
     values = source.graph.values
     return {
-        name: Bounded(found.amax, f"the constant {name}", values[name].bounded)
+        name: Bounded(rounded_up(found.amax), f"the constant {name}", values[name].bounded)
         for name, found in source.constants().items()
         if values[name].kind is Kind.CONSTANT
     }
@@ -136,7 +136,7 @@ def _bound(value: Value, span: Interval | None) -> Bound:
 
 def _told(source: Source, name: str, bound: Bound) -> Bounded:
     value = source.graph.values[name]
-    known = bound.amax if bound.is_finite else None
+    known = rounded_up(bound.amax) if bound.is_finite else None
     lost = (
         ""
         if bound.is_finite
