@@ -194,13 +194,12 @@ class Matrix:
 def _mapped_entries(shape: tuple[int, ...], x: Bound, matrix: Matrix) -> Bound:
     if not x.is_finite:
         return Bound.unknown(shape, x.lost)
-    middle, half = (
-        np.broadcast_to(e, (*e.shape[:-1], matrix.terms))
-        for e in ((x.low + x.high) / 2, (x.high - x.low) / 2)
-    )
+    ends: list[Array] = [(x.low + x.high) / 2, (x.high - x.low) / 2]
+    wide: list[Array] = [np.broadcast_to(end, (*end.shape[:-1], matrix.terms)) for end in ends]
+    middle, half = wide
     centre = matrix.times(middle)[0] + matrix.bias
     (reach,) = matrix.size_times(half)
-    (stored,) = matrix.size_times(np.full(matrix.terms, 1.0))
+    (stored,) = matrix.size_times(np.ones((matrix.terms,)))
     stored = x.amax * (stored + FLUSHED / ROUNDED * matrix.terms)
     reach = reach + matrix.off * (stored + np.abs(matrix.bias))
     return Bound.between(shape, centre - reach, centre + reach)
