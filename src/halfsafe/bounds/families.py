@@ -80,7 +80,7 @@ def _sum_of_forms(b: Operands, x: Bound, y: Bound, factor: float) -> Form | None
     rows, off = narrowed(p.rows.astype(np.float64) + factor * q.rows, p.radius)
     centre, error = p.centre + factor * q.centre, p.error + abs(factor) * q.error + off
     slip = p.slip + abs(factor) * q.slip if factor and rows.ndim == 1 else inf
-    return replace(p, centre=centre, rows=rows, error=error, slip=slip)
+    return replace(p, centre=centre, rows=rows, error=error, slip=slip, _gains=[])
 
 
 def _of_one(p: Form, q: Form) -> bool:
@@ -198,6 +198,7 @@ def _gained(b: Operands, x: Bound, y: Bound) -> Form | None:
         rows=rows,
         error=np.abs(gain) * form.error[index] + lost + off * size[index],
         slip=slip,
+        _gains=[],
         index=np.arange(len(gain)).reshape(shape),
     )
 
@@ -210,6 +211,7 @@ def _times(x: Bound, factor: float) -> Bound:
         high=np.maximum(*ends),
         form=x.form.scaled(factor) if x.form else None,
         carrier=x.carrier.scaled(factor) if x.carrier else None,
+        even=False,
         convex=x.convex and factor == 1,
         summed=None,
         lengths=(lambda: x.length * abs(factor),),
@@ -281,24 +283,24 @@ def softplus(b: Operands) -> Bound:
     return Bound.between(b.shape, np.maximum(x.low, 0.0), high, x.lost)
 
 
-def gate(lowest: float) -> Callable[[Operands], Bound]:
+def gate(lowest: float, *, even: bool = False) -> Callable[[Operands], Bound]:
     """x g(x) with 0 <= g <= 1: between its least value and x, and 0 where x is negative;
-    ||x g(x)||_2 <= ||x||_2."""
+    ||x g(x)||_2 <= ||x||_2. If g - 1/2 is odd, x g(x) - x / 2 is even, and from 0 to |x| / 2."""
 
     def bound(b: Operands) -> Bound:
         x = b.first
         low = np.where(x.low >= 0, 0.0, np.maximum(x.low, lowest))
         made = Bound.between(b.shape, low, np.maximum(x.high, 0.0), x.lost)
-        return replace(made, lengths=(lambda: x.length,), carrier=x.form or x.carrier)
+        carrier = x.form or x.carrier
+        halves = even and x.form is not None
+        return replace(made, lengths=(lambda: x.length,), carrier=carrier, even=halves)
 
     return bound
 
 
 def rectified(b: Operands) -> Bound:
     """max(x, 0); ||relu(x)||_2 <= ||x||_2."""
-    x = b.first
-    made = Bound.between(b.shape, np.maximum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
-    return replace(made, lengths=(lambda: x.length,), carrier=x.form or x.carrier)
+    return gate(0.0, even=True)(b)
 
 
 def magnitude(b: Operands) -> Bound:
