@@ -62,7 +62,9 @@ def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
 
 def _keeps_rows(bound: Bound, source: Array) -> bool:
     """Whether each row is made of entries of one row, each of them once at most."""
-    if not bound.shape or not source.shape or source.shape[-1] > bound.shape[-1]:
+    if not bound.shape or not source.size or not source.shape:
+        return False
+    if source.shape[-1] > bound.shape[-1]:
         return False
     rows = source // bound.shape[-1]
     if not (rows == rows[..., :1]).all():
@@ -73,7 +75,7 @@ def _keeps_rows(bound: Bound, source: Array) -> bool:
 
 def _moved_form(bound: Bound, source: Array) -> Form | None:
     form = bound.form
-    if form is None:
+    if form is None or not source.size:
         return None
     index = np.broadcast_to(form.index, bound.shape).ravel()[source]
     ball = _balls(form, bound.shape).ravel()[source]
