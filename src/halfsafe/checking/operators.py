@@ -703,7 +703,8 @@ _NAMES: Mapping[Rule, str] = {
     moved: "alias detach view _unsafe_view reshape flatten unflatten squeeze unsqueeze expand "
     "permute transpose t slice select split split_with_sizes chunk unbind unfold diagonal flip "
     "roll repeat repeat_interleave index index_select cat stack narrow movedim contiguous tile "
-    "pixel_shuffle gather pixel_unshuffle Identity Transpose Reshape Flatten Squeeze Unsqueeze Concat Slice "
+    "pixel_shuffle gather pixel_unshuffle "
+    "Identity Transpose Reshape Flatten Squeeze Unsqueeze Concat Slice "
     "Split Expand Tile "
     "GatherElements DepthToSpace SpaceToDepth clone lift_fresh_copy",
     same: "_to_copy to type_as dropout Cast Dropout",
