@@ -348,6 +348,21 @@ def test_a_gate_and_its_carrier_are_bounded_together():
     assert both.amax < 1.1 * reached
 
 
+@pytest.mark.parametrize("gate", [nn.ReLU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Hardswish()])
+def test_behind_a_gate_half_is_linear(gate):
+    """x g(x) is x / 2, which is bounded as a whole, and what is even, between 0 and |x| / 2."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.RMSNorm(12), nn.Linear(12, 40), gate, nn.Linear(40, 6)).eval()
+    with torch.no_grad():
+        _ = net[1].weight.mul_(5), net[3].weight.copy_(net[3].weight.abs() - 0.05)
+    source, bounds = bounds_of(net, torch.randn(1, 12), {"input_1": (-50.0, 50.0)})
+    down = bounds["linear_1"]
+    assert down.by == "halves"
+    draws = [torch.randn(1, 12).clamp(-50, 50) for _ in range(300)]
+    assert passed(source, bounds, draws) == []
+    assert down.amax / 2 < climbed(net, draws[0], steps=300) <= down.amax
+
+
 def test_an_epsilon_that_fp16_flushes_makes_no_norm():
     class Written(nn.Module):
         def forward(self, x):

@@ -106,10 +106,33 @@ def _squares(graph: Graph, node: Node, x: str) -> bool:
     read = [_source(graph, value) for value in node.inputs.values()]
     if node.op in ("aten.pow", "onnx.Pow"):
         exponent = graph.values[read[-1]].number if len(read) > 1 else None
-        return read[0] == x and exponent == 2
+        return exponent == 2 and _alike(graph, read[0], x)
     if node.op in ("aten.mul", "onnx.Mul"):
-        return read == [x, x]
-    return node.op in ("aten.square",) and read == [x]
+        return len(read) == 2 and all(_alike(graph, value, x) for value in read)
+    return node.op in ("aten.square",) and _alike(graph, read[0], x)
+
+
+def _alike(graph: Graph, a: str, b: str, depth: int = 3) -> bool:
+    """Whether two values are the same, or the same operators make them of the same."""
+    a, b = _source(graph, a), _source(graph, b)
+    if a == b:
+        return True
+    one, other = graph.producers.get(a), graph.producers.get(b)
+    if one is None or other is None or not depth or one.op != other.op or _draws(one):
+        return False
+    if one.attributes != other.attributes or one.inputs.keys() != other.inputs.keys():
+        return False
+    pairs = zip(one.inputs.values(), other.inputs.values(), strict=True)
+    return all(_equal_numbers(graph, *p) or _alike(graph, *p, depth - 1) for p in pairs)
+
+
+def _draws(node: Node) -> bool:
+    return any(word in node.op.lower() for word in ("rand", "bernoulli", "dropout"))
+
+
+def _equal_numbers(graph: Graph, a: str, b: str) -> bool:
+    number = graph.values[a].number
+    return number is not None and number == graph.values[b].number
 
 
 # Means by a mask
