@@ -4,10 +4,9 @@
 
 For each network: how many of its values have a bound from the weights alone, whether FP16 holds all
 of them as it is and after `fix(certify=)`, and at which error. Bounds are attacked by thousands of
-inputs from the domain: random ones, extreme ones (one token alone, corners of the box), and such
-that climb (the token, or the step along the gradient's sign, that makes an output larger is kept).
-A bound that any of them passes is an error, and the bits between both say how near it is. The
-trained networks are those of bench/trained.py, in the environment that has them.
+inputs from the domain (bench/attacks.py). A bound that any of them passes is an error, and the bits
+between both say how near it is. The trained networks are those of bench/trained.py, in the
+environment that has them.
 """
 
 # pyright: basic
@@ -19,139 +18,45 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import halfsafe
+from bench.attacks import COUNT, attack
 from bench.record import record
-from halfsafe.certify import bounds_of
-from halfsafe.frontends import open_model
-from halfsafe.samples import Samples
 
 TRAINED = Path(".venv-trained/bin/python")
-ATTACKS = 2_000
-"""Inputs, rows of a batch counted one by one."""
-
 Sample = dict[str, torch.Tensor]
 Domain = dict[str, tuple[float, float]]
-
-
-# Attacks
-
-
-def attack(sample: Sample, domain: Domain, vocabulary: int, loudest: Callable[[Sample], float],
-           count: int) -> None:  # fmt: skip
-    """Inputs of the domain: random, extreme and climbing ones, a third each."""
-    draw = torch.Generator().manual_seed(0)
-    rows = max(len(next(iter(sample.values()))), 1)
-    best, height = sample, loudest(sample)
-    for i in range(-(-count // rows)):
-        if i % 3 == 2:
-            tried = {n: _nearby(n, x, domain.get(n), vocabulary, draw) for n, x in best.items()}
-        else:
-            tried = {n: _drawn(n, x, domain.get(n), vocabulary, i, draw) for n, x in sample.items()}
-        found = loudest(tried)
-        if found > height:
-            best, height = tried, found
-
-
-def _drawn(name: str, x: torch.Tensor, span: tuple[float, float] | None, vocabulary: int, i: int,
-           draw: torch.Generator) -> torch.Tensor:  # fmt: skip
-    if "mask" in name:
-        seen = torch.rand(x.shape, generator=draw) < 0.7
-        seen[..., 0] = True
-        return seen.to(x.dtype)
-    if span is None:
-        random = torch.randint(0, vocabulary, x.shape, generator=draw)
-        return torch.full_like(x, i // 3 % vocabulary) if i % 3 == 1 else random.to(x.dtype)
-    low, high = span
-    drawn = torch.rand(x.shape, generator=draw)
-    return low + (high - low) * (drawn.round() if i % 3 == 1 else drawn)
-
-
-def _nearby(name: str, x: torch.Tensor, span: tuple[float, float] | None, vocabulary: int,
-            draw: torch.Generator) -> torch.Tensor:  # fmt: skip
-    """The same with some entries changed; of a mask, which is 0 or 1, the first of a row is not."""
-    changed = torch.rand(x.shape, generator=draw) < 0.1
-    if "mask" in name:
-        changed[..., 0] = False
-        return torch.where(changed, 1 - x, x)
-    if span is None:
-        other = torch.randint(0, vocabulary, x.shape, generator=draw).to(x.dtype)
-        return torch.where(changed, other, x) if vocabulary > 2 else x
-    ends = torch.where(torch.rand(x.shape, generator=draw) < 0.5, span[0], span[1]).to(x.dtype)
-    return torch.where(changed, ends, x)
-
-
-def climbing(
-    model: torch.nn.Module, sample: Sample, domain: Domain, steps: int
-) -> Iterator[Sample]:
-    """Steps along the sign of the gradient of the outputs' size, within the box."""
-    floating = [name for name in sample if name in domain]
-    x = dict(sample)
-    for _ in range(steps if floating else 0):
-        leaves = {n: x[n].clone().requires_grad_() for n in floating}
-        found = model(**{**x, **leaves})
-        outputs = [o for o in _tensors(found) if o.is_floating_point()]
-        sum(o.abs().amax() for o in outputs).backward()
-        for n in floating:
-            low, high = domain[n]
-            step = 0.1 * (high - low) * leaves[n].grad.sign()
-            x[n] = (x[n] + step).clamp(low, high)
-        yield dict(x)
-
-
-def _tensors(found: Any) -> list[torch.Tensor]:
-    return [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
 
 
 # Networks
 
 
 def examine(name: str, model: Any, samples: list[Sample], domain: Domain, vocabulary: int,
-            count: int = ATTACKS) -> dict[str, Any]:  # fmt: skip
+            count: int = COUNT) -> dict[str, Any]:  # fmt: skip
     """A row: bounds, attacks, and what `fix` makes of it."""
-    supply = Samples(samples)
-    source = open_model(model, supply.first)
     began = time.perf_counter()
-    bounds = bounds_of(source, domain)
+    claims = halfsafe.certify(model, domain, sample=samples[0])
     seconds = time.perf_counter() - began
-    known = {n: b.amax for n, b in bounds.items() if b.is_finite}
-    largest: dict[str, float] = {}
-    passed: set[str] = set()
-    inputs = 0
-
-    def look(sample: Sample) -> float:
-        nonlocal inputs
-        inputs += len(next(iter(sample.values())))
-        ranges = source.measure(iter(Samples([sample])), lambda _: None)
-        for n, found in ranges.items():
-            largest[n] = max(largest.get(n, 0.0), found.amax)
-            if found.amax > known.get(n, np.inf):
-                passed.add(n)
-        return max(ranges[n].amax for n in source.graph.outputs if n in ranges)
-
-    attack(samples[0], domain, vocabulary, look, count)
-    if isinstance(model, torch.nn.Module):
-        for sample in climbing(model, samples[0], domain, 30):
-            look(sample)
-    bits = sorted(np.log2(known[n] / largest[n]) for n in known if largest.get(n))
+    known = [v.bound for v in claims.values.values() if v.bound is not None]
+    found = attack(model, samples[0], claims, count, most=_tokens(samples[0], domain, vocabulary))
     row = {
         "name": name,
         "seconds": round(seconds, 2),
-        "values": len(bounds),
+        "values": len(claims.values),
         "bounded": len(known),
-        "attacks": inputs,
-        "passed": sorted(passed),
-        "bits_over_attacks": [round(float(bits[len(bits) // 2]), 2), round(float(bits[-1]), 2)],
-        "largest_bound": max(known.values()),
-        "fits_as_it_is": all(b.amax <= 65504 for n, b in bounds.items()
-                             if source.graph.values[n].bounded),
-    }  # fmt: skip
+        "attacks": found.inputs,
+        "passed": sorted(found.passed),
+        "rounded": sorted(found.rounded),
+        "unseen": len(found.unseen),
+        "bits_over_attacks": [round(found.median, 2), round(found.worst, 2)],
+        "largest_bound": max(known),
+        "fits_as_it_is": claims.certified,
+    }
     fixed = halfsafe.fix(model, samples, certify=domain)
     told = fixed.certificate
     assert told is not None
@@ -163,6 +68,13 @@ def examine(name: str, model: Any, samples: list[Sample], domain: Domain, vocabu
         "inserted": len(fixed.report.insertions),
         "largest_after": told.worst[1],
         "not_certified": over[:3],
+    }
+
+
+def _tokens(sample: Sample, domain: Domain, vocabulary: int) -> dict[str, int]:
+    """How many there are, for each input of whole numbers."""
+    return {
+        n: vocabulary for n, x in sample.items() if not x.is_floating_point() and n not in domain
     }
 
 
