@@ -8,6 +8,8 @@ Three abstractions, each true by itself, of which the least is taken:
   map of that token has its product with a, and is bounded by r ||a||_2, exactly;
 - the *length* of rows, ||x||_2 along the last axis.
 
+Which of them says the least is told by name (`by`).
+
 Arrays have the rank of the tensor, and size 1 along an axis on which all is alike, so that nothing
 grows with batch and tokens that they do not tell apart.
 """
@@ -17,16 +19,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from math import inf, prod, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halfsafe.bounds.rounding import UNIT
+
 Array = NDArray[Any]
+
+BLOCK = 256
+"""Rows of a matrix that are gone through at a time."""
 
 SLACK = 1 + 1e-9
 """What the bounds' own arithmetic, in FP64, may lose: sums of up to 10^6 terms lose 10^-10."""
+
+
+ONCE = count()
+"""Numbers, each once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +47,8 @@ class Form:
 
     The u of entry e is that of `ball[e]`, of length at most `radius`. Along an axis on which `ball`
     has size 1 every position has a ball of its own, along one on which `index` has, the same row.
-    `rows` with one axis are the diagonal of a matrix.
+    `rows` with one axis are the diagonal of a matrix. Forms of the same `source` are of the same u,
+    row by row of the tensor; the errors of such a row are no longer than `slip`, in ||.||_2.
     """
 
     centre: Array
@@ -44,11 +57,13 @@ class Form:
     radius: float
     index: Array
     ball: Array
+    source: int = field(default_factory=lambda: next(ONCE))
+    slip: float = inf
 
     @cached_property
     def lengths(self) -> Array:
         """||rows[i]||_2."""
-        return np.abs(self.rows) if self.rows.ndim == 1 else np.linalg.norm(self.rows, axis=1)
+        return np.abs(self.rows) if self.rows.ndim == 1 else row_lengths(self.rows)
 
     @cached_property
     def spread(self) -> Array:
@@ -67,24 +82,40 @@ class Form:
         """sigma_max of some rows, or more; of different rows of a diagonal its largest entry."""
         if self.rows.ndim == 1 and len(np.unique(chosen)) == len(chosen):
             return float(np.abs(self.rows[chosen]).max(initial=0.0))
-        return largest_gain(self.picked(chosen))
+        everything = len(chosen) == len(self.rows) and _counts_up(chosen)
+        rows = self.rows if everything and self.rows.ndim == 2 else self.picked(chosen)
+        return largest_gain(rows)
 
-    def times(self, weight: Array, chosen: Array) -> Array:
-        """weight @ rows[chosen]."""
-        if self.rows.ndim == 2:
-            return weight @ self.rows[chosen]
-        if np.array_equal(chosen, np.arange(len(self.rows))):
-            return weight * self.rows
-        return weight @ self.picked(chosen)
+    def factor(self, chosen: Array) -> Array:
+        """Rows in FP64, by which weights are multiplied, or a diagonal."""
+        if self.rows.ndim == 1 and len(chosen) == len(self.rows) and _counts_up(chosen):
+            return self.rows
+        return self.picked(chosen).astype(np.float64)
 
-    def shifted(self, error: Array | float) -> Form:
-        """With more error, the same for all rows or one for each."""
-        return replace(self, error=self.error + error)
+    def stored(self, relative: float, absolute: float) -> Form:
+        """Each entry off by so much of itself, and so much at least."""
+        off = relative * (np.abs(self.centre) + self.spread) + absolute
+        slip = inf
+        if self.rows.ndim == 1:
+            length = float(np.linalg.norm(self.centre)) + self.radius * float(self.lengths.max())
+            slip = self.slip + relative * (length + self.slip) + absolute * sqrt(len(self.rows))
+        return replace(self, error=self.error + off, slip=slip)
 
     def scaled(self, factor: float) -> Form:
         """Times a number."""
-        rows, size = factor * self.rows, abs(factor)
-        return replace(self, centre=factor * self.centre, rows=rows, error=size * self.error)
+        rows, off = narrowed(factor * self.rows.astype(np.float64), self.radius)
+        error = abs(factor) * self.error + off
+        slip = abs(factor) * self.slip if factor and rows.ndim == 1 else inf
+        return replace(self, centre=factor * self.centre, rows=rows, error=error, slip=slip)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether row i is of entry i along the last axis, and every row of the tensor has one ball
+        of its own."""
+        along = np.arange(len(self.rows))
+        if self.index.size != len(along) or not np.array_equal(self.index.ravel(), along):
+            return False
+        return self.ball.size == len(along) and bool((self.ball == self.ball[..., :1]).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +123,9 @@ class Bound:
     """Every entry is between `low` and `high`, whatever comes in. `lost` names what knows no more.
 
     A `convex` one has rows that are not negative and whose sum is 1. `lengths` are further
-    bounds of the length of a row, computed when they are asked for.
+    bounds of the length of a row, computed when they are asked for. No entry is larger than that
+    of the `carrier`, as behind a gate. `summed` is the largest partial sum of products from which
+    entries are made, in any order. `by` names the inequality that says the least.
     """
 
     shape: tuple[int, ...]
@@ -102,6 +135,9 @@ class Bound:
     convex: bool = False
     lengths: tuple[Callable[[], float], ...] = ()
     lost: str = ""
+    carrier: Form | None = None
+    summed: float | None = None
+    by: str = "intervals"
     _length: list[float] = field(default_factory=list[float])
 
     @classmethod
@@ -109,15 +145,17 @@ class Bound:
         """A constant."""
         found = np.asarray(array, np.float64)
         thin = thinned(found)
-        return cls(found.shape, thin, thin)
+        return cls(found.shape, thin, thin, by="constants")
 
     @classmethod
-    def between(cls, shape: Sequence[int], low: Any, high: Any, lost: str = "") -> Bound:
+    def between(
+        cls, shape: Sequence[int], low: Any, high: Any, lost: str = "", by: str = "intervals"
+    ) -> Bound:
         """An interval, the same for all entries or one for each."""
         rank = len(shape)
         lows, highs = (np.asarray(x, np.float64) for x in (low, high))
         lows, highs = (x.reshape((1,) * (rank - x.ndim) + x.shape) for x in (lows, highs))
-        return cls(tuple(shape), thinned(lows), thinned(highs), lost=lost)
+        return cls(tuple(shape), thinned(lows), thinned(highs), lost=lost, by=by)
 
     @classmethod
     def unknown(cls, shape: Sequence[int], lost: str) -> Bound:
@@ -163,11 +201,9 @@ class Bound:
         for index, ball in self.rows_of(form):
             total = 0.0
             for chosen in groups(index, ball):
-                centre, error = form.centre[chosen], form.error[chosen]
-                total += (
-                    float(np.linalg.norm(centre) + np.linalg.norm(error))
-                    + form.radius * form.gain(chosen)
-                ) ** 2
+                centre = float(np.linalg.norm(form.centre[chosen]))
+                error = min(float(np.linalg.norm(form.error[chosen])), form.slip)
+                total += (centre + error + form.radius * form.gain(chosen)) ** 2
             longest = max(longest, sqrt(total))
         return longest * SLACK
 
@@ -184,7 +220,9 @@ class Bound:
 
     def plain(self) -> Bound:
         """The intervals alone."""
-        return Bound(self.shape, self.low, self.high, lost=self.lost)
+        return Bound(
+            self.shape, self.low, self.high, lost=self.lost, summed=self.summed, by=self.by
+        )
 
     def expanded(self) -> tuple[Array, Array]:
         """Low and high of every entry."""
@@ -196,15 +234,14 @@ class Bound:
         high = self.high + (np.abs(self.high) * relative + absolute)
         low = np.where(self.low >= 0, np.maximum(low, 0.0), low)  # rounding changes no sign
         high = np.where(self.high <= 0, np.minimum(high, 0.0), high)
-        form = self.form
-        if form is not None:
-            off = relative * (np.abs(form.centre) + form.spread) + absolute
-            form = form.shifted(off)
+        form = self.form.stored(relative, absolute) if self.form else None
+        carrier = self.carrier.stored(relative, absolute) if self.carrier else None
         width = self.shape[-1] if self.shape else 1
         lengths = tuple(
             _longer(length, relative, absolute * sqrt(width)) for length in self.lengths
         )
-        return replace(self, low=low, high=high, form=form, lengths=lengths, _length=[])
+        made = replace(self, low=low, high=high, form=form, carrier=carrier)
+        return replace(made, lengths=lengths, _length=[])
 
     def meeting(self, other: Bound) -> Bound:
         """What two bounds of one tensor say together."""
@@ -215,6 +252,7 @@ class Bound:
             high=high,
             form=self.form or other.form,
             lengths=(*self.lengths, *other.lengths),
+            by=other.by if other.amax < self.amax else self.by,
             lost="" if np.isfinite(low).all() and np.isfinite(high).all() else self.lost,
             _length=[],
         )
@@ -227,7 +265,7 @@ def _longer(length: Callable[[], float], relative: float, absolute: float) -> Ca
 def with_form(shape: Sequence[int], form: Form) -> Bound:
     """The bound that an affine form gives by itself."""
     centre, spread = form.centre[form.index], form.spread[form.index]
-    return Bound(tuple(shape), thinned(centre - spread), thinned(centre + spread), form)
+    return Bound(tuple(shape), thinned(centre - spread), thinned(centre + spread), form, by="balls")
 
 
 def hull(bounds: Sequence[Bound], shape: Sequence[int]) -> Bound:
@@ -257,28 +295,59 @@ def groups(index: Array, ball: Array) -> list[Array]:
 POWERS = 3
 """How often a Gram matrix is squared: its norm is then off by n^(1/16) at most."""
 
+COLUMNS = 512
+"""Products in FP32 whose sum is rounded as one, before it is added in FP64."""
+
+LARGE = 2**16
+"""Entries from which on a matrix is squared in FP32."""
+
 
 def largest_gain(matrix: Array) -> float:
-    """An upper bound of sigma_max(A): of ||A||_F, sqrt(||A||_1 ||A||_inf), and, G the smaller Gram
-    matrix, ||G^p||_F^(1/2p), since the eigenvalues of G^p are those of G to the p, and none is
-    larger than ||G^p||_F."""
-    if not matrix.size:
-        return 0.0
-    size = np.abs(matrix)
-    scale = float(size.max())
-    if scale == 0.0 or not np.isfinite(scale):
-        return scale
-    a = matrix / scale
-    frobenius = float(np.linalg.norm(a))
-    mixed = sqrt(float(size.sum(axis=0).max()) * float(size.sum(axis=1).max())) / scale
-    gram = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
-    power, norm = 1, 1.0
-    for _ in range(POWERS):
-        gram, power = gram @ gram, 2 * power
-        step = float(np.linalg.norm(gram))
-        gram, norm = gram / step, norm**2 * step
-    by_power = norm ** (1 / (2 * power))
-    return scale * min(frobenius, mixed, by_power) * SLACK
+    """An upper bound of sigma_max(A): ||G^p||_F^(1/2p), G the smaller Gram matrix and p = 8, since
+    the eigenvalues of G^p are those of G to the p, and none is larger than ||G^p||_F."""
+    frobenius = float(np.sqrt((row_lengths(matrix) ** 2).sum()))
+    if not 1e-140 < frobenius < 1e140:  # of what squares are not held
+        return frobenius * SLACK
+    work = np.float32 if matrix.size > LARGE else np.float64
+    smaller = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return frobenius * _gain((smaller / frobenius).astype(work), POWERS) * SLACK
+
+
+def _gain(a: Array, powers: int) -> float:
+    """Of an A with ||A||_F = 1: sigma(A)^2 = sigma(A A^T), that product computed again and again.
+
+    What A is rounded by, and what n products in sums add, is no more than u and g(n) of ||A||_F^2.
+    """
+    unit = UNIT if a.dtype == np.float32 else 2.0**-53
+    gram = np.zeros((len(a), len(a)))
+    for start in range(0, a.shape[1], COLUMNS):
+        part = a[:, start : start + COLUMNS]
+        gram += part @ part.T  # symmetric: half the work
+    off = 1.01 * (min(COLUMNS, a.shape[1]) + 8) * unit
+    size = float(np.linalg.norm(gram))
+    rest = _gain((gram / size).astype(a.dtype), powers - 1) if powers and size else 1.0
+    return min(sqrt(size * rest + off), 1.0 + off)
+
+
+def narrowed(rows: Array, radius: float) -> tuple[Array, Array]:
+    """Rows of a form as they are held, a matrix in FP32, and how far off that makes an entry."""
+    if rows.ndim == 1:
+        return rows, np.zeros(len(rows))
+    off = UNIT * row_lengths(rows) + 2.0**-149 * sqrt(rows.shape[1])
+    return rows.astype(np.float32), radius * off * SLACK
+
+
+def row_lengths(matrix: Array) -> Array:
+    """||a_i||_2 of each row, without a copy of them."""
+    made = np.empty(len(matrix))
+    for start in range(0, len(matrix), BLOCK):
+        part = matrix[start : start + BLOCK].astype(np.float64)
+        made[start : start + BLOCK] = np.sqrt(np.einsum("ij,ij->i", part, part))
+    return made
+
+
+def _counts_up(numbers: Array) -> bool:
+    return np.array_equal(numbers, np.arange(len(numbers)))
 
 
 def positions(shape: Sequence[int]) -> Array:

@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
-from math import inf, prod
+from math import inf, prod, sqrt
 
 import numpy as np
 
 from halfsafe.bounds.bound import (
+    BLOCK,
+    SLACK,
     Array,
     Bound,
     Form,
     hull,
+    narrowed,
 )
 from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.rounding import ROUNDED, summed
@@ -66,11 +69,57 @@ def product(b: Operands) -> Bound:
     ends = [_times_zero(p, q) for p in (x.low, x.high) for q in (y.low, y.high)]
     low, high = reduce(np.minimum, ends), reduce(np.maximum, ends)
     made = Bound.between(b.shape, low, high, x.lost or y.lost)
-    lengths = tuple(
-        _product_length(one, other) for one, other in ((x, y), (y, x)) if one.shape == b.shape
-    )
-    form = next((f for one, other in ((x, y), (y, x)) if (f := _gained(b, one, other))), None)
-    return replace(made, lengths=lengths, form=form)
+    pairs = [(one, other) for one, other in ((x, y), (y, x)) if one.shape == b.shape]
+    lengths = [_product_length(one, other) for one, other in pairs]
+    if len(pairs) == 2:
+        made = made.meeting(_joint(b.shape, x, y))
+        lengths.append(_joint_length(made, x, y))
+    carrier = next((c for one, other in pairs if (c := _under(one, other))), None)
+    form = next((f for one, other in pairs if (f := _gained(b, one, other))), None)
+    return replace(made, lengths=tuple(lengths), form=form, carrier=carrier, _length=[])
+
+
+def _row_products(p: Array, q: Array) -> Array:
+    """<a_i, b_i> of rows, some at a time."""
+    made = np.empty(len(p))
+    for start in range(0, len(p), BLOCK):
+        rows = slice(start, start + BLOCK)
+        made[rows] = np.einsum("ij,ij->i", p[rows].astype(np.float64), q[rows])
+    return made
+
+
+def _under(x: Bound, y: Bound) -> Form | None:
+    """|x y| <= max |y| |x|, for what is no form itself, as the sigmoid of a gate."""
+    carrier = x.form or x.carrier
+    if carrier is None or y.form or y.carrier or not y.is_finite:
+        return None
+    return carrier.scaled(y.amax)
+
+
+def _joint_length(made: Bound, x: Bound, y: Bound) -> Callable[[], float]:
+    """sum (x y)^2 <= max |x y| sum |x y| <= max |x y| ||x||_2 ||y||_2."""
+
+    def length() -> float:
+        lengths = x.length * y.length if x.length and y.length else 0.0
+        return sqrt(made.amax * lengths) if lengths and made.amax else 0.0
+
+    return length
+
+
+def _joint(shape: tuple[int, ...], x: Bound, y: Bound) -> Bound:
+    """Of two forms of one u, |<a, u> <b, u>| <= r^2 (||a|| ||b|| + |<a, b>|) / 2, which is half of
+    what each alone says where a and b are at right angles: a gate and what it lets through."""
+    p, q = x.form or x.carrier, y.form or y.carrier
+    nothing = Bound.between(shape, -inf, inf)
+    if p is None or q is None or p.source != q.source or not (p.is_plain and q.is_plain):
+        return nothing
+    if p.rows.ndim != 2 or q.rows.ndim != 2 or p.rows.shape != q.rows.shape:
+        return nothing
+    c, d = np.abs(p.centre) + p.error, np.abs(q.centre) + q.error
+    a, e = p.radius * p.lengths, q.radius * q.lengths
+    turned = p.radius * q.radius * np.abs(_row_products(p.rows, q.rows))
+    reach = (c * d + c * e + d * a + (a * e + turned) / 2) * SLACK
+    return Bound.between(shape, -reach, reach, by="joint")
 
 
 def _times_zero(p: Array, q: Array) -> Array:
@@ -84,24 +133,31 @@ def _product_length(x: Bound, y: Bound) -> Callable[[], float]:
 
 
 def _gained(b: Operands, x: Bound, y: Bound) -> Form | None:
-    """g (c + A u) = g c + (g A) u, for a constant g along the last axis."""
+    """g (c + A u) = g c + (g A) u, for a constant g along the last axis, off by as much as it is
+    stored with."""
     form = x.form
-    if form is None or x.shape != b.shape or not (y.low == y.high).all():
+    if form is None or y.by != "constants":
         return None
     if any(size > 1 for size in form.index.shape[:-1]) or any(n > 1 for n in y.low.shape[:-1]):
         return None
-    gain = np.broadcast_to(y.low.ravel(), (b.shape[-1],))
+    gain = np.broadcast_to((y.low + y.high).ravel() / 2, (b.shape[-1],))
+    off = np.broadcast_to((y.high - y.low).ravel() / 2, gain.shape)
     index = np.broadcast_to(form.index.ravel(), gain.shape)
     rows = form.rows
     if rows.ndim == 1 and not np.array_equal(index, np.arange(len(rows))):
         return None
     rows = gain * rows if rows.ndim == 1 else gain[:, None] * rows[index]
+    rows, lost = narrowed(rows, form.radius)
     shape = (*(1 for _ in b.shape[:-1]), len(gain))
+    size, slip = np.abs(form.centre) + form.spread, inf
+    if rows.ndim == 1:
+        slip = float(np.abs(gain).max()) * form.slip + float(off.max()) * x.length
     return replace(
         form,
         centre=gain * form.centre[index],
         rows=rows,
-        error=np.abs(gain) * form.error[index],
+        error=np.abs(gain) * form.error[index] + lost + off * size[index],
+        slip=slip,
         index=np.arange(len(gain)).reshape(shape),
     )
 
@@ -113,7 +169,9 @@ def _times(x: Bound, factor: float) -> Bound:
         low=np.minimum(*ends),
         high=np.maximum(*ends),
         form=x.form.scaled(factor) if x.form else None,
+        carrier=x.carrier.scaled(factor) if x.carrier else None,
         convex=x.convex and factor == 1,
+        summed=None,
         lengths=(lambda: x.length * abs(factor),),
         _length=[],
     )
@@ -191,7 +249,7 @@ def gate(lowest: float) -> Callable[[Operands], Bound]:
         x = b.first
         low = np.where(x.low >= 0, 0.0, np.maximum(x.low, lowest))
         made = Bound.between(b.shape, low, np.maximum(x.high, 0.0), x.lost)
-        return replace(made, lengths=(lambda: x.length,))
+        return replace(made, lengths=(lambda: x.length,), carrier=x.form or x.carrier)
 
     return bound
 
@@ -200,7 +258,7 @@ def rectified(b: Operands) -> Bound:
     """max(x, 0); ||relu(x)||_2 <= ||x||_2."""
     x = b.first
     made = Bound.between(b.shape, np.maximum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
-    return replace(made, lengths=(lambda: x.length,))
+    return replace(made, lengths=(lambda: x.length,), carrier=x.form or x.carrier)
 
 
 def magnitude(b: Operands) -> Bound:
@@ -344,4 +402,4 @@ def _axes(b: Operands, rank: int) -> tuple[int, ...]:
     if given is None:
         return tuple(range(rank))
     found: Sequence[int] = [given] if isinstance(given, int) else given
-    return tuple(axis % rank for axis in found) or tuple(range(rank))
+    return tuple(axis % max(rank, 1) for axis in found if rank) or tuple(range(rank))

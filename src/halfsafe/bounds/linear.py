@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite, sqrt
 from typing import Any
 
 import numpy as np
 
 from halfsafe.bounds.bound import (
+    BLOCK,
+    ONCE,
+    SLACK,
     Array,
     Bound,
     Form,
     groups,
     hull,
     largest_gain,
+    narrowed,
     positions,
+    row_lengths,
 )
 from halfsafe.bounds.moving import moved
 from halfsafe.bounds.operands import Operands
@@ -50,7 +56,9 @@ def _inner(b: Operands, x: Bound, y: Bound) -> Bound:
     by_length = x.length * columns.length
     by_entries = terms * x.amax * y.amax
     found = min(by_length, by_entries) * (1 + summed(terms))
-    return Bound.between(b.shape, -found, found, x.lost or y.lost if not np.isfinite(found) else "")
+    lost, by = "" if isfinite(found) else x.lost or y.lost, "intervals"
+    made = Bound.between(b.shape, -found, found, lost, "lengths" if by_length < by_entries else by)
+    return replace(made, summed=found if isfinite(found) else None)
 
 
 def _transposed(y: Bound) -> Bound:
@@ -64,7 +72,8 @@ def _transposed(y: Bound) -> Bound:
     shape = (*y.shape[:-2], y.shape[-1], y.shape[-2])
     form = y.form
     if form is not None:
-        form = replace(form, index=turned(form.index), ball=turned(form.ball))
+        turns = turned(form.index), turned(form.ball)
+        form = replace(form, index=turns[0], ball=turns[1], source=next(ONCE), slip=inf)
     return Bound(shape, turned(y.low), turned(y.high), form, lost=y.lost)
 
 
@@ -78,81 +87,153 @@ def biased_product(b: Operands) -> Bound:
 def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
     """W x + c for the rows of x, the least of three: of intervals W m +- |W| d; of a form, W c +-
     r ||W A||_2 for each ball; of lengths, ||W_i||_2 ||x||_2."""
-    weight = weight.astype(np.float64)
-    c = np.zeros(len(weight)) if bias is None else np.asarray(bias, np.float64).ravel()
-    size, terms, stored = np.abs(weight), weight.shape[1], _as_stored(weight)
-    x_low, x_high = (np.broadcast_to(e, (*e.shape[:-1], terms)) for e in (x.low, x.high))
-    off = summed(terms + 1) + ROUNDED * (1 + summed(terms + 1))
-    if x.is_finite:
-        middle, half = (x_low + x_high) / 2, (x_high - x_low) / 2
-        centre, reach = middle @ weight.T + c, half @ size.T
-        reach = reach + off * (x.size.max() * stored.sum(axis=1) + np.abs(c))
-        made = Bound.between(b.shape, centre - reach, centre + reach)
-    else:
-        made = Bound.unknown(b.shape, x.lost)
+    matrix = Matrix(weight, bias)
+    off, c = matrix.off, matrix.bias
+    made = _mapped_entries(b.shape, x, matrix)
     if x.form is not None:
-        made = made.meeting(_mapped_form(b.shape, x, x.form, weight, c, off))
+        mapped = _mapped_form(b.shape, x, x.form, matrix, keep=b.is_read)
+        made = made.meeting(mapped)
     else:
-        longest = np.linalg.norm(weight, axis=1) + off * np.linalg.norm(stored, axis=1)
-        reach = longest * x.length * (1 + 1e-9) + np.abs(c) * off
+        reach = (matrix.lengths + off * matrix.lengths_stored) * x.length * SLACK + np.abs(c) * off
         if np.isfinite(reach).all():
-            made = made.meeting(Bound.between(b.shape, c - reach, c + reach))
-    gain = float(np.linalg.norm(c))
-    longer = (lambda: _longest(weight, x.length, off) + gain * (1 + off),)
-    return replace(made, lengths=(*made.lengths, *longer), _length=[])
+            made = made.meeting(Bound.between(b.shape, c - reach, c + reach, by="lengths"))
+    made = replace(made, summed=matrix.summed(x))
+    if made.form is not None:  # which says no more
+        return made
+    longer = (lambda: matrix.longest(x.length) + float(np.linalg.norm(c)) * (1 + off),)
+    return replace(made, lengths=longer)
 
 
-def _as_stored(weight: Array) -> Array:
-    """What a share of 2^-11 of is what FP16 adds to weights: |w|, and 2^-14 for its subnormals."""
-    return np.abs(weight) + FLUSHED / ROUNDED
+class Matrix:
+    """Weights W and a bias c, and what of their rows bounds are made of, some rows at a time: no
+    copy in FP64 is ever held whole.
+
+    What FP16 adds to weights is a share of 2^-11 of |w| + 2^-14, the second for its subnormals.
+    """
+
+    def __init__(self, weight: Array, bias: Array | None) -> None:
+        self.weight = weight
+        self.rows, self.terms = weight.shape
+        self.bias = np.zeros(self.rows) if bias is None else np.asarray(bias, np.float64).ravel()
+        self.off = summed(self.terms + 1) + ROUNDED * (1 + summed(self.terms + 1))
+        self.lengths = row_lengths(weight)
+        self.lengths_stored = self.lengths + FLUSHED / ROUNDED * sqrt(self.terms)
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Rows in FP64, and which."""
+        for start in range(0, self.rows, BLOCK):
+            rows = slice(start, min(start + BLOCK, self.rows))
+            yield rows, self.weight[rows].astype(np.float64)
+
+    def times(self, *vectors: Array) -> list[Array]:
+        """W v for some v."""
+        made = [np.empty((*v.shape[:-1], self.rows)) for v in vectors]
+        for rows, weight in self.blocks():
+            for found, vector in zip(made, vectors, strict=True):
+                found[..., rows] = vector @ weight.T
+        return made
+
+    def size_times(self, *vectors: Array) -> list[Array]:
+        """|W| v for some v."""
+        made = [np.empty((*v.shape[:-1], self.rows)) for v in vectors]
+        for rows, weight in self.blocks():
+            size = np.abs(weight, out=weight)
+            for found, vector in zip(made, vectors, strict=True):
+                found[..., rows] = vector @ size.T
+        return made
+
+    def longest(self, length: float) -> float:
+        """||W x||_2, W off by so much of each entry: sigma(W) and the length of what it is off."""
+        off = self.off * float(np.linalg.norm(self.lengths_stored))
+        return (largest_gain(self.weight) + off) * length
+
+    def of_form(
+        self, form: Form, index: Array, ball: Array, length: float, *, keep: bool
+    ) -> tuple[Array, Array, Array | None]:
+        """Of a row of entries: r ||(W A)_i||_2, over all its balls; what their errors and rounding
+        add, |W| e or ||W_i||_2 ||e||_2; and the rows of W A, if they are of one ball."""
+        spread = (np.abs(form.centre) + form.spread)[index]
+        errors, inside = self.size_times(form.error[index], spread)
+        inside = inside + FLUSHED / ROUNDED * spread.sum()
+        errors = np.minimum(errors, self.lengths * form.slip)
+        inside = np.minimum(inside, self.lengths_stored * length)
+        errors = errors + self.off * (inside + np.abs(self.bias))
+        parts = [form.factor(chosen) for chosen in groups(index, ball)]
+        columns = [ball == one for one in np.unique(ball)]
+        reach, held = np.zeros(self.rows), None
+        if keep and len(parts) == 1:
+            held = np.empty((self.rows, form.rows.shape[-1]), np.float32)
+        for rows, weight in self.blocks():
+            for part, column in zip(parts, columns, strict=True):
+                product = weight[:, column] * part if part.ndim == 1 else weight[:, column] @ part
+                reach[rows] += form.radius * row_lengths(product)
+                if held is not None:
+                    held[rows], off = narrowed(product, form.radius)
+                    errors[rows] += off
+        return reach, errors, held
+
+    def summed(self, x: Bound) -> float | None:
+        """sum |w_j x_j| + |c|, the least of sum |w_j| max |x_j| (Hoelder), ||w||_2 ||x||_2 (Cauchy
+        and Schwarz) and, behind a norm with gain g, r ||w g||_2 + sum |w_j c_j|."""
+        size = np.broadcast_to(x.size, (*x.size.shape[:-1], self.terms))
+        found = self.size_times(size) if x.is_finite else []
+        if x.form is not None and x.form.is_plain and x.form.rows.ndim == 1:
+            centre, error = self.size_times(np.abs(x.form.centre), x.form.error)
+            found.append(x.form.radius * self._scaled_lengths(x.form.rows) + centre + error)
+        elif x.form is None and isfinite(x.length):
+            found.append(self.lengths * x.length)
+        if not found:
+            return None
+        least = min(float((sums + np.abs(self.bias)).max(initial=0.0)) for sums in found)
+        return least * (1 + 2 * self.off) + FLUSHED * (1 + self.terms * min(x.amax, x.length))
+
+    def _scaled_lengths(self, gain: Array) -> Array:
+        return np.concatenate([row_lengths(weight * gain) for _, weight in self.blocks()])
 
 
-def _longest(weight: Array, length: float, off: float) -> float:
-    """||W x||_2, W off by so much of each entry: sigma(W) and the length of what it is off by."""
-    return (largest_gain(weight) + off * float(np.linalg.norm(_as_stored(weight)))) * length
+def _mapped_entries(shape: tuple[int, ...], x: Bound, matrix: Matrix) -> Bound:
+    if not x.is_finite:
+        return Bound.unknown(shape, x.lost)
+    low, high = (np.broadcast_to(e, (*e.shape[:-1], matrix.terms)) for e in (x.low, x.high))
+    (centre,) = matrix.times((low + high) / 2)
+    centre = centre + matrix.bias
+    half: Array = (high - low) / 2
+    reach, ones = matrix.size_times(half, np.ones(matrix.terms))
+    stored = ones + FLUSHED / ROUNDED * matrix.terms
+    reach = reach + matrix.off * (x.amax * stored + np.abs(matrix.bias))
+    return Bound.between(shape, centre - reach, centre + reach)
 
 
 def _mapped_form(
-    shape: tuple[int, ...], x: Bound, form: Form, weight: Array, bias: Array, off: float
+    shape: tuple[int, ...], x: Bound, form: Form, matrix: Matrix, *, keep: bool
 ) -> Bound:
-    """A linear map of an affine form; a form again where a row is of one ball."""
-    rows = x.rows_of(form)
+    """A linear map of an affine form; a form again, to keep, where a row is of one ball."""
     centres: list[Array] = []
     reaches: list[Array] = []
-    product = np.zeros((0, 0))
-    size, stored = np.abs(weight), _as_stored(weight)
-    single = False
-    for index, ball in rows:
-        parts = groups(index, ball)
-        columns = [ball == one for one in np.unique(ball)]
-        reach = size @ form.error[index]
-        for chosen, column in zip(parts, columns, strict=True):
-            product = form.times(weight[:, column], chosen)
-            reach = reach + form.radius * np.linalg.norm(product, axis=1)
-        inside = off * (stored @ (np.abs(form.centre) + form.spread)[index] + np.abs(bias))
-        centres.append(weight @ form.centre[index] + bias)
-        reaches.append((reach + inside) * (1 + 1e-9))
-        single = len(parts) == 1
+    errors, held = np.zeros(0), None
+    entries = x.rows_of(form)
+    length = x.length if form.rows.ndim == 1 else inf  # of others it takes long
+    for index, ball in entries:
+        keeping = keep and len(entries) == 1
+        reach, errors, held = matrix.of_form(form, index, ball, length, keep=keeping)
+        centres.append(matrix.times(form.centre[index])[0] + matrix.bias)
+        reaches.append((reach + errors) * SLACK)
     lead = np.broadcast_shapes(form.index.shape[:-1], form.ball.shape[:-1])
     centre, reach = (np.stack(x).reshape(*lead, -1) for x in (centres, reaches))
-    made = Bound.between(shape, centre - reach, centre + reach)
-    if len(rows) > 1 or not single:
+    made = Bound.between(shape, centre - reach, centre + reach, by="balls")
+    if held is None:
         return made
-    index, _ = rows[0]
-    inside = off * (stored @ (np.abs(form.centre) + form.spread)[index] + np.abs(bias))
-    error = size @ form.error[index] + inside
-    last = (*(1 for _ in shape[:-1]), len(weight))
-    return replace(
-        made,
-        form=Form(
-            centre=centres[0],
-            rows=product,
-            error=error,
-            radius=form.radius,
-            index=np.arange(len(weight)).reshape(last),
-            ball=np.zeros(last, np.int64),
-        ),
+    last = (*(1,) * len(shape[:-1]), matrix.rows)
+    mapped = Form(
+        centre=centres[0],
+        rows=held,
+        error=errors,
+        radius=form.radius,
+        index=np.arange(matrix.rows).reshape(last),
+        ball=np.zeros(last, np.int64),
+        source=form.source if x.shape[:-1] == shape[:-1] else next(ONCE),
     )
+    return replace(made, form=mapped)
 
 
 def convolution(b: Operands) -> Bound:
@@ -185,7 +266,12 @@ def convolution(b: Operands) -> Bound:
     )
     shape = (1, len(weight), *(1 for _ in b.shape[2:]))
     ends = (made_low + c - slack).reshape(shape), (made_high + c + slack).reshape(shape)
-    return Bound.between(b.shape, *ends)
+    most = np.maximum(-low, high)
+    sums = np.abs(weight).sum(axis=2).reshape(groups_of, out, into) @ most.reshape(
+        groups_of, into, 1
+    )
+    total = float((sums.ravel() + np.abs(c) + slack).max(initial=0.0))
+    return replace(Bound.between(b.shape, *ends), summed=total)
 
 
 def looked_up(b: Operands) -> Bound:
@@ -196,13 +282,12 @@ def looked_up(b: Operands) -> Bound:
 
 def rows_of(b: Operands, table: Array, ids: Bound) -> Bound:
     """Some rows of a table."""
-    table = table.astype(np.float64)
     first, last = max(ids.low.min(), 0), min(ids.high.max(), len(table) - 1)
     if ids.low.min() < 0:  # in ONNX these count from the end
         last = len(table) - 1
     rows = table[int(first) : int(last) + 1]
-    longest = float(np.linalg.norm(rows, axis=1).max(initial=0.0))
-    made = Bound.between(b.shape, rows.min(axis=0), rows.max(axis=0))
+    longest = float(row_lengths(rows).max(initial=0.0))
+    made = Bound.between(b.shape, rows.min(axis=0), rows.max(axis=0), by="tables")
     return replace(made, lengths=(lambda: longest,)).stored(ROUNDED, FLUSHED)
 
 
@@ -281,7 +366,7 @@ def _mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
 
     amax = over(value.size, np.max)
     low, high = over(value.low, np.min), over(value.high, np.max)
-    made = Bound.between(shape, low - off * amax, high + off * amax, value.lost)
+    made = Bound.between(shape, low - off * amax, high + off * amax, value.lost, "hulls")
     form = value.form
     longest = (lambda: value.length * (1 + off),)
     if form is None or form.index.shape[-2] > 1 or not _one_ball(form, value.shape[-1]):
@@ -292,5 +377,6 @@ def _mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
     lead = (*lead[:-1], heads) if lead else lead
     ball = np.broadcast_to(positions((*lead, 1, 1)), (*lead, 1, value.shape[-1]))
     error = off * (np.abs(form.centre) + form.spread)
-    mixed = replace(form, index=index, ball=ball, error=form.error + error)
+    error = form.error + error
+    mixed = replace(form, index=index, ball=ball, error=error, source=next(ONCE), slip=inf)
     return replace(made, form=mixed, lengths=longest)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
+from math import inf, prod
 
 import numpy as np
 
 from halfsafe.bounds.bound import (
+    ONCE,
     Array,
     Bound,
     Form,
@@ -47,7 +48,7 @@ def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
         (bound,) = bounds
         form = _moved_form(bound, source)
         low, high = (x.ravel()[source] for x in bound.expanded())
-        made = Bound.between(source.shape, low, high, lost)
+        made = Bound.between(source.shape, low, high, lost, bound.by)
         kept = _keeps_rows(bound, source)
         lengths = (lambda: bound.length,) if kept else ()
         convex = bound.convex and kept and source.shape[-1] == bound.shape[-1]  # the whole row
@@ -76,7 +77,14 @@ def _moved_form(bound: Bound, source: Array) -> Form | None:
         return None
     index = np.broadcast_to(form.index, bound.shape).ravel()[source]
     ball = _balls(form, bound.shape).ravel()[source]
-    return replace(form, index=thinned(index), ball=_thin_balls(ball))
+    in_order = _keeps_rows(bound, source) and _counts_up(source[..., 0] // bound.shape[-1])
+    once = (form.source, form.slip) if in_order else (next(ONCE), inf)
+    made = replace(form, index=thinned(index), ball=_thin_balls(ball))
+    return replace(made, source=once[0], slip=once[1])
+
+
+def _counts_up(rows: Array) -> bool:
+    return np.array_equal(rows.ravel(), np.arange(rows.size))
 
 
 def _balls(form: Form, shape: tuple[int, ...]) -> Array:
@@ -108,7 +116,7 @@ def same(b: Operands) -> Bound:
     """A cast, a copy: the same entries."""
     if b.attributes.get("train") or "training" in b:
         return Bound.unknown(b.shape, f"{b.name}, which trains")
-    return b.first
+    return replace(b.first, summed=None)
 
 
 def selected(b: Operands) -> Bound:

@@ -34,6 +34,7 @@ def on_ball(shape: tuple[int, ...], gain: Array | None, bias: Array | None, radi
     )
     inside = 1 + 2 * summed(width + 8)
     last = (*(1 for _ in shape[:-1]), width)
+    longest = float(np.linalg.norm(c)) + radius * float(np.abs(g).max())
     form = Form(
         centre=c,
         rows=g,
@@ -41,6 +42,7 @@ def on_ball(shape: tuple[int, ...], gain: Array | None, bias: Array | None, radi
         radius=radius * inside,
         index=np.arange(width).reshape(last),
         ball=np.zeros(last, np.int64),
+        slip=1.01 * ROUNDED * longest + (sqrt(width) + radius) * FLUSHED,
     )
     return with_form(shape, form)
 

@@ -37,6 +37,11 @@ class Operands:
         return operand in self._node.inputs
 
     @property
+    def is_read(self) -> bool:
+        """Whether any operator reads the first output."""
+        return bool(self._graph.consumers[self._node.outputs[0]])
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the first output."""
         return self._graph.values[self._node.outputs[0]].shape
