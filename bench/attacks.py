@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,28 +111,35 @@ class Look:
 
 
 def attack(network: nn.Module | str | Path, sample: Any, claims: Certificate, count: int = COUNT,
-           *, half: bool = True, most: Mapping[str, int] | None = None, seed: int = 0,
-           targets: int = TARGETS) -> Attacked:  # fmt: skip
+           *, half: int = 1, most: Mapping[str, int] | None = None, seed: int = 0,
+           targets: int = TARGETS, seconds: float = math.inf) -> Attacked:  # fmt: skip
     """Drives every value as far as it can from within the domain of a certificate.
 
     `sample` is one as `halfsafe.fix` takes it, and lends its shapes and types; `most` tells how
-    many tokens there are for inputs of whole numbers that choose no row of a table.
+    many tokens there are for inputs of whole numbers that choose no row of a table. Each `half`-th
+    of the drawn batches runs in FP16 as well, and each climb now and then; 0 is none. After so many
+    seconds it ends with fewer inputs.
     """
+    over = time.monotonic() + seconds
     warnings.filterwarnings("ignore", category=UserWarning)
     engine, given = opened(network, sample)
     box = Box(given, claims.domain, engine.tables, dict(most or {}), seed)
     known = {n: v.bound for n, v in claims.values.items() if v.bound is not None}
-    known = {n: b for n, b in known.items() if n in engine.constants or _alike(claims, engine, n)}
+    other = {n for n in claims.values if not (n in engine.constants or _alike(claims, engine, n))}
+    known = {n: b for n, b in known.items() if n not in other}
     watch = _Watch(engine, known, given, box.rows, half)
     watch.note(engine.constants)
     drawn = -(-count // (3 * box.rows)) if targets else -(-count // box.rows)
-    start = watch.best_of(box.drawn(i) for i in range(drawn))
+    early = over - 2 * seconds / 3 if seconds < math.inf else over
+    within = takewhile(lambda _: time.monotonic() < early, range(drawn))
+    start = watch.best_of(box.drawn(i) for i in within)
     left = count - watch.found.inputs
     chosen = watch.chosen(targets)
     for i, target in enumerate(chosen):
         until = count - left * (len(chosen) - 1 - i) // len(chosen)
-        _climb(watch, box, target, start.get(target, given), until)
-    return watch.told(set(claims.values))
+        remaining = (over - time.monotonic()) / (len(chosen) - i)
+        _climb(watch, box, target, start.get(target, given), until, time.monotonic() + remaining)
+    return watch.told(set(claims.values), other)
 
 
 def _alike(claims: Certificate, engine: Engine, name: str) -> bool:
@@ -142,7 +151,7 @@ def _alike(claims: Certificate, engine: Engine, name: str) -> bool:
 class _Watch:
     """Compares each run with the claims."""
 
-    def __init__(self, engine: Engine, known: Seen, inputs: Inputs, rows: int, half: bool) -> None:
+    def __init__(self, engine: Engine, known: Seen, inputs: Inputs, rows: int, half: int) -> None:
         self.engine, self.known, self.rows, self.half = engine, known, rows, half
         self.found = Attacked()
         self.given = {*engine.constants, *inputs}
@@ -158,8 +167,8 @@ class _Watch:
             if size > self.known.get(name, math.inf) and name not in over:
                 over.append(name)
 
-    def look(self, inputs: Inputs, target: str = "", half: bool | None = None) -> Look:
-        seen = self.engine.look(inputs, target, self.half if half is None else half)
+    def look(self, inputs: Inputs, target: str = "", half: bool = False) -> Look:
+        seen = self.engine.look(inputs, target, half)
         for run, whole in seen.runs:
             self.note(run)
             self.found.overflowed += not whole
@@ -170,8 +179,9 @@ class _Watch:
         """Of each value, what makes it largest."""
         best: dict[str, Inputs] = {}
         heights: Seen = {}
-        for inputs in drawn:
-            for name, size in self.look(inputs).runs[0][0].items():
+        for i, inputs in enumerate(drawn):
+            half = bool(self.half) and i % self.half == 0
+            for name, size in self.look(inputs, half=half).runs[0][0].items():
                 if size > heights.get(name, -1.0):
                     best[name], heights[name] = inputs, size
         return best
@@ -193,18 +203,19 @@ class _Watch:
         return {n: math.log2(b) - math.log2(largest[n]) for n, b in self.known.items()
                 if b > 0 and largest.get(n, 0.0) > 0 and n not in self.given}  # fmt: skip
 
-    def told(self, claimed: set[str]) -> Attacked:
+    def told(self, claimed: set[str], other: set[str]) -> Attacked:
         self.found.bits = self._bits()
-        self.found.unseen = sorted(claimed - set(self.engine.values) - set(self.engine.constants))
+        self.found.unseen = sorted(claimed - set(self.found.largest) | other & claimed)
         return self.found
 
 
-def _climb(watch: _Watch, box: Box, target: str, start: Inputs, until: int) -> None:
+def _climb(watch: _Watch, box: Box, target: str, start: Inputs, until: int,
+           over: float) -> None:  # fmt: skip
     """Changes an input so that a target grows, until so many inputs have been seen."""
     best, height, slopes, step = start, -1.0, {}, 0
-    while watch.found.inputs < until:
+    while watch.found.inputs < until and time.monotonic() < over:
         tried = box.changed(best, slopes, step) if height >= 0 else best
-        seen = watch.look(tried, target, half=watch.half and step % STEPS == STEPS - 1)
+        seen = watch.look(tried, target, half=bool(watch.half) and step % STEPS == STEPS - 1)
         if seen.height is None:  # nothing that comes in matters
             return
         row = int(seen.height.argmax())
@@ -216,7 +227,7 @@ def _climb(watch: _Watch, box: Box, target: str, start: Inputs, until: int) -> N
         else:
             step += 1
             if step % STEPS == 0 and watch.found.inputs < until:
-                watch.look(best, half=watch.half)
+                watch.look(best, half=bool(watch.half))
                 best, height, slopes = box.drawn(step), -1.0, {}
 
 
@@ -429,7 +440,11 @@ class Module:
         places = (g.find_nodes(op="placeholder") for g in (exported.graph, self.graph))
         renamed = {before.name: now.name for before, now in zip(*places, strict=True)}
         lifted = {n: x for n, x in exported.constants.items() if isinstance(x, Tensor)}
-        held = {**lifted, **dict(whole.named_parameters()), **dict(whole.named_buffers())}
+        held = {
+            **lifted,
+            **dict(whole.named_parameters(remove_duplicate=False)),
+            **dict(whole.named_buffers(remove_duplicate=False)),
+        }
         signature = exported.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
                  **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
