@@ -276,8 +276,8 @@ def _t5(z: Size, feed_forward: str) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        d_model=z.width, d_kv=z.width // z.heads, d_ff=z.expansion * z.width, num_layers=2 * z.depth,
-        num_heads=z.heads, vocab_size=z.vocabulary,
+        d_model=z.width, d_kv=z.width // z.heads, d_ff=z.expansion * z.width,
+        num_layers=2 * z.depth, num_heads=z.heads, vocab_size=z.vocabulary,
         feed_forward_proj=feed_forward, use_cache=False,
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
