@@ -29,12 +29,18 @@ SHOWN = 5
 @dataclass(frozen=True)
 class Bounded:
     """A value: the largest magnitude that it can have, None where nothing is known and `lost` says
-    why; where it is made; and whether FP16 stores it."""
+    why; where it is made; and whether FP16 stores it.
+
+    `by` names the inequality that says so. `summed` is the largest partial sum, in any order, of
+    the products that a sum of products adds up.
+    """
 
     bound: float | None
     where: str
     stored: bool
     lost: str = ""
+    by: str = ""
+    summed: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -76,6 +82,19 @@ class Certificate:
         name = max(known, key=lambda n: known[n], default="")
         return name, known.get(name, 0.0)
 
+    @property
+    def accumulators(self) -> str:
+        """What FP16 would have to hold where sums of products are added up in it, in words."""
+        sums = [v for v in self.values.values() if v.stored and v.summed is not None]
+        if not sums:
+            return "no sum of products has a bound"
+        largest = max(sums, key=lambda v: v.summed or 0.0)
+        over = sum((v.summed or 0.0) > FLOAT16.max for v in sums)
+        told = f"up to {largest.summed:,.0f} in {largest.where}"
+        if over:
+            return f"{over} of {len(sums)} sums of products have to be added up in FP32: {told}"
+        return f"all {len(sums)} sums of products could be added up in FP16: {told} on the way"
+
     def text(self) -> str:
         """In a few lines."""
         stored = {name: value for name, value in self.values.items() if value.stored}
@@ -87,6 +106,7 @@ class Certificate:
                 f"FP16 holds all {len(stored)} values: none passes {bound:,.0f}, which {where} may "
                 f"come near; FP16 ends at {FLOAT16.max:,.0f}"
             )
+            lines.append(self.accumulators)
             return "\n".join(lines)
         large = {n: v for n, v in stored.items() if v.bound is not None and not v.fits}
         if large:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from halfsafe.asked import Asked
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.interpreter import Interpreter
 from halfsafe.certificate import Bounded, Certificate, rounded_up
 from halfsafe.errors import BadInput, needing
+from halfsafe.formats import FLOAT16
 from halfsafe.frontends import open_model
 from halfsafe.graph import Graph, Kind, Value
 from halfsafe.prepare import Prepared
 from halfsafe.references import References
 from halfsafe.samples import Samples
 from halfsafe.source import Progress, Source
+from halfsafe.standing import Standing, standings
 from halfsafe.verdict import Verification
 
 Interval = tuple[float, float]
@@ -84,7 +89,12 @@ def _constants(source: Source) -> dict[str, Bounded]:
     """Weights and other constants, which FP16 has to hold as well."""
     values = source.graph.values
     return {
-        name: Bounded(rounded_up(found.amax), f"the constant {name}", values[name].bounded)
+        name: Bounded(
+            rounded_up(max(found.amax, _as_stored(found.amax, values[name]))),
+            f"the constant {name}",
+            values[name].bounded,
+            by="constants",
+        )
         for name, found in source.constants().items()
         if values[name].kind is Kind.CONSTANT
     }
@@ -131,7 +141,15 @@ def _spans(source: Source, given: dict[str, Interval]) -> dict[str, Interval | N
 
 
 def _bound(value: Value, span: Interval | None) -> Bound:
-    return Bound.between(value.shape, *(span or (-inf, inf)))
+    ends = span or (-inf, inf)
+    if value.floating:
+        ends = min(ends[0], _as_stored(ends[0], value)), max(ends[1], _as_stored(ends[1], value))
+    return Bound.between(value.shape, *ends, by="domain")
+
+
+def _as_stored(end: float, value: Value) -> float:
+    """What the end of an interval is in FP16: entries inside are rounded to nothing beyond."""
+    return float(np.float16(end)) if value.bounded and abs(end) <= FLOAT16.max else end
 
 
 def _told(source: Source, name: str, bound: Bound) -> Bounded:
@@ -142,7 +160,29 @@ def _told(source: Source, name: str, bound: Bound) -> Bounded:
         if bound.is_finite
         else bound.lost or "a number that is infinite, or an input that may be anything"
     )
-    return Bounded(known, source.graph.describe(name), value.bounded, lost)
+    summed = None if bound.summed is None else rounded_up(bound.summed)
+    by = bound.by if bound.is_finite else ""
+    return Bounded(known, source.graph.describe(name), value.bounded, lost, by, summed)
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A plan with its proof, and certificates of the network as it was and of what is deployed."""
+
+    prepared: Prepared
+    proof: Verification
+    before: Certificate
+    after: Certificate
+
+    @property
+    def count(self) -> int:
+        """How many values are certified to fit."""
+        return sum(value.fits for value in self.after.values.values())
+
+    def standings(self) -> dict[str, Standing]:
+        """What is known of each value that is deployed."""
+        ranges = self.prepared.ranges
+        return standings(self.before, self.after, {n: r.amax for n, r in ranges.items()})
 
 
 def certified(
@@ -151,16 +191,24 @@ def certified(
     supply: Samples,
     domain: Mapping[str, Interval],
     progress: Progress,
-) -> tuple[Prepared, Verification, Certificate]:
-    """The best plan that has room for whatever comes in; where there is none, that of the samples.
+) -> Certified:
+    """The best plan that has room for whatever comes in, where bounds say what that is, and for
+    what samples show elsewhere; that of the samples alone where the first is not safe, or fits no
+    more values.
 
     The certificate is of what is deployed, with its constants as they are stored there.
     """
     original = references.original
-    known = {n: b.amax for n, b in bounds_of(original, domain, progress).items() if b.is_finite}
-    prepared, proof = asked.mended(references, supply, progress, bounds=known)
-    found = certificate_of(prepared.deployed(original), domain, progress)
-    if found.certified and proof.safe:
-        return prepared, proof, found
-    prepared, proof = asked.mended(references, supply, progress)
-    return prepared, proof, certificate_of(prepared.deployed(original), domain, progress)
+    before = certificate_of(original, domain, progress)
+    known = {n: v.bound for n, v in before.values.items() if v.bound is not None}
+
+    def planned(bounds: Mapping[str, float]) -> Certified:
+        prepared, proof = asked.mended(references, supply, progress, bounds=bounds)
+        after = certificate_of(prepared.deployed(original), domain, progress)
+        return Certified(prepared, proof, before, after)
+
+    found = planned(known)
+    if found.proof.safe and found.after.certified:
+        return found
+    plain = planned({})
+    return found if found.proof.safe and found.count > plain.count else plain

@@ -150,9 +150,11 @@ def fix(
         raise BadInput("certify is for one process: leave out distributed")
     group = process_group() if distributed else ALONE
     if certify is None:
-        prepared, proof, certificate = *asked.mended(references, supply, progress, group), None
+        prepared, proof = asked.mended(references, supply, progress, group)
+        held = None
     else:
-        prepared, proof, certificate = certified(asked, references, supply, certify, progress)
+        held = certified(asked, references, supply, certify, progress)
+        prepared, proof = held.prepared, held.proof
     group.leave()
     exact = prepared.exact(original)
     delivery = exact.deliver(original, prepared.replaced(exact), supply.first)
@@ -160,7 +162,7 @@ def fix(
     proof, notes = delivered(delivery, references, supply, proof)
     notes += [*delivery.notes, *asked.notes(original)]
     report = write_report(original, prepared, proof, supply.count, headroom, notes)
-    return Fixed(report, delivery, supply, certificate)
+    return Fixed(report, delivery, supply, held.after if held else None)
 
 
 def verify(

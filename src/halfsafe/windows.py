@@ -106,7 +106,9 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
             found[use] = draw.exact if _saturates(graph, use) else draw.window(needs, eps)
         if value.kind == Kind.CONSTANT:
             continue
-        found[name] = draw.window(everything) & _bound(value.bounded, name, limits)
+        found[name] = draw.window(everything)
+        if value.bounded and name in limits.bounds:
+            found[name] &= _whatever_comes_in(limits.bounds[name], measured, limits)
         for use in graph.consumers[name]:
             borne = _borne(graph, use, measured, limits)
             found[use] &= borne
@@ -114,10 +116,12 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
     return found
 
 
-def _bound(bounded: bool, name: str, limits: Limits) -> Window:
-    """What it takes for a value to fit whatever comes in."""
-    largest = limits.bounds.get(name, 0.0)
-    return Window(low=limits.format.bits_above(largest)) if bounded and largest else Window()
+def _whatever_comes_in(bound: float, measured: Range, limits: Limits) -> Window:
+    """What it takes for a value to fit up to its bound; nothing where what samples show would not
+    be precise then, since no plan holds that."""
+    least = limits.format.bits_above(bound) if bound else 0
+    precise = measured.amax * 2.0**-least >= limits.format.smallest_normal
+    return Window(low=least) if bound and precise else Window()
 
 
 def _borne(graph: Graph, use: Use, measured: Range, limits: Limits) -> Window:

@@ -194,13 +194,15 @@ class Matrix:
 def _mapped_entries(shape: tuple[int, ...], x: Bound, matrix: Matrix) -> Bound:
     if not x.is_finite:
         return Bound.unknown(shape, x.lost)
-    low, high = (np.broadcast_to(e, (*e.shape[:-1], matrix.terms)) for e in (x.low, x.high))
-    (centre,) = matrix.times((low + high) / 2)
-    centre = centre + matrix.bias
-    half: Array = (high - low) / 2
-    reach, ones = matrix.size_times(half, np.ones(matrix.terms))
-    stored = ones + FLUSHED / ROUNDED * matrix.terms
-    reach = reach + matrix.off * (x.amax * stored + np.abs(matrix.bias))
+    middle, half = (
+        np.broadcast_to(e, (*e.shape[:-1], matrix.terms))
+        for e in ((x.low + x.high) / 2, (x.high - x.low) / 2)
+    )
+    centre = matrix.times(middle)[0] + matrix.bias
+    (reach,) = matrix.size_times(half)
+    (stored,) = matrix.size_times(np.full(matrix.terms, 1.0))
+    stored = x.amax * (stored + FLUSHED / ROUNDED * matrix.terms)
+    reach = reach + matrix.off * (stored + np.abs(matrix.bias))
     return Bound.between(shape, centre - reach, centre + reach)
 
 
@@ -219,7 +221,7 @@ def _mapped_form(
         centres.append(matrix.times(form.centre[index])[0] + matrix.bias)
         reaches.append((reach + errors) * SLACK)
     lead = np.broadcast_shapes(form.index.shape[:-1], form.ball.shape[:-1])
-    centre, reach = (np.stack(x).reshape(*lead, -1) for x in (centres, reaches))
+    centre, reach = (np.stack(rows).reshape(*lead, -1) for rows in (centres, reaches))
     made = Bound.between(shape, centre - reach, centre + reach, by="balls")
     if held is None:
         return made
@@ -229,7 +231,7 @@ def _mapped_form(
         rows=held,
         error=errors,
         radius=form.radius,
-        index=np.arange(matrix.rows).reshape(last),
+        index=positions(last),
         ball=np.zeros(last, np.int64),
         source=form.source if x.shape[:-1] == shape[:-1] else next(ONCE),
     )
