@@ -30,10 +30,11 @@ class Size:
     image: int = 64
     depth: int = 1
     expansion: int = 2
+    labels: int = 2
 
     @property
     def encoder(self) -> dict[str, Any]:
-        return {**self.vision, "vocab_size": self.vocabulary}
+        return {**self.vision, "vocab_size": self.vocabulary, "num_labels": self.labels}
 
     @property
     def vision(self) -> dict[str, Any]:
