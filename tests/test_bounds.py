@@ -288,6 +288,81 @@ def test_a_norm_that_is_written_out_is_one_whatever_comes_in():
     assert bounds["mul_1"].amax == pytest.approx(3.0, rel=1e-2)
 
 
+class Averaging(nn.Module):
+    """The mean of the tokens that a mask shows, as encoders of sentences give it."""
+
+    def __init__(self, clip=True):
+        super().__init__()
+        self.table, self.norm, self.clip = nn.Embedding(40, 16), nn.LayerNorm(16), clip
+
+    def forward(self, ids, mask):
+        h = self.norm(self.table(ids))
+        m = mask.unsqueeze(-1).expand(h.shape).to(h.dtype)
+        shown = m.sum(1)
+        return (h * m).sum(1) / (shown.clamp(min=1e-9) if self.clip else shown - 0.5)
+
+
+def test_a_mean_by_a_mask_is_in_the_hull_of_what_it_is_of():
+    ids, mask = torch.zeros(2, 12, dtype=torch.long), torch.ones(2, 12, dtype=torch.long)
+    source, bounds = bounds_of(Averaging().eval(), (ids, mask), {"mask": (0.0, 1.0)})
+    (output,) = source.graph.outputs
+    assert bounds[output].amax <= 1.01 * bounds["layer_norm"].amax
+    one = torch.zeros_like(mask).scatter(1, torch.tensor([[3], [0]]), 1)
+    assert passed(source, bounds, [(ids, mask), (ids, one)]) == []
+
+
+def test_a_quotient_by_less_than_the_sum_of_weights_is_no_mean():
+    ids, mask = torch.zeros(2, 12, dtype=torch.long), torch.ones(2, 12, dtype=torch.long)
+    source, bounds = bounds_of(Averaging(clip=False).eval(), (ids, mask), {"mask": (0.0, 1.0)})
+    (output,) = source.graph.outputs
+    one = torch.zeros_like(mask).scatter(1, torch.tensor([[3], [0]]), 1)
+    assert bounds[output].amax > 1.9 * bounds["layer_norm"].amax
+    assert passed(source, bounds, [(ids, one)]) == []
+
+
+def test_a_gate_and_its_carrier_are_bounded_together():
+    """Of |<a, u> <b, u>| at right angles half is reached of what each alone says."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up, self.gate = nn.RMSNorm(16), nn.Linear(16, 8), nn.Linear(16, 8)
+
+        def forward(self, x):
+            y = self.norm(x)
+            return nn.functional.silu(self.gate(y)) * self.up(y)
+
+    torch.manual_seed(0)
+    net = Gated().eval()
+    with torch.no_grad():
+        _ = net.gate.weight.mul_(30), net.up.bias.zero_(), net.gate.bias.zero_()
+    source, bounds = bounds_of(net, torch.randn(1, 16), {"x": (-9.0, 9.0)})
+    both = bounds["mul"]
+    assert both.by == "joint"
+    assert both.amax < 0.8 * bounds["silu"].amax * bounds["linear_1"].amax
+    a, b = net.gate.weight.detach(), net.up.weight.detach()
+    along = torch.cat([a / a.norm(dim=1, keepdim=True) + s * b / b.norm(dim=1, keepdim=True)
+                       for s in (1, -1)])  # fmt: skip
+    assert passed(source, bounds, [along[i : i + 1] for i in range(16)]) == []
+    reached = float(net(along).detach().abs().max())
+    assert both.amax < 1.1 * reached
+
+
+@pytest.mark.parametrize("gate", [nn.ReLU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Hardswish()])
+def test_behind_a_gate_half_is_linear(gate):
+    """x g(x) is x / 2, which is bounded as a whole, and what is even, between 0 and |x| / 2."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.RMSNorm(12), nn.Linear(12, 40), gate, nn.Linear(40, 6)).eval()
+    with torch.no_grad():
+        _ = net[1].weight.mul_(5), net[3].weight.copy_(net[3].weight.abs() - 0.05)
+    source, bounds = bounds_of(net, torch.randn(1, 12), {"input_1": (-50.0, 50.0)})
+    down = bounds["linear_1"]
+    assert down.by == "halves"
+    draws = [torch.randn(1, 12).clamp(-50, 50) for _ in range(300)]
+    assert passed(source, bounds, draws) == []
+    assert down.amax / 2 < climbed(net, draws[0], steps=300) <= down.amax
+
+
 def test_an_epsilon_that_fp16_flushes_makes_no_norm():
     class Written(nn.Module):
         def forward(self, x):

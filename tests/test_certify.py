@@ -13,7 +13,12 @@ from typer.testing import CliRunner
 
 import halfsafe
 from halfsafe import BadInput, Certificate, certify
+from halfsafe.asked import Asked
+from halfsafe.certify import certified
 from halfsafe.cli import app
+from halfsafe.frontends import open_model
+from halfsafe.samples import Samples
+from halfsafe.verdict import TOLERANCE
 from tests.test_bounds import network
 
 
@@ -295,3 +300,51 @@ def test_positions_of_which_only_whole_numbers_come_do_not_count():
     found = certify(Buckets().eval(), {"x": (-1.0, 1.0)}, sample=torch.zeros(6, 4))
     assert found.certified
     assert not [name for name in found.values if "log" in name]
+
+
+def test_inputs_and_constants_are_as_fp16_stores_them():
+    """Both are rounded up, and their product once more."""
+    x, w = 8 * 1.01806650625, 1.02587900625
+    net = nn.Sequential(nn.Linear(1, 1, bias=False)).eval()
+    with torch.no_grad():
+        _ = net[0].weight.fill_(w)
+    found = certify(net, {"input_1": (0.0, x)}, sample=torch.zeros(1, 1))
+    half = net.half().requires_grad_(False)
+    assert float(half(torch.tensor([[x]]).half())) <= found.values["linear"].bound
+    assert float(half[0].weight) <= found.values["0.weight"].bound
+    assert float(torch.tensor(x).half()) <= found.values["input_1"].bound
+
+
+def test_values_are_certified_as_they_are_or_after_rescaling_or_measured_only():
+    fixed = certified_of(deep(2e3), {})
+    told = {standing.status for standing in fixed.standings().values()}
+    assert told == {"certified", "certified after rescaling"}
+    assert all((s.bits or 0.0) > -0.1 for s in fixed.standings().values())
+
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x) + x
+
+    fixed = certified_of(Odd().eval(), {"x": (-1.0, 1.0)}, torch.rand(2, 4))
+    only = {n: s.why for n, s in fixed.standings().items() if s.status == "measured only"}
+    assert set(only) == {"special_bessel_j0", "add"}
+    assert all("bessel_j0" in why for why in only.values())
+
+
+def certified_of(net, domain, *given):
+    """What `fix` plans and certifies by."""
+    samples = Samples(list(given) or [torch.randint(0, 40, (2, 6)) for _ in range(3)])
+    source = open_model(net, samples.first)
+    asked = Asked.of(1, TOLERANCE, None, "strict", None, (), ())
+    return certified(asked, asked.references(source), samples, domain, lambda _: None)
+
+
+def test_sums_tell_how_far_they_go_on_the_way():
+    """1000 - 1000 is 0, of which 1000 has to be held."""
+    net = nn.Sequential(nn.Linear(2, 1, bias=False)).eval()
+    with torch.no_grad():
+        net[0].weight[:] = torch.tensor([[1000.0, -1000.0]])
+    found = certify(net, {"input_1": (99.0, 100.0)}, sample=torch.zeros(1, 2))
+    assert found.values["linear"].bound < 1200
+    assert 200_000 <= found.values["linear"].summed < 201_000
+    assert "1 of 1 sums of products have to be added up in FP32" in found.text()

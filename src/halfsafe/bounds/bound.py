@@ -59,6 +59,7 @@ class Form:
     ball: Array
     source: int = field(default_factory=lambda: next(ONCE))
     slip: float = inf
+    _gains: list[float] = field(default_factory=list[float])
 
     @cached_property
     def lengths(self) -> Array:
@@ -82,9 +83,18 @@ class Form:
         """sigma_max of some rows, or more; of different rows of a diagonal its largest entry."""
         if self.rows.ndim == 1 and len(np.unique(chosen)) == len(chosen):
             return float(np.abs(self.rows[chosen]).max(initial=0.0))
-        everything = len(chosen) == len(self.rows) and _counts_up(chosen)
-        rows = self.rows if everything and self.rows.ndim == 2 else self.picked(chosen)
-        return largest_gain(rows)
+        if len(chosen) < len(self.rows) or self.rows.ndim == 1 or not _counts_up(chosen):
+            return largest_gain(self.picked(chosen))
+        if not self._gains:  # once for all forms that have these rows
+            self._gains.append(largest_gain(self.rows))
+        return self._gains[0]
+
+    @property
+    def length(self) -> float:
+        """No row of the tensor is longer, in ||.||_2, if `is_plain`."""
+        error = min(float(np.linalg.norm(self.error)), self.slip)
+        gain = self.gain(np.arange(len(self.rows)))
+        return (float(np.linalg.norm(self.centre)) + error + self.radius * gain) * SLACK
 
     def factor(self, chosen: Array) -> Array:
         """Rows in FP64, by which weights are multiplied, or a diagonal."""
@@ -106,7 +116,8 @@ class Form:
         rows, off = narrowed(factor * self.rows.astype(np.float64), self.radius)
         error = abs(factor) * self.error + off
         slip = abs(factor) * self.slip if factor and rows.ndim == 1 else inf
-        return replace(self, centre=factor * self.centre, rows=rows, error=error, slip=slip)
+        made = replace(self, centre=factor * self.centre, rows=rows, error=error, slip=slip)
+        return replace(made, _gains=[])
 
     @property
     def is_plain(self) -> bool:
@@ -124,7 +135,8 @@ class Bound:
 
     A `convex` one has rows that are not negative and whose sum is 1. `lengths` are further
     bounds of the length of a row, computed when they are asked for. No entry is larger than that
-    of the `carrier`, as behind a gate. `summed` is the largest partial sum of products from which
+    of the `carrier`, as behind a gate; behind an `even` one it is half the carrier's, and between 0
+    and half of its magnitude more. `summed` is the largest partial sum of products from which
     entries are made, in any order. `by` names the inequality that says the least.
     """
 
@@ -136,6 +148,7 @@ class Bound:
     lengths: tuple[Callable[[], float], ...] = ()
     lost: str = ""
     carrier: Form | None = None
+    even: bool = False
     summed: float | None = None
     by: str = "intervals"
     _length: list[float] = field(default_factory=list[float])
@@ -235,7 +248,7 @@ class Bound:
         low = np.where(self.low >= 0, np.maximum(low, 0.0), low)  # rounding changes no sign
         high = np.where(self.high <= 0, np.minimum(high, 0.0), high)
         form = self.form.stored(relative, absolute) if self.form else None
-        carrier = self.carrier.stored(relative, absolute) if self.carrier else None
+        carrier = self.carrier.stored(2 * relative, 2 * absolute) if self.carrier else None
         width = self.shape[-1] if self.shape else 1
         lengths = tuple(
             _longer(length, relative, absolute * sqrt(width)) for length in self.lengths

@@ -23,6 +23,7 @@ from halfsafe.bounds.bound import (
     Form,
     hull,
     narrowed,
+    with_form,
 )
 from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.rounding import ROUNDED, summed
@@ -32,7 +33,7 @@ from halfsafe.bounds.rounding import ROUNDED, summed
 
 def total(b: Operands) -> Bound:
     """a + s b, s a number."""
-    x, y = b["self"], b["other"].plain()
+    x, y = b["self"], b["other"]
     factor = b.number("alpha")
     return _sum(b, x, y, 1.0 if factor is None else factor)
 
@@ -40,23 +41,62 @@ def total(b: Operands) -> Bound:
 def difference(b: Operands) -> Bound:
     """a - s b."""
     factor = b.number("alpha")
-    return _sum(b, b["self"], b["other"].plain(), -1.0 if factor is None else -factor)
+    return _sum(b, b["self"], b["other"], -1.0 if factor is None else -factor)
 
 
 def reversed_difference(b: Operands) -> Bound:
     """b - s a."""
     factor = b.number("alpha")
-    return _sum(b, b["other"].plain(), b["self"], -1.0 if factor is None else -factor)
+    return _sum(b, b["other"], b["self"], -1.0 if factor is None else -factor)
 
 
 def _sum(b: Operands, x: Bound, y: Bound, factor: float) -> Bound:
     ends = factor * y.low, factor * y.high
     low, high = x.low + np.minimum(*ends), x.high + np.maximum(*ends)
     made = Bound.between(b.shape, low, high, x.lost or y.lost)
+    form = _sum_of_forms(b, x, y, factor)
+    if form is not None:
+        made = replace(made.meeting(with_form(b.shape, form)), form=form)
     if x.shape == y.shape and b.shape:
         lengths = (lambda: x.length + abs(factor) * y.length,)
         made = replace(made, lengths=lengths)
     return made
+
+
+def _sum_of_forms(b: Operands, x: Bound, y: Bound, factor: float) -> Form | None:
+    """(c + A u) + s k for a constant k along the last axis, and (c + A u) + s (d + B u)."""
+    for one, other, times in ((x, y, factor), (y, x, 1.0)):
+        form = one.form if one is x or one.form is None else one.form.scaled(factor)
+        constant = _along(b, other, form) if other.by == "constants" else None
+        if form is None or constant is None or one.shape != b.shape or not form.is_plain:
+            continue
+        middle, off = constant
+        error = form.error + abs(times) * off
+        slip = form.slip + abs(times) * float(np.linalg.norm(off))
+        return replace(form, centre=form.centre + times * middle, error=error, slip=slip)
+    p, q = x.form, y.form
+    if p is None or q is None or not _of_one(p, q) or not x.shape == y.shape == b.shape:
+        return None
+    rows, off = narrowed(p.rows.astype(np.float64) + factor * q.rows, p.radius)
+    centre, error = p.centre + factor * q.centre, p.error + abs(factor) * q.error + off
+    slip = p.slip + abs(factor) * q.slip if factor and rows.ndim == 1 else inf
+    return replace(p, centre=centre, rows=rows, error=error, slip=slip, _gains=[])
+
+
+def _of_one(p: Form, q: Form) -> bool:
+    """Whether two forms are of the same u, row by row, and can be taken together."""
+    same = p.source == q.source and p.radius == q.radius and p.rows.shape == q.rows.shape
+    return same and p.is_plain and q.is_plain
+
+
+def _along(b: Operands, y: Bound, form: Form | None) -> tuple[Array, Array] | None:
+    """Middle and half width of what is the same for all rows, for each entry along the last axis;
+    None for others."""
+    if form is None or any(n > 1 for n in y.low.shape[:-1]) or not b.shape:
+        return None
+    ends: list[Array] = [(y.low + y.high) / 2, (y.high - y.low) / 2]
+    middle, off = (np.broadcast_to(end.ravel(), (b.shape[-1],)) for end in ends)
+    return middle, off
 
 
 def product(b: Operands) -> Bound:
@@ -111,9 +151,7 @@ def _joint(shape: tuple[int, ...], x: Bound, y: Bound) -> Bound:
     what each alone says where a and b are at right angles: a gate and what it lets through."""
     p, q = x.form or x.carrier, y.form or y.carrier
     nothing = Bound.between(shape, -inf, inf)
-    if p is None or q is None or p.source != q.source or not (p.is_plain and q.is_plain):
-        return nothing
-    if p.rows.ndim != 2 or q.rows.ndim != 2 or p.rows.shape != q.rows.shape:
+    if p is None or q is None or not _of_one(p, q) or p.rows.ndim != 2:
         return nothing
     c, d = np.abs(p.centre) + p.error, np.abs(q.centre) + q.error
     a, e = p.radius * p.lengths, q.radius * q.lengths
@@ -138,10 +176,12 @@ def _gained(b: Operands, x: Bound, y: Bound) -> Form | None:
     form = x.form
     if form is None or y.by != "constants":
         return None
-    if any(size > 1 for size in form.index.shape[:-1]) or any(n > 1 for n in y.low.shape[:-1]):
+    if any(size > 1 for size in form.index.shape[:-1]):
         return None
-    gain = np.broadcast_to((y.low + y.high).ravel() / 2, (b.shape[-1],))
-    off = np.broadcast_to((y.high - y.low).ravel() / 2, gain.shape)
+    along = _along(b, y, form)
+    if along is None:
+        return None
+    gain, off = along
     index = np.broadcast_to(form.index.ravel(), gain.shape)
     rows = form.rows
     if rows.ndim == 1 and not np.array_equal(index, np.arange(len(rows))):
@@ -158,6 +198,7 @@ def _gained(b: Operands, x: Bound, y: Bound) -> Form | None:
         rows=rows,
         error=np.abs(gain) * form.error[index] + lost + off * size[index],
         slip=slip,
+        _gains=[],
         index=np.arange(len(gain)).reshape(shape),
     )
 
@@ -170,6 +211,7 @@ def _times(x: Bound, factor: float) -> Bound:
         high=np.maximum(*ends),
         form=x.form.scaled(factor) if x.form else None,
         carrier=x.carrier.scaled(factor) if x.carrier else None,
+        even=False,
         convex=x.convex and factor == 1,
         summed=None,
         lengths=(lambda: x.length * abs(factor),),
@@ -241,24 +283,24 @@ def softplus(b: Operands) -> Bound:
     return Bound.between(b.shape, np.maximum(x.low, 0.0), high, x.lost)
 
 
-def gate(lowest: float) -> Callable[[Operands], Bound]:
+def gate(lowest: float, *, even: bool = False) -> Callable[[Operands], Bound]:
     """x g(x) with 0 <= g <= 1: between its least value and x, and 0 where x is negative;
-    ||x g(x)||_2 <= ||x||_2."""
+    ||x g(x)||_2 <= ||x||_2. If g - 1/2 is odd, x g(x) - x / 2 is even, and from 0 to |x| / 2."""
 
     def bound(b: Operands) -> Bound:
         x = b.first
         low = np.where(x.low >= 0, 0.0, np.maximum(x.low, lowest))
         made = Bound.between(b.shape, low, np.maximum(x.high, 0.0), x.lost)
-        return replace(made, lengths=(lambda: x.length,), carrier=x.form or x.carrier)
+        carrier = x.form or x.carrier
+        halves = even and x.form is not None
+        return replace(made, lengths=(lambda: x.length,), carrier=carrier, even=halves)
 
     return bound
 
 
 def rectified(b: Operands) -> Bound:
     """max(x, 0); ||relu(x)||_2 <= ||x||_2."""
-    x = b.first
-    made = Bound.between(b.shape, np.maximum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
-    return replace(made, lengths=(lambda: x.length,), carrier=x.form or x.carrier)
+    return gate(0.0, even=True)(b)
 
 
 def magnitude(b: Operands) -> Bound:

@@ -10,6 +10,7 @@ operands are not bounded where it needs it, gives values of which nothing is kno
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from halfsafe.bounds.moving import same
 from halfsafe.bounds.norms import on_ball
 from halfsafe.bounds.onnx import BOUNDS as ONNX
 from halfsafe.bounds.operands import Computed, Operands
-from halfsafe.bounds.patterns import normalised
+from halfsafe.bounds.patterns import averaged, counts, normalised
 from halfsafe.graph import Graph, Kind, Node
 from halfsafe.progress import Progress
 
@@ -102,6 +103,9 @@ class Interpreter:
         output = node.outputs[0]
         if radius is not None:
             return [on_ball(self.graph.values[output].shape, None, None, radius)]
+        mean = self._weighed_mean(node)
+        if mean is not None:
+            return [mean]
         family = TABLE.get(node.op)
         if family is None or not self.graph.values[output].floating:
             return [self._unknown(o, node) for o in node.outputs]
@@ -111,7 +115,31 @@ class Interpreter:
             found = family(operands)
         except Computed as why:
             return [Bound.unknown(self.graph.values[o].shape, str(why)) for o in node.outputs]
-        return found if isinstance(found, list) else [found]
+        found = found if isinstance(found, list) else [found]
+        mask = counts(self.graph, node, self._array)
+        if mask is not None and "mask" in mask and self.bounds[mask].low.min() >= 0:
+            found[0] = found[0].meeting(Bound.between(found[0].shape, 1.0, inf, by="masks"))
+        return found
+
+    def _weighed_mean(self, node: Node) -> Bound | None:
+        """Of a mean by weights that are not negative, and not all 0: the hull of what it is of.
+
+        Products are off by 2^-11 of themselves, and by 2^-25 that the least sum of weights divides.
+        """
+        pair = averaged(self.graph, node, self._array)
+        if pair is None:
+            return None
+        h, weights, divisor = (self.bound(v) for v in (*pair, node.inputs["other"]))
+        least = float(divisor.low.min())
+        if weights.low.min() < 0 or least <= 0 or len(h.shape) != 3 or not h.is_finite:
+            return None
+        off = 3 * HALF[0] * h.amax + h.shape[1] * HALF[1] * (1 + h.amax) / least
+        low, high = h.low.min(axis=1, keepdims=True), h.high.max(axis=1, keepdims=True)
+        shape = self.graph.values[node.outputs[0]].shape
+        if len(shape) == 2:
+            low, high = low[:, 0], high[:, 0]
+        ends = np.minimum(low, 0.0) - off, np.maximum(high, 0.0) + off
+        return Bound.between(shape, *ends, by="hulls")
 
     def _unknown(self, output: str, node: Node) -> Bound:
         value = self.graph.values[output]

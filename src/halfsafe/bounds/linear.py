@@ -97,11 +97,27 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
         reach = (matrix.lengths + off * matrix.lengths_stored) * x.length * SLACK + np.abs(c) * off
         if np.isfinite(reach).all():
             made = made.meeting(Bound.between(b.shape, c - reach, c + reach, by="lengths"))
+        if x.even and x.carrier is not None and x.carrier.is_plain:
+            made = made.meeting(_mapped_halves(b.shape, x, x.carrier, matrix))
     made = replace(made, summed=matrix.summed(x))
     if made.form is not None:  # which says no more
         return made
     longer = (lambda: matrix.longest(x.length) + float(np.linalg.norm(c)) * (1 + off),)
     return replace(made, lengths=longer)
+
+
+def _mapped_halves(shape: tuple[int, ...], x: Bound, form: Form, matrix: Matrix) -> Bound:
+    """W (z / 2 + e) + c for a form z and 0 <= e <= |z| / 2: the first part as it is mapped, and
+    -||W-||_2 ||z||_2 / 2 <= W e <= ||W+||_2 ||z||_2 / 2, with the entries of one sign each."""
+    index, ball = form.index.ravel(), form.ball.ravel()
+    reach, errors, _ = matrix.of_form(form, index, ball, form.length, keep=False)
+    centre = matrix.times(form.centre)[0] / 2 + matrix.bias
+    up, down = matrix.one_sided()
+    around = reach / 2 + errors + 1e-6 * matrix.lengths * form.length
+    low = centre - (around + down * form.length / 2) * SLACK
+    high = centre + (around + up * form.length / 2) * SLACK
+    off = matrix.off * (matrix.lengths_stored * x.length + np.abs(matrix.bias))
+    return Bound.between(shape, low - off, high + off, by="halves")
 
 
 class Matrix:
@@ -141,6 +157,15 @@ class Matrix:
             for found, vector in zip(made, vectors, strict=True):
                 found[..., rows] = vector @ size.T
         return made
+
+    def one_sided(self) -> tuple[Array, Array]:
+        """||w||_2 of the entries above 0 of each row, and of those under it."""
+        parts = [
+            (row_lengths(np.maximum(w, 0.0)), row_lengths(np.minimum(w, 0.0)))
+            for _, w in self.blocks()
+        ]
+        up, down = (np.concatenate(side) for side in zip(*parts, strict=True))
+        return up, down
 
     def longest(self, length: float) -> float:
         """||W x||_2, W off by so much of each entry: sigma(W) and the length of what it is off."""
@@ -194,13 +219,12 @@ class Matrix:
 def _mapped_entries(shape: tuple[int, ...], x: Bound, matrix: Matrix) -> Bound:
     if not x.is_finite:
         return Bound.unknown(shape, x.lost)
-    middle, half = (
-        np.broadcast_to(e, (*e.shape[:-1], matrix.terms))
-        for e in ((x.low + x.high) / 2, (x.high - x.low) / 2)
-    )
+    ends: list[Array] = [(x.low + x.high) / 2, (x.high - x.low) / 2]
+    wide: list[Array] = [np.broadcast_to(end, (*end.shape[:-1], matrix.terms)) for end in ends]
+    middle, half = wide
     centre = matrix.times(middle)[0] + matrix.bias
     (reach,) = matrix.size_times(half)
-    (stored,) = matrix.size_times(np.full(matrix.terms, 1.0))
+    (stored,) = matrix.size_times(np.ones((matrix.terms,)))
     stored = x.amax * (stored + FLUSHED / ROUNDED * matrix.terms)
     reach = reach + matrix.off * (stored + np.abs(matrix.bias))
     return Bound.between(shape, centre - reach, centre + reach)

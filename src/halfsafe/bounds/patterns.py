@@ -1,14 +1,23 @@
-"""Norms that are written out: x / sqrt(mean(x^2) + eps), whatever makes x, as T5 and Llama have it.
+"""What is written out in several operators, and says more together than one by one.
 
-Whatever x is, the result is u with ||u||_2 = sqrt(sum x^2 / (mean(x^2) + eps)) <= sqrt(d). That is
-no matter of bounds of x: it is seen from the operators.
+Norms, x / sqrt(mean(x^2) + eps), as T5 and Llama have them: whatever x is, the result is u with
+||u||_2 = sqrt(sum x^2 / (mean(x^2) + eps)) <= sqrt(d). Means by a mask, sum(m h) / max(sum(m), e),
+as encoders of sentences have them: |sum(m h)| <= max |h| sum(m) for m >= 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import sqrt
+from typing import Any
 
+import numpy as np
+
+from halfsafe.bounds.bound import Array
 from halfsafe.graph import Graph, Node
+
+Arrays = Callable[[str], Array]
+"""The entries of what depends on no input."""
 
 SAME = frozenset("aten._to_copy aten.to aten.type_as aten.clone aten.alias onnx.Cast".split())
 """Operators whose output is their first operand, in another format."""
@@ -97,7 +106,87 @@ def _squares(graph: Graph, node: Node, x: str) -> bool:
     read = [_source(graph, value) for value in node.inputs.values()]
     if node.op in ("aten.pow", "onnx.Pow"):
         exponent = graph.values[read[-1]].number if len(read) > 1 else None
-        return read[0] == x and exponent == 2
+        return exponent == 2 and _alike(graph, read[0], x)
     if node.op in ("aten.mul", "onnx.Mul"):
-        return read == [x, x]
-    return node.op in ("aten.square",) and read == [x]
+        return len(read) == 2 and all(_alike(graph, value, x) for value in read)
+    return node.op in ("aten.square",) and _alike(graph, read[0], x)
+
+
+def _alike(graph: Graph, a: str, b: str, depth: int = 3) -> bool:
+    """Whether two values are the same, or the same operators make them of the same."""
+    a, b = _source(graph, a), _source(graph, b)
+    if a == b:
+        return True
+    one, other = graph.producers.get(a), graph.producers.get(b)
+    if one is None or other is None or not depth or one.op != other.op or _draws(one):
+        return False
+    if one.attributes != other.attributes or one.inputs.keys() != other.inputs.keys():
+        return False
+    pairs = zip(one.inputs.values(), other.inputs.values(), strict=True)
+    return all(_equal_numbers(graph, *p) or _alike(graph, *p, depth - 1) for p in pairs)
+
+
+def _draws(node: Node) -> bool:
+    return any(word in node.op.lower() for word in ("rand", "bernoulli", "dropout"))
+
+
+def _equal_numbers(graph: Graph, a: str, b: str) -> bool:
+    number = graph.values[a].number
+    return number is not None and number == graph.values[b].number
+
+
+# Means by a mask
+
+SPREAD = SAME | frozenset("aten.unsqueeze aten.expand onnx.Unsqueeze onnx.Expand".split())
+"""Operators whose output has the entries of their first operand, once or several times."""
+
+SUMS = ("aten.sum", "onnx.ReduceSum")
+
+
+def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str] | None:
+    """The h and m of a quotient sum(m h) / y with y >= sum(m), over the same axes."""
+    if node.op not in ("aten.div", "onnx.Div") or not {"self", "other"} <= set(node.inputs):
+        return None
+    above = graph.producers.get(_source(graph, node.inputs["self"]))
+    below = _at_least(graph, graph.producers.get(_source(graph, node.inputs["other"])))
+    if above is None or below is None or above.op not in SUMS or below.op not in SUMS:
+        return None
+    weighed = graph.producers.get(_source(graph, _first(above)))
+    if weighed is None or weighed.op not in ("aten.mul", "onnx.Mul"):
+        return None
+    if _axes_of(above, arrays) != _axes_of(below, arrays) or not _axes_of(above, arrays):
+        return None
+    mask = _source(graph, _first(below))
+    for weight, other in (("self", "other"), ("other", "self")):
+        if _source(graph, weighed.inputs[weight]) == mask:
+            return weighed.inputs[other], mask
+    return None
+
+
+def _at_least(graph: Graph, node: Node | None) -> Node | None:
+    """What a node gives no less than: of max(x, e) that of x, else itself."""
+    clipped = ("aten.clamp", "aten.clamp_min", "onnx.Clip", "aten.maximum", "onnx.Max")
+    if node is None or node.op not in clipped:
+        return node
+    if "max" in node.inputs or node.attributes.get("max") is not None:
+        return node
+    return graph.producers.get(_source(graph, _first(node)))
+
+
+def counts(graph: Graph, node: Node, arrays: Arrays) -> str | None:
+    """The input of two axes whose second one, whole, a sum is over."""
+    if node.op not in SUMS or _axes_of(node, arrays) != (1,):
+        return None
+    value = _first(node)
+    shape = graph.values[value].shape
+    while (maker := graph.producers.get(value)) is not None and maker.op in SPREAD:
+        value = _first(maker)
+    is_input = value in graph.inputs and not graph.values[value].floating
+    return value if is_input and graph.values[value].shape == shape[:2] else None
+
+
+def _axes_of(node: Node, arrays: Arrays) -> tuple[int, ...]:
+    given: Any = node.attributes.get("dim", node.attributes.get("axes"))
+    if given is None and "axes" in node.inputs:
+        given = arrays(node.inputs["axes"])
+    return () if given is None else tuple(np.ravel(given).tolist())
