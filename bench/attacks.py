@@ -112,24 +112,27 @@ class Look:
 
 def attack(network: nn.Module | str | Path, sample: Any, claims: Certificate, count: int = COUNT,
            *, half: int = 1, most: Mapping[str, int] | None = None, seed: int = 0,
-           targets: int = TARGETS, seconds: float = math.inf) -> Attacked:  # fmt: skip
+           targets: int = TARGETS, seconds: float = math.inf,
+           held: Mapping[str, int] | None = None) -> Attacked:  # fmt: skip
     """Drives every value as far as it can from within the domain of a certificate.
 
     `sample` is one as `halfsafe.fix` takes it, and lends its shapes and types; `most` tells how
     many tokens there are for inputs of whole numbers that choose no row of a table. Each `half`-th
     of the drawn batches runs in FP16 as well, and each climb now and then; 0 is none. After so many
-    seconds it ends with fewer inputs.
+    seconds it ends with fewer inputs. An input that is `held` is another one only each so many
+    times, and what depends on it alone is not computed between: then most inputs are drawn.
     """
     over = time.monotonic() + seconds
     warnings.filterwarnings("ignore", category=UserWarning)
     engine, given = opened(network, sample)
-    box = Box(given, claims.domain, engine.tables, dict(most or {}), seed)
+    box = Box(given, claims.domain, engine.tables, dict(most or {}), seed, held or {})
     known = {n: v.bound for n, v in claims.values.items() if v.bound is not None}
     other = {n for n in claims.values if not (n in engine.constants or _alike(claims, engine, n))}
     known = {n: b for n, b in known.items() if n not in other}
     watch = _Watch(engine, known, given, box.rows, half)
     watch.note(engine.constants)
-    drawn = -(-count // (3 * box.rows)) if targets else -(-count // box.rows)
+    share = (0.97 if held else 1 / 3) if targets else 1.0
+    drawn = math.ceil(share * count / box.rows)
     early = over - 2 * seconds / 3 if seconds < math.inf else over
     within = takewhile(lambda _: time.monotonic() < early, range(drawn))
     start = watch.best_of(box.drawn(i) for i in within)
@@ -242,8 +245,9 @@ class Box:
     """
 
     def __init__(self, given: Inputs, domain: Mapping[str, Any], tables: Mapping[str, Tensor],
-                 most: dict[str, int], seed: int) -> None:  # fmt: skip
-        self.given, self.tables = given, tables
+                 most: dict[str, int], seed: int, held: Mapping[str, int]) -> None:  # fmt: skip
+        self.given, self.tables, self.held = given, tables, held
+        self._kept: Inputs = {}
         self.draw = torch.Generator().manual_seed(seed)
         sizes = {x.shape[0] if x.ndim > 1 else 1 for x in given.values()}
         self.rows = max(sizes) if len(sizes) == 1 else 1
@@ -266,7 +270,11 @@ class Box:
 
     def drawn(self, i: int) -> Inputs:
         """The i-th input: each row of another kind."""
-        return {name: self._drawn(name, x, i) for name, x in self.given.items()}
+        for name, x in self.given.items():
+            turn, rest = divmod(i, self.held.get(name, 1))
+            if rest == 0 or name not in self._kept:
+                self._kept[name] = self._drawn(name, x, turn)
+        return dict(self._kept)
 
     def _drawn(self, name: str, x: Tensor, i: int) -> Tensor:
         rows = self.rows if x.ndim > 1 else 1
@@ -460,6 +468,12 @@ class Module:
             for node, name in names.items()
             if self.held[node].is_floating_point()
         }
+        self.depends: dict[str, set[str]] = {}
+        for n in self.graph.nodes:
+            found = {i for a in n.all_input_nodes for i in self.depends[a.name]}
+            self.depends[n.name] = found | ({n.name} if n.name in self.inputs else set())
+        self.last: Inputs = {}
+        self.kept: dict[str, Any] = {}
         self.looked_up = _tables(self.graph, set(self.inputs), set(self.held))
         self.tables = {n: self.held[t].float() for n, t in self.looked_up.values()}
         self.values = {
@@ -469,8 +483,13 @@ class Module:
         }
 
     def look(self, inputs: Inputs, target: str = "", half: bool = False) -> Look:
+        same = {n for n, x in inputs.items() if x is self.last.get(n)}
         run = _Run(self, inputs, torch.float32, target)
+        if not target:
+            run.skipped = {n for n, of in self.depends.items() if of and of <= same}
         run.all()
+        if not target:
+            self.last, self.kept = inputs, run.kept
         runs = [(run.seen, True)]
         for rounding in (True, False) if half else ():
             lower = _Run(self, inputs, torch.float32 if rounding else torch.float16, "", rounding)
@@ -496,6 +515,8 @@ class _Run(fx.Interpreter):
         self.height: Tensor | None = None
         self.slopes: dict[str, Tensor] = {}
         self.leaves: dict[str, Tensor] = {}
+        self.skipped: set[str] = set()
+        self.kept: dict[str, Any] = {}
 
     def all(self) -> None:
         given = []
@@ -511,6 +532,18 @@ class _Run(fx.Interpreter):
             self.run(*given)
 
     def run_node(self, n: fx.Node) -> Any:
+        """Computes what depends on something new; of the rest, what that needs has been kept."""
+        if n.name in self.skipped and n.op == "call_function":
+            made = self.of.kept.get(n.name)
+        else:
+            made = self._computed(n)
+        if not self.target and any(
+            self.of.depends[u.name] > self.of.depends[n.name] for u in n.users
+        ):
+            self.kept[n.name] = made
+        return made
+
+    def _computed(self, n: fx.Node) -> Any:
         if n.op in ("placeholder", "output"):
             made = super().run_node(n) if n.op == "placeholder" else None
         else:

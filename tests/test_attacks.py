@@ -10,7 +10,7 @@ from onnx import parser
 from torch import nn
 
 import halfsafe
-from bench.attacks import Box, attack
+from bench.attacks import Box, attack, of_module
 from tests.test_bounds import network
 
 IDS = torch.zeros(2, 6, dtype=torch.int64)
@@ -91,7 +91,7 @@ def test_inputs_stay_within_the_domain(i):
     }
     domain = {"ids": None, "attention_mask": (0, 1), "x": (-0.5, 2.0)}
     table = torch.randn(50, 8)
-    box = Box(given, domain, {"ids": table}, {}, i)
+    box = Box(given, domain, {"ids": table}, {}, i, {})
     slopes = {"ids": torch.randn(4, 9, 8), "x": torch.randn(4, 9, 3)}
     for made in (box.drawn(i), box.changed(box.drawn(i), slopes, i), box.changed(given, {}, i)):
         assert {n: (x.shape, x.dtype) for n, x in made.items()} == {
@@ -103,3 +103,30 @@ def test_inputs_stay_within_the_domain(i):
         assert made["attention_mask"].any(-1).all()
         assert made["x"].min() >= -0.5
         assert made["x"].max() <= 2.0
+
+
+class Held(nn.Module):
+    """Of two inputs, each of which computes much alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.loud = network(), nn.Linear(4, 16)
+
+    def forward(self, x, ids):
+        sizes = torch.tanh(self.loud(x)).sum(-1, keepdim=True)[..., None]
+        first, second = torch.split(sizes, 1)
+        return self.tokens(ids) * sizes + first + second
+
+
+def test_what_depends_on_a_held_input_alone_is_kept():
+    sample = {"x": torch.zeros(2, 4), "ids": IDS}
+    engine, given = of_module(Held().eval(), sample)
+    box = Box(given, {"x": (-1.0, 1.0), "ids": None}, engine.tables, {}, 0, {"x": 4})
+    for i in range(9):
+        inputs = box.drawn(i)
+        kept = engine.look(inputs).runs[0][0]
+        engine.last = {}
+        whole = engine.look(inputs).runs[0][0]
+        assert kept == {name: size for name, size in whole.items() if name in kept}
+        assert ("tanh" in kept) == (i % 4 == 0)
+        assert "add" in kept
