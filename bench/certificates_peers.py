@@ -12,7 +12,8 @@ auto_LiRPA does not take has its error's first line.
 
 auto_LiRPA 0.3, the newest of the index, asks for torch < 1.13. What it reads of torch has other
 names now, which are put back before it is imported, and nothing else of it is changed: `_restored`.
-Its softmax is the one that it has an interval for.
+For IBP its softmax is the one that it has an interval for, for CROWN the one that it has by itself.
+Whether CROWN would take more networks on the torch that it asks for is not known.
 """
 
 # pyright: basic
@@ -269,7 +270,7 @@ def lirpa(name: str, size: str, method: str) -> dict[str, Any]:
         parameter.requires_grad_(False)
     low, high = (torch.full_like(found.sample, end) for end in (found.low, found.high))
     began = time.perf_counter()
-    options = {"softmax": "plain", "conv_mode": "matrix"}
+    options = {"softmax": "plain" if method == "IBP" else "complex", "conv_mode": "matrix"}
     bounded = BoundedModule(found.model, found.sample, bound_opts=options)
     box = BoundedTensor(found.sample, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
     bounded(box)
