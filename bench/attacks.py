@@ -51,6 +51,10 @@ STEPS = 12
 HALF = 65_504
 """The largest number of FP16."""
 
+NO_KERNEL = ("Half", "implement", "dtype")
+"""Words of errors where PyTorch has no kernel for FP16, or none for the types that meet; what has
+been seen until there counts."""
+
 MASKED = 1e30
 """What FP32 holds of such a size stands for infinity, and is no value of the network."""
 
@@ -496,8 +500,8 @@ class Module:
             lower.masked = run.masked
             try:
                 lower.all()
-            except (RuntimeError, NotImplementedError) as error:  # no kernel
-                if "Half" not in str(error) and "implement" not in str(error):
+            except (RuntimeError, NotImplementedError) as error:
+                if not any(word in str(error) for word in NO_KERNEL):
                     raise
             runs.append((lower.seen, lower.whole))
         return Look(runs, run.height, run.slopes)
