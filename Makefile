@@ -7,6 +7,7 @@ PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 # Of this package one file is read, the detector of the demo: none of its code, nor what that depends on.
 DETECTOR := -c constraints.txt --no-deps --ignore-requires-python rapidocr-onnxruntime
 AUTOCAST := .venv-autocast
+LIRPA := .venv-lirpa
 MMOCR := .venv-mmocr
 TRAINED := .venv-trained
 OTHERS := .venv-others
@@ -23,7 +24,7 @@ NEWER := --ignore docs/bisecting.md --ignore tests/test_architectures.py --ignor
 # What `newest` installs as torch. "torch" is the newest of the index, on Linux a CUDA build of several GB.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test slow oldest newest lint types bench peers mmocr trained dist docs links build/cli.md engines \
+.PHONY: demo test slow oldest newest lint types bench peers lirpa mmocr trained dist docs links build/cli.md engines \
 	other-tools gpu clean
 
 demo: $(READY)
@@ -68,12 +69,16 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.directories
 	$(BIN)/python -m bench.recipes
 	$(BIN)/python -m bench.certificates
+	$(BIN)/python -m bench.certificates_sizes
 	$(BIN)/python -m bench.lies
 	$(BIN)/python -m bench.random_graphs
 
 peers: $(READY) $(AUTOCAST)/.ready
 	$(BIN)/python -m bench.onnx_peers
 	$(BIN)/python -m bench.bisect_peers
+
+lirpa: $(READY) $(LIRPA)/.ready
+	$(BIN)/python -m bench.certificates_peers
 
 mmocr: $(MMOCR)/.ready
 	$(MMOCR)/bin/python -m bench.mmocr_detector
@@ -130,6 +135,14 @@ $(AUTOCAST)/.ready: bench/peer_autocast.txt constraints.txt
 	$(AUTOCAST)/bin/python $(INSTALL) --no-deps -r bench/peer_autocast.txt
 	touch $@
 
+# auto_LiRPA, on a torch that is newer than it asks for.
+$(LIRPA)/.ready: bench/peer_lirpa.txt constraints.txt
+	$(PYTHON) -m venv $(LIRPA)
+	$(LIRPA)/bin/python $(INSTALL) -c constraints.txt torch
+	$(LIRPA)/bin/python $(INSTALL) -c constraints.txt transformers
+	$(LIRPA)/bin/python $(INSTALL) --no-deps -r bench/peer_lirpa.txt
+	touch $@
+
 # What mmocr of 2023 asks for at import, without what its packages list and this does not need.
 $(MMOCR)/.ready: bench/mmocr_requirements.txt constraints.txt
 	$(PYTHON) -m venv $(MMOCR)
@@ -158,4 +171,4 @@ $(OTHERS)/.ready: tests/other_tools.txt constraints.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf build dist .venv $(AUTOCAST) $(MMOCR) $(TRAINED) $(OTHERS) $(OLDEST) $(NEWEST) demo-out
+	rm -rf build dist .venv $(AUTOCAST) $(LIRPA) $(MMOCR) $(TRAINED) $(OTHERS) $(OLDEST) $(NEWEST) demo-out

@@ -29,10 +29,12 @@ class Size:
     channels: int = 16
     image: int = 64
     depth: int = 1
+    expansion: int = 2
+    labels: int = 2
 
     @property
     def encoder(self) -> dict[str, Any]:
-        return {**self.vision, "vocab_size": self.vocabulary}
+        return {**self.vision, "vocab_size": self.vocabulary, "num_labels": self.labels}
 
     @property
     def vision(self) -> dict[str, Any]:
@@ -40,7 +42,7 @@ class Size:
             "hidden_size": self.width,
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
-            "intermediate_size": 2 * self.width,
+            "intermediate_size": self.expansion * self.width,
         }
 
     @property
@@ -96,13 +98,18 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {}
 
+FURTHER: dict[str, Architecture] = {}
+"""Of which certificates are measured, and nothing else."""
 
-def architecture(amplify: Mapping[str, float]) -> Callable[[Factory], Factory]:
+
+def architecture(
+    amplify: Mapping[str, float], among: dict[str, Architecture] = ARCHITECTURES
+) -> Callable[[Factory], Factory]:
     """Registers a factory under its own name."""
 
     def register(factory: Factory) -> Factory:
         name = factory.__name__
-        ARCHITECTURES[name] = Architecture(name, factory, amplify)
+        among[name] = Architecture(name, factory, amplify)
         return factory
 
     return register
@@ -270,8 +277,8 @@ def _t5(z: Size, feed_forward: str) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        d_model=z.width, d_kv=z.width // z.heads, d_ff=2 * z.width, num_layers=2 * z.depth,
-        num_heads=z.heads, vocab_size=z.vocabulary,
+        d_model=z.width, d_kv=z.width // z.heads, d_ff=z.expansion * z.width,
+        num_layers=2 * z.depth, num_heads=z.heads, vocab_size=z.vocabulary,
         feed_forward_proj=feed_forward, use_cache=False,
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
@@ -348,7 +355,7 @@ def wav2vec2(z: Size) -> Any:
 
     config = Wav2Vec2Config(
         hidden_size=z.width, num_hidden_layers=2 * z.depth, num_attention_heads=z.heads,
-        intermediate_size=2 * z.width, conv_dim=(z.channels,) * 3,
+        intermediate_size=z.expansion * z.width, conv_dim=(z.channels,) * 3,
         conv_stride=(5, 2, 2), conv_kernel=(10, 3, 3),
         num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
         vocab_size=32,
@@ -391,3 +398,110 @@ def unet2d_condition(z: Size) -> Any:
         "timestep": torch.randint(0, 1000, (2,)),
         "encoder_hidden_states": torch.randn(2, 5, 16),
     }
+
+
+@architecture({r"output.dense": 1e6}, FURTHER)
+def deberta(z: Size) -> Any:
+    """The first version: one projection for queries, keys and values."""
+    from transformers import DebertaConfig, DebertaForSequenceClassification
+
+    config = DebertaConfig(
+        **z.encoder, relative_attention=True, pos_att_type=["p2c", "c2p"],
+        max_relative_positions=z.tokens,
+    )  # fmt: skip
+    return DebertaForSequenceClassification(config), lambda: {
+        "input_ids": z.ids(),
+        "attention_mask": z.mask(),
+    }
+
+
+@architecture({r"embed_tokens|o_proj|down_proj": 1e6}, FURTHER)
+def qwen2(z: Size) -> Any:
+    """Queries, keys and values have a bias."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**z.decoder)), lambda: {"input_ids": z.ids()}
+
+
+@architecture({r"embed_tokens|o_proj|down_proj": 1e6}, FURTHER)
+def qwen3(z: Size) -> Any:
+    """Queries and keys are normalised by head."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(**z.decoder, head_dim=z.width // z.heads)
+    return Qwen3ForCausalLM(config), lambda: {"input_ids": z.ids()}
+
+
+@architecture({r"embed_tokens|o_proj|down_proj": 1e6}, FURTHER)
+def gemma(z: Size) -> Any:
+    """Embeddings times sqrt(d), and gains stored as 1 + w."""
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    config = GemmaConfig(**z.decoder, head_dim=z.width // z.heads)
+    return GemmaForCausalLM(config), lambda: {"input_ids": z.ids()}
+
+
+@architecture({r"encoder.conv2|layers.*(out_proj|fc2)": 1e5}, FURTHER)
+def whisper(z: Size) -> Any:
+    """Convolutions over a spectrogram, an encoder, and a decoder that reads it."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        vocab_size=z.vocabulary, num_mel_bins=80, max_source_positions=z.tokens,
+        max_target_positions=64, d_model=z.width,
+        encoder_layers=z.layers, decoder_layers=z.layers, use_cache=False,
+        encoder_attention_heads=z.heads, decoder_attention_heads=z.heads,
+        encoder_ffn_dim=z.expansion * z.width, decoder_ffn_dim=z.expansion * z.width,
+        decoder_start_token_id=1, bos_token_id=0, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    return model, lambda: {
+        "input_features": torch.rand(2, 80, 2 * z.tokens) * 3 - 1,
+        "decoder_input_ids": z.ids(8),
+    }
+
+
+@architecture({r"pos_embed|to_out|ff.net.2": 1e5}, FURTHER)
+def dit(z: Size) -> Any:
+    """Norms whose gains and shifts come from the timestep, and gates on the residual sums."""
+    from diffusers import DiTTransformer2DModel
+
+    model = DiTTransformer2DModel(
+        num_attention_heads=z.heads, attention_head_dim=z.width // z.heads, in_channels=4,
+        out_channels=8, num_layers=z.layers, sample_size=8, patch_size=2,
+        num_embeds_ada_norm=z.vocabulary, norm_num_groups=4,
+    )  # fmt: skip
+    return model, lambda: {
+        "hidden_states": torch.randn(2, 4, 8, 8),
+        "timestep": torch.randint(0, 1000, (2,)),
+        "class_labels": torch.randint(0, z.vocabulary, (2,)),
+    }
+
+
+class Stylised(nn.Module):
+    """Residual blocks of convolutions and InstanceNorm, as networks that transfer style have."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 9, padding=4)
+        self.first = nn.InstanceNorm2d(width, affine=True)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1), nn.InstanceNorm2d(width, affine=True),
+                nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
+                nn.InstanceNorm2d(width, affine=True),
+            )
+            for _ in range(blocks)
+        )  # fmt: skip
+        self.leave = nn.Conv2d(width, 3, 9, padding=4)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        x = self.first(self.enter(pixel_values)).relu()
+        for block in self.blocks:
+            x = x + block(x)
+        return self.leave(x)
+
+
+@architecture({r"blocks.*4\.": 3e5}, FURTHER)
+def instance_norm(z: Size) -> Any:
+    return Stylised(z.channels, 5 * z.depth), lambda: {"pixel_values": z.picture(shrink=2)}
