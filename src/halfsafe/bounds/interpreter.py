@@ -96,7 +96,8 @@ class Interpreter:
         if not value.floating:
             return bound
         relative, least = HALF if value.bounded else SINGLE
-        return bound.stored(relative, least + 2.0**-20 * bound.amax)
+        largest = float(bound.size[np.isfinite(bound.size)].max(initial=0.0))
+        return bound.stored(relative, least + 2.0**-20 * largest)
 
     def _found(self, node: Node) -> list[Bound]:
         radius = normalised(self.graph, node)

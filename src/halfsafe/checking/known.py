@@ -160,9 +160,14 @@ def of_form(shape: tuple[int, ...], form: Form) -> Known:
     return replace(between(shape, centre - reach, centre + reach), form=form)
 
 
+def _share(ends: Array, relative: float, least: float) -> Array:
+    finite = np.isfinite(ends)
+    return np.where(finite, relative * np.abs(np.where(finite, ends, 0.0)) + least, 0.0)
+
+
 def rounded(x: Known, relative: float, least: float) -> Known:
     """As a format stores it."""
-    low, high = x.low - relative * np.abs(x.low) - least, x.high + relative * np.abs(x.high) + least
+    low, high = x.low - _share(x.low, relative, least), x.high + _share(x.high, relative, least)
     low, high = (
         np.where(x.low >= 0, np.maximum(low, 0), low),
         np.where(x.high <= 0, np.minimum(high, 0), high),

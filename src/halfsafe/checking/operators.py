@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf, prod, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,10 +26,29 @@ from halfsafe.checking.known import (
     sigma,
     thin,
 )  # fmt: skip
-from halfsafe.graph import Node
+from halfsafe.graph import Graph, Node
+from halfsafe.source import Source
 
-if TYPE_CHECKING:
-    from halfsafe.checking.walk import Walk
+
+class Walk(Protocol):
+    """What is known of values so far."""
+
+    source: Source
+    graph: Graph
+
+    def __getitem__(self, value: str) -> Known: ...
+
+    def array(self, value: str) -> Array:
+        """The entries of what depends on no input."""
+        ...
+
+    def is_fixed(self, value: str) -> bool:
+        """Whether a value depends on no input."""
+        ...
+
+    def counts(self, c: Call) -> bool:
+        """Whether a sum counts the tokens that a mask shows."""
+        ...
 
 
 class Call:

@@ -54,7 +54,8 @@ class Walk:
                 exact = replace(between(value.shape, ends, ends), constant=True)
                 relative, least = (U + 16 * V, TINY) if value.bounded else (16 * V, 2.0**-149)
                 if value.floating:  # kernels differ a little
-                    exact = rounded(exact, relative, least + 2.0**-20 * exact.amax)
+                    largest = float(np.abs(ends[np.isfinite(ends)]).max(initial=0.0))
+                    exact = rounded(exact, relative, least + 2.0**-20 * largest)
                 made.append(exact)
             return made
         if not values[0].floating:
