@@ -228,7 +228,7 @@ def test_the_page_says_what_a_bisection_has_found():
 
 
 def test_the_data_block_holds_the_bound_of_each_value():
-    large = bound_of(1.2345e6, "measured only", "it may be 1.23e+06")
+    large = bound_of(1.235e6, "measured only", "it may be 1.23e+06")
     report = certified_report(relu_1=LOST, linear_3=large)
     data = block(render(report))
     for i, name in enumerate(data["names"]):
@@ -592,8 +592,11 @@ def rows_of(page, colour):
     return page.evaluate(
         """([r, g, b]) => {
           const canvas = document.querySelector("#map canvas");
-          const [x, pen] = [Math.round(canvas.width / 2) - 20, canvas.getContext("2d")];
-          const { data } = pen.getImageData(x, 0, 1, canvas.height);
+          const copy = document.createElement("canvas");
+          [copy.width, copy.height] = [1, canvas.height];
+          const pen = copy.getContext("2d", { willReadFrequently: true });
+          pen.drawImage(canvas, -Math.round(canvas.width / 2) + 20, 0);
+          const { data } = pen.getImageData(0, 0, 1, canvas.height);
           const near = (y) => Math.abs(data[4 * y] - r) + Math.abs(data[4 * y + 1] - g)
             + Math.abs(data[4 * y + 2] - b) < 12;
           return Array.from({ length: canvas.height }, (_, y) => y).filter(near);
@@ -636,15 +639,15 @@ def test_a_bound_off_the_map_is_an_arrow_at_its_rim(open_page):
     page = open_page(bounded(1e30, status="measured only"))
     rows = rows_of(page, OVERFLOW)
     assert rows[0] == pytest.approx(height(48, high=48) - 2, abs=1)
-    assert 2 < sum(row < height(47, high=48, low=-32) + 8 for row in rows)
+    assert sum(row < height(47, high=48) + 8 for row in rows) > 2
 
 
 def test_the_details_and_the_table_tell_the_bound(open_page):
-    large = bound_of(1.2345e6, "measured only", "it may be 1.234e+06")
+    large = bound_of(1.235e6, "measured only", "it may be 1.235e+06")
     page = open_page(certified_report(relu_1=large))
     page.get_by_role("button", name="relu_1").first.click()
     said = page.locator("#details").inner_text()
-    for text in ("measured only: it may be", "1.234e6 as delivered", "balls", "1.5 bits"):
+    for text in ("measured only: it may be", "1.235e6 as delivered", "balls", "1.5 bits"):
         assert text in said, text
     page.get_by_role("columnheader", name="bound").get_by_role("button").click()
     assert first_names(page, 1) == ["relu_1"]

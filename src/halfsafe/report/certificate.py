@@ -1,4 +1,4 @@
-"""What a certificate says of a network that was fixed: plain data, its totals, and these in words."""
+"""What a certificate says of a network that was fixed: plain data, and its totals in words."""
 
 from __future__ import annotations
 
