@@ -481,7 +481,9 @@ class Module:
         self.looked_up = _tables(self.graph, set(self.inputs), set(self.held))
         self.tables = {n: self.held[t].float() for n, t in self.looked_up.values()}
         self.values = {
-            name: str(n.target).rpartition(".")[0] if n.op == "call_function" else ""
+            name: ""
+            if n.op != "call_function" or name.startswith("batch_norm")
+            else str(n.target).rpartition(".")[0]
             for n in self.graph.nodes
             for name in _names(n)
         }
@@ -613,11 +615,18 @@ class _Stop(Exception):
     """What comes after an overflow says nothing."""
 
 
+BATCH_NORM = "_native_batch_norm_legit_no_training"
+"""How torch.export writes a batch norm, with what it saves for training."""
+
+
 def _names(node: fx.Node) -> list[str]:
     """Of what an operator computes, several results by number."""
     found = node.meta.get("val")
     if isinstance(found, tuple | list):
-        return [f"{node.name}.{i}" for i in range(len(found))]
+        names = [f"{node.name}.{i}" for i in range(len(found))]
+        if node.name.startswith(BATCH_NORM):  # its first result is what the network computes
+            names[0] = node.name.replace(BATCH_NORM, "batch_norm")
+        return names
     return [node.name]
 
 
@@ -691,7 +700,7 @@ class File:
         seen = {n: float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for n, x in floats.items()}
         height = None
         if target:
-            x = torch.from_numpy(np.abs(np.nan_to_num(floats[target])))
+            x = torch.as_tensor(np.abs(np.nan_to_num(floats[target])))
             rows = {len(i) for i in inputs.values() if i.ndim > 1}
             height = x.flatten(1).amax(1) if x.ndim > 1 and rows == {len(x)} else x.max()[None]
         return Look([(seen, True)], height)

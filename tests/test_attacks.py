@@ -26,7 +26,7 @@ def shrunk(claims, name, bits):
 def pictures():
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, stride=2), nn.GELU()
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.GELU()
     )
     return net.eval(), torch.zeros(2, 3, 8, 8), {"input_1": (-1.0, 1.0)}
 
