@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -57,6 +57,19 @@ class OnnxCase:
             values[name] = Value(name, Kind.ACTIVATION, _floating(found))
         node = Node("node", self.op, inputs, outputs, self._rest)
         return Graph((node,), values, (), outputs)
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """Operands by name, those that are numbers left out."""
+        held = self._operands.items()
+        return {n: x for n, x in held if np.ndim(x) or not _floating(x)}
+
+    def given(self, arrays: Mapping[str, Any]) -> list[Any]:
+        """The node's outputs, of other tensors in place of some operands."""
+        names = operands(self.op, len(self.inputs))
+        pairs = zip(names, self.inputs, strict=True)
+        inputs = tuple(arrays.get(name, found) for name, found in pairs)
+        return replace(self, inputs=inputs).stored({})
 
     def stored(self, exponents: Mapping[str, int]) -> list[Any]:
         """The node's outputs, None for those left out, on operands stored at these exponents."""

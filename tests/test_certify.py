@@ -194,6 +194,7 @@ def test_a_fix_leaves_room_for_whatever_comes_in():
     fixed = halfsafe.fix(net, quiet, certify={})
     assert fixed.certificate.certified
     assert fixed.report.safe
+    assert "Safe for every input of the domain" in fixed.report.text()
     assert all(torch.equal(fixed.model(x), net(x)) for x in quiet)
     half = fixed.half()
     for token in range(40):
@@ -201,7 +202,24 @@ def test_a_fix_leaves_room_for_whatever_comes_in():
 
 
 def test_without_a_domain_nothing_is_certified():
-    assert halfsafe.fix(network(), [IDS]).certificate is None
+    fixed = halfsafe.fix(network(), [IDS])
+    assert fixed.certificate is None
+    assert fixed.report.certificate is None
+
+
+def test_the_report_has_the_bound_and_the_status_of_each_value_as_it_is_delivered():
+    quiet = [torch.randint(0, 40, (2, 6)) for _ in range(3)]
+    fixed = halfsafe.fix(deep(2e3), quiet, certify={})
+    stored = {name for name, value in fixed.certificate.values.items() if value.stored}
+    told = fixed.report.certificate
+    assert set(told.values) == stored
+    assert all(v.bound == fixed.certificate.values[n].bound for n, v in told.values.items())
+    assert told.complete
+    assert told.counts["certified after rescaling"] == 3
+    for name, found in fixed.report.values.items():
+        if name in told.values:
+            delivered = found.range.amax * 2.0**-found.exponent
+            assert delivered <= told.values[name].bound, name
 
 
 def test_what_cannot_be_certified_gets_the_plan_of_the_samples():
@@ -221,6 +239,7 @@ def test_what_cannot_be_certified_gets_the_plan_of_the_samples():
     xs = [torch.randn(4, 16) for _ in range(3)]
     fixed, plain = halfsafe.fix(net, xs, certify={"x": (-1e30, 1e30)}), halfsafe.fix(net, xs)
     assert not fixed.certificate.certified
+    assert "Safe for every input" not in fixed.report.text()
     assert fixed.report.folds == plain.report.folds
     assert fixed.report.safe
 
@@ -245,6 +264,9 @@ def test_the_fix_command_writes_a_certificate_of_what_it_delivers(tmp_path):
     done = CliRunner().invoke(app, [*arguments, "--domain", "x=-100:100"])
     assert done.exit_code in (0, 1)
     assert Certificate.load(told).domain == {"x": (-100.0, 100.0)}
+    said = " ".join(done.stdout.split())
+    assert "domain x 3x8 in [-100, 100]" in said
+    assert "certified after rescaling" in said
     done = CliRunner().invoke(app, ["fix", str(path), "--domain", "x=-1:1"])
     assert "--domain is for --certificate" in str(done.exception)
 

@@ -16,13 +16,14 @@ from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.plan import Plan
 from halfsafe.ranges import Range
+from halfsafe.report.certificate import BoundReport, CertificateReport
 from halfsafe.report.data import ValueReport
 from halfsafe.report.gather import observed
 from halfsafe.report.html import render
 from halfsafe.report.reasons import equations_of, faults_of, reasons_of
 from halfsafe.report.report import Report
 from halfsafe.verdict import Finding, Row, Verification
-from tests.test_report import CULPRIT, HALF_WAY, HALVED, NOT_RUN, SECOND, WITHIN
+from tests.test_report import CULPRIT, HALF_WAY, HALVED, LOST, NOT_RUN, SECOND, WITHIN
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"q\" 'a' <!--"
 FOUND = Finding(0, "y", 1, 12, Row(0, 1.0, 1.1e-3, 1.0e-3))
@@ -96,6 +97,19 @@ def fixed_report(layers=4):
         insertions=("a Mul",),
         command="halfsafe.fix(model, samples)",
     )
+
+
+def bound_of(bound, status="certified", why=""):
+    return BoundReport(status, why, 1.5, bound, "balls", "the value")
+
+
+def certified_report(**bounds):
+    """The same, with a bound for each of its values of 100, or what is given by name."""
+    report = fixed_report()
+    values = {name: bounds.get(name, bound_of(100.0)) for name in report.values}
+    values["mul"] = bound_of(7.0)  # an operator that was inserted
+    found = CertificateReport({"x": (8, 64)}, {"x": (-1.0, 1.0)}, values)
+    return replace(report, certificate=found)
 
 
 BISECTED = replace(
@@ -213,6 +227,30 @@ def test_the_page_says_what_a_bisection_has_found():
     assert "Bisection" not in render(chain_report())
 
 
+def test_the_data_block_holds_the_bound_of_each_value():
+    large = bound_of(1.235e6, "measured only", "it may be 1.23e+06")
+    report = certified_report(relu_1=LOST, linear_3=large)
+    data = block(render(report))
+    for i, name in enumerate(data["names"]):
+        found = report.certificate.values[name]
+        shown = {key: column[i] for key, column in data["values"].items()}
+        assert shown["bound"] == found.bound, name
+        assert shown["above"] == found.bits, name
+        words = [data["texts"][shown[key]] for key in ("status", "by", "lost")]
+        assert words == [found.status, found.by, found.why], name
+    assert "bound" not in block(render(fixed_report()))["values"]
+
+
+def test_the_page_says_what_is_certified():
+    html = render(certified_report())
+    for text in ("Safe for every input of the domain", "x 8x64 in [-1, 1]", "14 of 14 values"):
+        assert text in html, text
+    html = render(certified_report(relu_1=LOST))
+    assert "Safe for every input" not in html
+    assert f"1 value without a bound: {LOST.why}" in html
+    assert "Certificate" not in render(fixed_report()).partition('id="data"')[0]
+
+
 def evil_bisection():
     (culprit,) = BISECTED.culprits
     said = {"node": EVIL, "since": EVIL, "op": EVIL, "module": EVIL, "line": EVIL, "reason": EVIL}
@@ -264,6 +302,12 @@ def test_text_from_the_model_is_escaped():
             forms=(EVIL,),
             verification=PROOF,
             bisection=evil_bisection(),
+            certificate=CertificateReport(
+                {EVIL: (1,)},
+                {EVIL: None},
+                {evil["x"]: replace(LOST, why=EVIL), EVIL: replace(bound_of(1e9), where=EVIL)},
+                EVIL,
+            ),
         )
     )
     assert EVIL in block(html)["texts"]
@@ -317,6 +361,10 @@ DEGENERATE = {
     ),
     "a fix without a plan": chain_report(4, loud=-1, tool="fix", verification=PROOF),
     "an error over a reference of zeros": compared_report(),
+    "a certificate": certified_report(),
+    "bounds off the map": certified_report(x=bound_of(1e300), relu_0=bound_of(1e-300)),
+    "a certificate without bounds": certified_report(**dict.fromkeys(chain(4).values, LOST)),
+    "a certificate of nothing": replace(fixed_report(), certificate=CertificateReport({}, {}, {})),
     "nothing to bisect": bisected_report(WITHIN),
     "a bisection that has run nothing": bisected_report(NOT_RUN),
     "a bisection that is not complete": bisected_report(HALF_WAY),
@@ -536,6 +584,85 @@ def test_the_details_say_why_an_exponent_was_chosen(open_page):
     assert "k[linear_2] == k[input] + k[weight]" in said
 
 
+INK, OVERFLOW = (27, 36, 48), (213, 94, 0)
+
+
+def rows_of(page, colour):
+    """The rows of the map that a colour goes through, at the middle of the first of one value."""
+    return page.evaluate(
+        """([r, g, b]) => {
+          const canvas = document.querySelector("#map canvas");
+          const copy = document.createElement("canvas");
+          [copy.width, copy.height] = [1, canvas.height];
+          const pen = copy.getContext("2d", { willReadFrequently: true });
+          pen.drawImage(canvas, -Math.round(canvas.width / 2) + 20, 0);
+          const { data } = pen.getImageData(0, 0, 1, canvas.height);
+          const near = (y) => Math.abs(data[4 * y] - r) + Math.abs(data[4 * y + 1] - g)
+            + Math.abs(data[4 * y + 2] - b) < 12;
+          return Array.from({ length: canvas.height }, (_, y) => y).filter(near);
+        }""",
+        list(colour),
+    )
+
+
+def bounded(bound, exponent=0, status="certified"):
+    """One value, its entries under 8, with a bound as it is delivered."""
+    report = one_value(measured(2))
+    values = {"x": replace(report.values["x"], exponent=exponent)}
+    found = CertificateReport({"x": (2,)}, {"x": None}, {"x": bound_of(bound, status)})
+    return replace(report, tool="fix", values=values, verification=PROOF, certificate=found)
+
+
+def height(binade, low=-32, high=24, top=22, bottom=34, whole=430):
+    """The row of the map at which a binade begins."""
+    return top + (high - binade) / (high - low) * (whole - top - bottom)
+
+
+def test_a_bound_is_a_line_above_the_column_as_it_is_and_rescaled(open_page):
+    page = open_page(bounded(2.0**10, exponent=3))
+    assert rows_of(page, INK) == pytest.approx([height(13) - 1.5, height(13) - 0.5], abs=1)
+    page.get_by_label("Rescaled").check()
+    assert rows_of(page, INK) == pytest.approx([height(10) - 1.5, height(10) - 0.5], abs=1)
+    page = open_page(replace(bounded(1.0), certificate=None))
+    assert rows_of(page, INK) == []
+
+
+def test_a_bound_that_fp16_does_not_hold_has_the_colour_of_overflow(open_page):
+    limit = rows_of(open_page(bounded(1.0)), OVERFLOW)
+    page = open_page(bounded(2.0**20, status="measured only"))
+    over = [row for row in rows_of(page, OVERFLOW) if row not in limit]
+    assert over == pytest.approx([height(20) - 1.5, height(20) - 0.5], abs=1)
+    assert rows_of(page, INK) == []
+
+
+def test_a_bound_off_the_map_is_an_arrow_at_its_rim(open_page):
+    page = open_page(bounded(1e30, status="measured only"))
+    rows = rows_of(page, OVERFLOW)
+    assert rows[0] == pytest.approx(height(48, high=48) - 2, abs=1)
+    assert sum(row < height(47, high=48) + 8 for row in rows) > 2
+
+
+def test_the_details_and_the_table_tell_the_bound(open_page):
+    large = bound_of(1.235e6, "measured only", "it may be 1.235e+06")
+    page = open_page(certified_report(relu_1=large))
+    page.get_by_role("button", name="relu_1").first.click()
+    said = page.locator("#details").inner_text()
+    for text in ("measured only: it may be", "1.235e6 as delivered", "balls", "1.5 bits"):
+        assert text in said, text
+    page.get_by_role("columnheader", name="bound").get_by_role("button").click()
+    assert first_names(page, 1) == ["relu_1"]
+    page.locator("#map").hover(position={"x": 60, "y": 200})
+    page.get_by_text("bound 100 as delivered, by balls").wait_for()
+
+
+def test_the_legend_has_bounds_only_where_there_are_any(open_page):
+    line = "bound for every input"
+    assert open_page(certified_report()).locator(".legend").get_by_text(line).is_visible()
+    page = open_page(fixed_report())
+    assert page.locator(".legend").get_by_text(line).count() == 0
+    assert page.get_by_role("columnheader", name="bound").count() == 0
+
+
 def background(page):
     return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
@@ -572,7 +699,7 @@ def test_five_thousand_values_stay_usable(open_page):
 
 
 @pytest.mark.parametrize("width", [400, 900, 1800])
-@pytest.mark.parametrize("report", [fixed_report, bisected_report])
+@pytest.mark.parametrize("report", [fixed_report, bisected_report, certified_report])
 def test_nothing_sticks_out_at_the_side(open_page, report, width):
     page = open_page(report(), width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

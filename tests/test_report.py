@@ -17,6 +17,7 @@ from halfsafe.graph import Graph, Kind, Node, Use, Value
 from halfsafe.plan import Plan
 from halfsafe.ranges import Range
 from halfsafe.report.bisection import runs, verdict
+from halfsafe.report.certificate import BoundReport, CertificateReport
 from halfsafe.report.data import Reason, Tie
 from halfsafe.report.explorer import explorer
 from halfsafe.report.model_explorer import node_data
@@ -146,7 +147,7 @@ def test_laws_are_not_repeated_by_value(fixed):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 3, "tool": "fix"}, "it has schema 3, not 5: run halfsafe fix again"),
+        ({"schema": 3, "tool": "fix"}, "it has schema 3, not 6: run halfsafe fix again"),
         ({"values": {"x": {}}}, "'r.json' is not a report: KeyError"),
     ],
 )
@@ -156,6 +157,77 @@ def test_a_report_that_cannot_be_read_says_why(fixed, tmp_path, monkeypatch, cha
         json.dump({**fixed.to_json(), **change}, file)
     with pytest.raises(BadInput, match=said):
         Report.load("r.json")
+
+
+# A certificate
+
+
+NARROW = CertificateReport(
+    shapes={"x": (4, 8)},
+    domain={"x": (-1.0, 1.0)},
+    values={
+        "x": BoundReport("certified", bits=0.0, bound=1.0, by="domain", where="x (input)"),
+        "w": BoundReport("certified", bits=0.0, bound=0.25, by="constants", where="the constant w"),
+        "up": BoundReport("certified after rescaling", "", 2.0, 6e4, "intervals", "up (aten.mul)"),
+        "down": BoundReport("certified", "", 3.0, 2.0, "balls", "down (aten.mul)"),
+    },
+    sums="all 2 sums of products could be added up in FP16",
+)
+"""A certificate of all values; the weight's costs nothing, and does not count."""
+
+LOST = BoundReport("measured only", "odd (aten.odd), which has no bound", where="odd (aten.odd)")
+LARGE = BoundReport("measured only", "it may be 7e+04", 1.0, 7e4, "joint", "big (aten.mul)")
+OPEN = replace(NARROW, values={**NARROW.values, "odd": LOST, "odder": LOST, "big": LARGE})
+
+
+def test_a_certificate_comes_back_from_json(fixed, tmp_path):
+    for found in (NARROW, replace(OPEN, domain={"x": None}), CertificateReport({}, {}, {})):
+        report = replace(fixed, certificate=found)
+        report.save(tmp_path / "r.json")
+        assert Report.load(tmp_path / "r.json") == report
+
+
+def test_totals_count_values_and_bits():
+    assert OPEN.counts == {"certified": 3, "certified after rescaling": 1, "measured only": 3}
+    assert (NARROW.complete, OPEN.complete) == (True, False)
+    assert NARROW.cost == (2.0, 3.0, "down")
+    assert OPEN.to_json()["totals"] == {
+        "certified": 3,
+        "certified_after_rescaling": 1,
+        "measured_only": 3,
+        "median_bits": 1.5,
+        "most_bits": 3.0,
+        "most_bits_of": "down",
+    }
+
+
+def test_a_certificate_of_all_values_is_told_with_its_domain(fixed):
+    said = " ".join(replace(fixed, certificate=NARROW).text().split())
+    for text in (
+        "domain x 4x8 in [-1, 1]",
+        "certified 3 of 4 values",
+        "certified after rescaling 1",
+        "measured only 0",
+        "2.0 bits in the median, 3.0 at most: down (aten.mul)",
+        "sums of products all 2 sums",
+        "Safe in FP16. Safe for every input of the domain: FP16 holds all 4 values.",
+    ):
+        assert text in said, text
+    assert "Certificate" not in fixed.text()
+
+
+def test_what_is_measured_only_is_told_and_nothing_is_claimed(fixed):
+    said = " ".join(replace(fixed, certificate=OPEN).text().split())
+    assert "2 values without a bound: odd (aten.odd), which has no bound" in said
+    assert "too large: big (aten.mul), up to 7e+04" in said
+    assert "Safe in FP16. Of 7 values 3 are measured only." in said
+    assert "Safe for every input" not in said
+
+
+def test_a_fix_that_is_not_safe_is_so_for_no_domain(fixed):
+    broken = replace(fixed.verification, delivered="it does not run")
+    report = replace(fixed, verification=broken, certificate=NARROW)
+    assert "Safe for every input" not in report.text()
 
 
 # A bisection

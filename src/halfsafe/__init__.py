@@ -5,6 +5,7 @@ from halfsafe.bisect import bisect
 from halfsafe.bisecting.record import Culprit
 from halfsafe.certificate import Certificate
 from halfsafe.certify import certify
+from halfsafe.checking import Checked, check
 from halfsafe.directory import FixedDirectory, fix_directory
 from halfsafe.errors import BadInput, CaptureError, FoldError, HalfsafeError
 from halfsafe.fix import Fixed, fix, verify
@@ -21,6 +22,7 @@ __all__ = [
     "BadInput",
     "CaptureError",
     "Certificate",
+    "Checked",
     "Culprit",
     "Fixed",
     "FixedDirectory",
@@ -32,6 +34,7 @@ __all__ = [
     "apply_recipe",
     "bisect",
     "certify",
+    "check",
     "fix",
     "fix_directory",
     "inspect",

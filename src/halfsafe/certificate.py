@@ -56,6 +56,22 @@ def rounded_up(bound: float) -> float:
         return max(float(+Decimal(bound)), bound)
 
 
+def within(
+    shapes: Mapping[str, tuple[int, ...]], domain: Mapping[str, tuple[float, float] | None]
+) -> str:
+    """A domain in words.
+
+    >>> within({"ids": (2, 6), "x": ()}, {"ids": None, "x": (-1.0, 1.0)})
+    'ids 2x6 anything, x a number in [-1, 1]'
+    """
+    parts: list[str] = []
+    for name, shape in shapes.items():
+        span = domain[name]
+        told = "anything" if span is None else f"in [{span[0]:g}, {span[1]:g}]"
+        parts.append(f"{name} {'x'.join(map(str, shape)) or 'a number'} {told}")
+    return ", ".join(parts)
+
+
 @dataclass(frozen=True)
 class Certificate:
     """Bounds of every value, for inputs of these shapes within a domain.
@@ -98,7 +114,7 @@ class Certificate:
     def text(self) -> str:
         """In a few lines."""
         stored = {name: value for name, value in self.values.items() if value.stored}
-        lines = [f"{self.model}, for every input of " + self._domain()]
+        lines = [f"{self.model}, for every input of " + within(self.shapes, self.domain)]
         if self.certified:
             name, bound = self.worst
             where = self.values[name].where if name else ""
@@ -118,14 +134,6 @@ class Certificate:
             lines.append(f"{lost.total()} of {len(stored)} values have no bound, because of:")
             lines += [f"  {why} ({n} values)" for why, n in lost.most_common(SHOWN)]
         return "\n".join(lines)
-
-    def _domain(self) -> str:
-        parts: list[str] = []
-        for name, shape in self.shapes.items():
-            span = self.domain[name]
-            within = "anything" if span is None else f"in [{span[0]:g}, {span[1]:g}]"
-            parts.append(f"{name} {'x'.join(map(str, shape)) or 'a number'} {within}")
-        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; what has no bound is null."""

@@ -161,7 +161,7 @@ def fix(
     progress("running what is delivered")
     proof, notes = delivered(delivery, references, supply, proof)
     notes += [*delivery.notes, *asked.notes(original)]
-    report = write_report(original, prepared, proof, supply.count, headroom, notes)
+    report = write_report(original, prepared, proof, supply.count, headroom, notes, held)
     return Fixed(report, delivery, supply, held.after if held else None)
 
 

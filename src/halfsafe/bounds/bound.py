@@ -243,8 +243,8 @@ class Bound:
 
     def stored(self, relative: float, absolute: float) -> Bound:
         """As a format stores it: each entry off by so much of itself, and so much at least."""
-        low = self.low - (np.abs(self.low) * relative + absolute)
-        high = self.high + (np.abs(self.high) * relative + absolute)
+        low = self.low - _share(self.low, relative, absolute)
+        high = self.high + _share(self.high, relative, absolute)
         low = np.where(self.low >= 0, np.maximum(low, 0.0), low)  # rounding changes no sign
         high = np.where(self.high <= 0, np.minimum(high, 0.0), high)
         form = self.form.stored(relative, absolute) if self.form else None
@@ -269,6 +269,12 @@ class Bound:
             lost="" if np.isfinite(low).all() and np.isfinite(high).all() else self.lost,
             _length=[],
         )
+
+
+def _share(ends: Array, relative: float, absolute: float) -> Array:
+    """What rounding may add to the ends of intervals; to those that are infinite, nothing."""
+    finite = np.isfinite(ends)
+    return np.where(finite, np.abs(np.where(finite, ends, 0.0)) * relative + absolute, 0.0)
 
 
 def _longer(length: Callable[[], float], relative: float, absolute: float) -> Callable[[], float]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
-from math import inf, prod, sqrt
+from math import inf, sqrt
 
 import numpy as np
 
+from halfsafe.bounds.activations import times_zero
 from halfsafe.bounds.bound import (
     BLOCK,
     SLACK,
@@ -27,8 +28,6 @@ from halfsafe.bounds.bound import (
 )
 from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.rounding import ROUNDED, summed
-
-# Entry by entry
 
 
 def total(b: Operands) -> Bound:
@@ -106,7 +105,7 @@ def product(b: Operands) -> Bound:
         factor = b.number(other)
         if factor is not None and one.shape == b.shape:
             return _times(one, factor).stored(ROUNDED, 0.0)  # a number may be stored as well
-    ends = [_times_zero(p, q) for p in (x.low, x.high) for q in (y.low, y.high)]
+    ends = [times_zero(p, q) for p in (x.low, x.high) for q in (y.low, y.high)]
     low, high = reduce(np.minimum, ends), reduce(np.maximum, ends)
     made = Bound.between(b.shape, low, high, x.lost or y.lost)
     pairs = [(one, other) for one, other in ((x, y), (y, x)) if one.shape == b.shape]
@@ -158,12 +157,6 @@ def _joint(shape: tuple[int, ...], x: Bound, y: Bound) -> Bound:
     turned = p.radius * q.radius * np.abs(_row_products(p.rows, q.rows))
     reach = (c * d + c * e + d * a + (a * e + turned) / 2) * SLACK
     return Bound.between(shape, -reach, reach, by="joint")
-
-
-def _times_zero(p: Array, q: Array) -> Array:
-    """p q, in which 0 times what is not bounded is 0."""
-    with np.errstate(invalid="ignore"):
-        return np.where((p == 0) | (q == 0), 0.0, p * q)
 
 
 def _product_length(x: Bound, y: Bound) -> Callable[[], float]:
@@ -259,50 +252,6 @@ def square(b: Operands) -> Bound:
     return Bound.between(b.shape, low, x.size**2, x.lost)
 
 
-def rising(function: Callable[[Array], Array], at: tuple[float, float] = (-inf, inf),
-           error: float = 0.0) -> Callable[[Operands], Bound]:  # fmt: skip
-    """f(x) for an f that rises, from the ends of the interval; `error` is what a kernel adds."""
-
-    def bound(b: Operands) -> Bound:
-        x = b.first
-        lowest, highest = (np.clip(end, *at) for end in (x.low, x.high))
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            low, high = function(lowest) - error, function(highest) + error
-        return Bound.between(b.shape, low, high, x.lost if not np.isfinite(high).all() else "")
-
-    return bound
-
-
-def softplus(b: Operands) -> Bound:
-    """log(1 + exp(s x)) / s, which rises, for s > 0; above a threshold x, which is less."""
-    x, slope = b.first, b.number("beta")
-    slope = 1.0 if slope is None else slope
-    if slope <= 0:
-        return Bound.unknown(b.shape, f"{b.name}, which falls")
-    high = np.logaddexp(0, slope * x.high) / slope
-    return Bound.between(b.shape, np.maximum(x.low, 0.0), high, x.lost)
-
-
-def gate(lowest: float, *, even: bool = False) -> Callable[[Operands], Bound]:
-    """x g(x) with 0 <= g <= 1: between its least value and x, and 0 where x is negative;
-    ||x g(x)||_2 <= ||x||_2. If g - 1/2 is odd, x g(x) - x / 2 is even, and from 0 to |x| / 2."""
-
-    def bound(b: Operands) -> Bound:
-        x = b.first
-        low = np.where(x.low >= 0, 0.0, np.maximum(x.low, lowest))
-        made = Bound.between(b.shape, low, np.maximum(x.high, 0.0), x.lost)
-        carrier = x.form or x.carrier
-        halves = even and x.form is not None
-        return replace(made, lengths=(lambda: x.length,), carrier=carrier, even=halves)
-
-    return bound
-
-
-def rectified(b: Operands) -> Bound:
-    """max(x, 0); ||relu(x)||_2 <= ||x||_2."""
-    return gate(0.0, even=True)(b)
-
-
 def magnitude(b: Operands) -> Bound:
     """|x|."""
     x = b.first
@@ -313,11 +262,6 @@ def magnitude(b: Operands) -> Bound:
 def negated(b: Operands) -> Bound:
     """-x."""
     return _times(b.first, -1.0)
-
-
-def within(low: float, high: float) -> Callable[[Operands], Bound]:
-    """Between two numbers, whatever comes in; |f(x)| <= |x| is not used."""
-    return lambda b: Bound.between(b.shape, low, high)
 
 
 def clipped(b: Operands) -> Bound:
@@ -334,24 +278,62 @@ def clipped(b: Operands) -> Bound:
 
 
 def larger(b: Operands) -> Bound:
-    """max(a, b)."""
-    x, y = b.tensors
-    lost = x.lost or y.lost
-    return Bound.between(b.shape, np.maximum(x.low, y.low), np.maximum(x.high, y.high), lost)
+    """max(a, b, ...)."""
+    every = b.every
+    low, high = (
+        reduce(np.maximum, ends) for ends in zip(*((x.low, x.high) for x in every), strict=True)
+    )
+    return Bound.between(b.shape, low, high, _lost(every))
 
 
 def smaller(b: Operands) -> Bound:
-    """min(a, b)."""
-    x, y = b.tensors
-    lost = x.lost or y.lost
-    return Bound.between(b.shape, np.minimum(x.low, y.low), np.minimum(x.high, y.high), lost)
+    """min(a, b, ...)."""
+    every = b.every
+    low, high = (
+        reduce(np.minimum, ends) for ends in zip(*((x.low, x.high) for x in every), strict=True)
+    )
+    return Bound.between(b.shape, low, high, _lost(every))
 
 
-def filled(b: Operands) -> Bound:
-    """x, and a number around it."""
-    x, number = b.first, b.number("value") or 0.0
-    low, high = min(float(x.low.min()), number), max(float(x.high.max()), number)
-    return Bound.between(b.shape, low, high, x.lost)
+def _lost(bounds: Sequence[Bound]) -> str:
+    return next((x.lost for x in bounds if x.lost), "")
+
+
+def all_added(b: Operands) -> Bound:
+    """a + b + ..., of any number."""
+    every = b.every
+    low, high = (sum(ends) for ends in zip(*((x.low, x.high) for x in every), strict=True))
+    slack = summed(len(every)) * sum(x.size for x in every)
+    return Bound.between(b.shape, low - slack, high + slack, _lost(every))
+
+
+def all_averaged(b: Operands) -> Bound:
+    """(a + b + ...) / n."""
+    found, count = all_added(b), len(b.every)
+    return Bound.between(b.shape, found.low / count, found.high / count, found.lost)
+
+
+def counted_up(b: Operands) -> Bound:
+    """a, a + s, a + 2 s, ...: n of them."""
+    start, step = (b[n] if n in b else Bound.of(e) for n, e in (("start", 0.0), ("step", 1.0)))
+    steps = (max(b.shape[0] - 1, 0) if b.shape else 0) * (1 + summed(4))
+    ends = steps * float(step.low.min()), steps * float(step.high.max())
+    low = float(start.low.min()) + min(ends[0], 0.0)
+    high = float(start.high.max()) + max(ends[1], 0.0)
+    slack = (abs(low) + abs(high)) * summed(8)
+    return Bound.between(b.shape, low - slack, high + slack, start.lost or step.lost)
+
+
+def full(default: float) -> Callable[[Operands], Bound]:
+    """One number."""
+
+    def bound(b: Operands) -> Bound:
+        given = next((b[n] for n in ("value", "fill_value", "s") if n in b), None)
+        if given is None:
+            return Bound.between(b.shape, default, default)
+        return Bound.between(b.shape, float(given.low.min()), float(given.high.max()), given.lost)
+
+    return bound
 
 
 def picked(b: Operands) -> list[Bound]:
@@ -378,12 +360,16 @@ def inverse_square_root(b: Operands) -> Bound:
     return Bound.between(b.shape, 1 / np.sqrt(x.high), 1 / np.sqrt(x.low), x.lost)
 
 
-def logarithm(b: Operands) -> Bound:
+def logarithm(function: Callable[[Array], Array]) -> Callable[[Operands], Bound]:
     """log(x) of an x > 0."""
-    x = b.first
-    if not (x.low > 0).all():
-        return Bound.unknown(b.shape, x.lost or f"{b.name} of what may be 0")
-    return Bound.between(b.shape, np.log(x.low) - 1e-6, np.log(x.high) + 1e-6, x.lost)
+
+    def bound(b: Operands) -> Bound:
+        x = b.first
+        if not (x.low > 0).all():
+            return Bound.unknown(b.shape, x.lost or f"{b.name} of what may be 0")
+        return Bound.between(b.shape, function(x.low) - 1e-6, function(x.high) + 1e-6, x.lost)
+
+    return bound
 
 
 def reciprocal(b: Operands) -> Bound:
@@ -392,56 +378,3 @@ def reciprocal(b: Operands) -> Bound:
     if not ((x.low > 0) | (x.high < 0)).all():
         return Bound.unknown(b.shape, x.lost or f"{b.name} of what may be 0")
     return Bound.between(b.shape, 1 / x.high, 1 / x.low, x.lost)
-
-
-# Over axes
-
-
-def averaged(b: Operands) -> Bound:
-    """A mean, or the largest or least, along some axes is in the hull of what it is of."""
-    return _reduced(
-        b,
-        lambda low, axes, n: low.min(axes, keepdims=True),
-        lambda high, axes, n: high.max(axes, keepdims=True),
-    )
-
-
-def added(b: Operands) -> Bound:
-    """A sum of n entries, of which intervals say the least and the largest."""
-
-    def of(end: Array, axes: tuple[int, ...], n: int) -> Array:
-        counted = prod(end.shape[a] for a in axes)
-        return end.sum(axes, keepdims=True) * (n / counted)
-
-    return _reduced(b, of, of)
-
-
-Reduction = Callable[[Array, tuple[int, ...], int], Array]
-
-
-def _reduced(b: Operands, least_of: Reduction, largest_of: Reduction) -> Bound:
-    x = b.first
-    if b.attributes.get("noop_with_empty_axes"):
-        return Bound.unknown(b.shape, f"{b.name}, which may be no reduction")
-    axes = _axes(b, len(x.shape))
-    count = prod(x.shape[axis] for axis in axes)
-    low, high = least_of(x.low, axes, count), largest_of(x.high, axes, count)
-    slack = summed(count) * np.maximum(np.abs(low), np.abs(high))
-    if (x.low < 0).any() and (x.high > 0).any():  # what cancels has errors of what it is made of
-        slack = summed(count) * x.amax * count
-    if len(b.shape) < len(x.shape):
-        low, high, slack = (
-            np.squeeze(end, axes) if np.ndim(end) else end for end in (low, high, slack)
-        )
-    least = 0.0 if (x.low >= 0).all() else -inf  # of what is not negative, nothing is
-    return Bound.between(b.shape, np.maximum(low - slack, least), high + slack, x.lost)
-
-
-def _axes(b: Operands, rank: int) -> tuple[int, ...]:
-    given = b.attributes.get("dim", b.attributes.get("axes"))
-    if given is None and b.is_known("axes"):
-        given = b.constant("axes").ravel().tolist()
-    if given is None:
-        return tuple(range(rank))
-    found: Sequence[int] = [given] if isinstance(given, int) else given
-    return tuple(axis % max(rank, 1) for axis in found if rank) or tuple(range(rank))

@@ -16,17 +16,22 @@ from typing import Protocol
 import numpy as np
 
 from halfsafe.bounds.aten import BOUNDS as ATEN
+from halfsafe.bounds.aten import WHOLE as TRUTHS
 from halfsafe.bounds.bound import Array, Bound
 from halfsafe.bounds.moving import moved as moved_family
 from halfsafe.bounds.moving import same
 from halfsafe.bounds.norms import on_ball
 from halfsafe.bounds.onnx import BOUNDS as ONNX
+from halfsafe.bounds.onnx import WHOLE as BYTES
 from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.patterns import averaged, counts, normalised
 from halfsafe.graph import Graph, Kind, Node
 from halfsafe.progress import Progress
 
 TABLE: Mapping[str, Callable[[Operands], Bound | list[Bound]]] = {**ATEN, **ONNX}
+
+WHOLE = TRUTHS | BYTES
+"""Operators of which bounds tell whole numbers as well."""
 
 HALF = (2.0**-11 + 16 * 2.0**-24, 2.0**-25)
 """How far off a value may be that is stored in FP16, computed in FP32 to some steps of that:
@@ -83,9 +88,12 @@ class Interpreter:
         return {n: b for n, b in self.bounds.items() if self.graph.values[n].floating}
 
     def _outputs(self, node: Node) -> list[Bound]:
-        if all(output in self._fixed for output in node.outputs):
-            return [self._alone(o, x, node) for o, x in self._computed(node)]
-        found = self._found(node)
+        try:
+            if all(output in self._fixed for output in node.outputs):
+                return [self._alone(o, x, node) for o, x in self._computed(node)]
+            found = self._found(node)
+        except Computed as why:
+            found = [Bound.unknown(self.graph.values[o].shape, str(why)) for o in node.outputs]
         found += [self._unknown(output, node) for output in node.outputs[len(found) :]]
         return [self._stored(o, x, node) for o, x in zip(node.outputs, found, strict=True)]
 
@@ -96,7 +104,8 @@ class Interpreter:
         if not value.floating:
             return bound
         relative, least = HALF if value.bounded else SINGLE
-        return bound.stored(relative, least + 2.0**-20 * bound.amax)
+        largest = float(bound.size[np.isfinite(bound.size)].max(initial=0.0))
+        return bound.stored(relative, least + 2.0**-20 * largest)
 
     def _found(self, node: Node) -> list[Bound]:
         radius = normalised(self.graph, node)
@@ -107,14 +116,11 @@ class Interpreter:
         if mean is not None:
             return [mean]
         family = TABLE.get(node.op)
-        if family is None or not self.graph.values[output].floating:
+        if family is None or not (self.graph.values[output].floating or node.op in WHOLE):
             return [self._unknown(o, node) for o in node.outputs]
         run = self.network.run_node
         operands = Operands(self.graph, node, self.bound, self._array, self._is_fixed, run)
-        try:
-            found = family(operands)
-        except Computed as why:
-            return [Bound.unknown(self.graph.values[o].shape, str(why)) for o in node.outputs]
+        found = family(operands)
         found = found if isinstance(found, list) else [found]
         mask = counts(self.graph, node, self._array)
         if mask is not None and "mask" in mask and self.bounds[mask].low.min() >= 0:
@@ -196,7 +202,11 @@ class Interpreter:
             for value in node.inputs.values()
             if self.graph.values[value].number is None
         }
-        return list(zip(node.outputs, self.network.run_node(node.name, given), strict=True))
+        try:
+            made = self.network.run_node(node.name, given)
+        except Exception as error:  # whatever a kernel raises
+            raise Computed(f"{node}, which cannot be computed by itself") from error
+        return list(zip(node.outputs, map(np.asarray, made), strict=True))
 
 
 def _independent(graph: Graph) -> frozenset[str]:

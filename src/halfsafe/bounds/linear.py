@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import inf, isfinite, sqrt
+from math import inf, isfinite, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from halfsafe.bounds.bound import (
     row_lengths,
 )
 from halfsafe.bounds.moving import moved
-from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, UNIT, summed
 
 WEIGHTS = 2.0**-10
@@ -33,8 +33,29 @@ WEIGHTS = 2.0**-10
 
 
 def linear(b: Operands) -> Bound:
-    """x W^T + c."""
-    return mapped(b, b["input"], b.constant("weight"), b.known("bias"))
+    """x W^T + c; of W and c that are computed of constants, within what is known of them."""
+    weight, off = weights(b)
+    bias = b.known("bias") if b.is_known("bias") or "bias" not in b else None
+    made = mapped(b, b["input"], weight, bias)
+    if off is None and (bias is not None or "bias" not in b):
+        return made
+    slack = 0.0 if off is None else off.sum(axis=1) * b["input"].amax * SLACK
+    low, high, lost = made.low - slack, made.high + slack, made.lost
+    if bias is None and "bias" in b:
+        low, high, lost = low + b["bias"].low, high + b["bias"].high, lost or b["bias"].lost
+    return Bound.between(b.shape, low, high, lost)
+
+
+def weights(b: Operands) -> tuple[Array, Array | None]:
+    """Weights that are constants; of others that are bounded the middle, and how far off they are.
+    Raises Computed where nothing is known of them."""
+    if b.is_known("weight"):
+        return b.constant("weight"), None
+    bound = b["weight"]
+    if not bound.is_finite:
+        raise Computed(bound.lost or f"{b.name}, whose weight is computed")
+    low, high = bound.expanded()
+    return (low + high) / 2, (high - low) / 2
 
 
 def matrix_product(b: Operands) -> Bound:
@@ -45,7 +66,7 @@ def matrix_product(b: Operands) -> Bound:
     if weight is not None and weight.ndim == 2:
         return mapped(b, x, weight.T, None)
     if x.convex and len(y.shape) > 1:
-        return _mixed(b.shape, y, x.shape[-1])
+        return mixed(b.shape, y, x.shape[-1])
     return _inner(b, x, y)
 
 
@@ -75,13 +96,6 @@ def _transposed(y: Bound) -> Bound:
         turns = turned(form.index), turned(form.ball)
         form = replace(form, index=turns[0], ball=turns[1], source=next(ONCE), slip=inf)
     return Bound(shape, turned(y.low), turned(y.high), form, lost=y.lost)
-
-
-def biased_product(b: Operands) -> Bound:
-    """c + A B."""
-    if any(b.number(name) not in (None, 1.0) for name in ("alpha", "beta")):
-        return Bound.unknown(b.shape, f"{b.name}, which has factors")
-    return mapped(b, b["mat1"], b.constant("mat2").T, b.constant("self"))
 
 
 def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
@@ -262,44 +276,6 @@ def _mapped_form(
     return replace(made, form=mapped)
 
 
-def convolution(b: Operands) -> Bound:
-    """sum over a window of W x + c, of intervals; where the border is filled up, 0 is among x."""
-    weight, x = b.constant("weight"), b["input"]
-    if weight.ndim != len(x.shape) or not x.is_finite:
-        return Bound.unknown(b.shape, x.lost or f"{b.name}, which has no batch")
-    weight = weight.astype(np.float64).reshape(len(weight), weight.shape[1], -1)
-    groups_of = int(b.attributes.get("groups", b.attributes.get("group", 1)) or 1)
-    bias = b.known("bias")
-    c = np.zeros(len(weight)) if bias is None else bias.astype(np.float64).ravel()
-    axis = len(x.shape) - len(b.shape) + 1
-    spatial = tuple(i for i in range(len(x.shape)) if i not in (axis - 1, axis))
-    low, high = x.low.min((*spatial, axis - 1)), x.high.max((*spatial, axis - 1))
-    low, high = (np.broadcast_to(end, (x.shape[axis],)) for end in (low, high))
-    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)  # a border of zeros
-    up, down = np.maximum(weight, 0).sum(axis=2), np.minimum(weight, 0).sum(axis=2)
-    made_low, made_high = np.empty(len(weight)), np.empty(len(weight))
-    out, into = len(weight) // groups_of, weight.shape[1]
-    for g in range(groups_of):
-        rows, channels = slice(g * out, (g + 1) * out), slice(g * into, (g + 1) * into)
-        least, most = low[channels], high[channels]
-        made_low[rows] = up[rows] @ least + down[rows] @ most
-        made_high[rows] = up[rows] @ most + down[rows] @ least
-    terms = into * weight.shape[2]
-    slack = (summed(terms + 1) + 1.01 * ROUNDED) * (
-        FLUSHED / ROUNDED * terms * np.maximum(np.abs(low), high).max(initial=0)
-        + np.abs(weight).sum(axis=(1, 2)) * np.maximum(np.abs(low), high).max(initial=0)
-        + np.abs(c)
-    )
-    shape = (1, len(weight), *(1 for _ in b.shape[2:]))
-    ends = (made_low + c - slack).reshape(shape), (made_high + c + slack).reshape(shape)
-    most = np.maximum(-low, high)
-    sums = np.abs(weight).sum(axis=2).reshape(groups_of, out, into) @ most.reshape(
-        groups_of, into, 1
-    )
-    total = float((sums.ravel() + np.abs(c) + slack).max(initial=0.0))
-    return replace(Bound.between(b.shape, *ends), summed=total)
-
-
 def looked_up(b: Operands) -> Bound:
     """Rows of a table: each column between its least and its largest entry, each row no longer than
     the longest."""
@@ -327,15 +303,11 @@ def gathered(b: Operands) -> Bound | list[Bound]:
     return Bound.between(b.shape, float(x.low.min()), float(x.high.max()), x.lost)
 
 
-def hull_of_all(b: Operands) -> Bound:
-    """The largest or the least of several is one of them."""
-    return hull(b.tensors, b.shape)
-
-
 def general_product(b: Operands) -> Bound:
-    """alpha A B + beta c, B a constant, alpha and beta 1."""
-    if b.attributes.get("transA") or any(b.number(n) not in (None, 1.0) for n in ("alpha", "beta")):
-        return Bound.unknown(b.shape, f"{b.name}, which has factors")
+    """alpha A B + beta c, B a constant."""
+    alpha, beta = (1.0 if (n := b.number(k)) is None else n for k in ("alpha", "beta"))
+    if b.attributes.get("transA"):
+        return Bound.unknown(b.shape, f"{b.name}, which turns its first factor")
     weight = b.constant("weight")
     weight = weight if b.attributes.get("transB") else weight.T
     bias = b.known("bias")
@@ -343,7 +315,105 @@ def general_product(b: Operands) -> Bound:
         if bias.size != 1:
             return Bound.unknown(b.shape, f"{b.name}, whose bias is a matrix")
         bias = np.broadcast_to(bias.ravel(), b.shape[-1:])
-    return mapped(b, b["input"], weight, bias)
+    if alpha == beta == 1:
+        return mapped(b, b["input"], weight, bias)
+    c = None if bias is None else beta * bias.astype(np.float64)
+    made = mapped(b, b["input"], alpha * weight.astype(np.float64), c)
+    least = FLUSHED * (abs(alpha) + abs(beta)) * (1 + weight.shape[1] * b["input"].amax)
+    return made.plain().stored(2 * ROUNDED, least)
+
+
+def fused_general_product(b: Operands) -> Bound:
+    """The same, and a function behind it."""
+    name = b.attributes.get("activation")
+    if name in ("Tanh", "Sigmoid"):
+        return Bound.between(b.shape, -1.0 if name == "Tanh" else 0.0, 1.0)
+    made = general_product(b)
+    if name == "Relu":
+        return Bound.between(b.shape, np.maximum(made.low, 0), np.maximum(made.high, 0), made.lost)
+    return made if not name else Bound.unknown(b.shape, f"{b.name}, behind which is {name}")
+
+
+def factored_product(b: Operands) -> Bound:
+    """alpha A B, either of them turned."""
+    x, y = b["self"], b["other"]
+    turned = b.attributes.get("transA"), b.attributes.get("transB")
+    if any(b.attributes.get(key) for key in ("transBatchA", "transBatchB")):
+        return Bound.unknown(b.shape, f"{b.name}, which turns batches")
+    x, y = (_transposed(z) if t else z for z, t in zip((x, y), turned, strict=True))
+    made = _inner(b, x, y)
+    factor = b.number("factor")
+    factor = 1.0 if factor is None else factor
+    ends = factor * made.low, factor * made.high
+    made = Bound.between(b.shape, np.minimum(*ends), np.maximum(*ends), made.lost, made.by)
+    return made.stored(ROUNDED, 0.0)
+
+
+def added_product(b: Operands) -> Bound:
+    """beta c + alpha A B, A and B computed; of batches that are added, the sum."""
+    first, second = (
+        next(b[n] for n in names if n in b)
+        for names in (("mat1", "batch1", "mat"), ("mat2", "batch2", "vec"))
+    )
+    alpha, beta = (1.0 if (n := b.number(k)) is None else n for k in ("alpha", "beta"))
+    made, c = _inner(b, first, second), b["self"]
+    batches = first.shape[0] if len(first.shape) > len(b.shape) and "batch1" in b else 1
+    reach = abs(alpha) * batches * made.amax * (1 + summed(batches + 4))
+    ends = beta * c.low, beta * c.high
+    low, high = np.minimum(*ends) - reach, np.maximum(*ends) + reach
+    slack = (ROUNDED * abs(beta) + summed(4)) * c.amax + ROUNDED * reach
+    return Bound.between(b.shape, low - slack, high + slack, made.lost or c.lost)
+
+
+def biased_product(b: Operands) -> Bound:
+    """c + A B."""
+    plain = all(b.number(name) in (None, 1.0) for name in ("alpha", "beta"))
+    if plain and b.is_known("mat2") and b.is_known("self") and b.constant("self").ndim == 1:
+        return mapped(b, b["mat1"], b.constant("mat2").T, b.constant("self"))
+    return added_product(b)
+
+
+def inner_product(b: Operands) -> Bound:
+    """<a, b>, or those of the rows of a."""
+    x, y = b.tensors
+    return _inner(b, x, y)
+
+
+def outer_product(b: Operands) -> Bound:
+    """a_i b_j."""
+    x, y = b.tensors
+    reach = x.amax * y.amax if x.is_finite and y.is_finite else inf
+    return Bound.between(b.shape, -reach, reach, x.lost or y.lost)
+
+
+def grouped_product(b: Operands) -> Bound:
+    """Each row times one of several matrices: within the hull of what all would give."""
+    x = b["self"]
+    stack = b.constant("mat2")
+    if stack.ndim != 3 or "bias" in b:
+        return Bound.unknown(b.shape, f"{b.name}, whose groups are others")
+    return hull([mapped(b, x, weight.T, None) for weight in stack], b.shape)
+
+
+def contracted(b: Operands) -> Bound:
+    """sum over letters that are left out of a b ...: of n products, n max |a| max |b| ..., and of
+    one letter that is the last of two operands, ||a||_2 ||b||_2."""
+    terms = str(b.attributes["equation"]).replace(" ", "").split("->")
+    read, bounds = terms[0].split(","), b.every
+    if len(terms) != 2 or "." in terms[0] or len(read) != len(bounds):
+        return Bound.unknown(b.shape, f"{b.name}, whose letters are left out")
+    sizes = {
+        k: n for key, x in zip(read, bounds, strict=True) for k, n in zip(key, x.shape, strict=True)
+    }
+    left = [k for k in sizes if k not in terms[1]]
+    count = prod(sizes[k] for k in left)
+    found = count * prod(x.amax for x in bounds) if all(x.is_finite for x in bounds) else inf
+    by_length = inf
+    if len(bounds) == 2 and left and all(key.endswith(left[0]) for key in read) and len(left) == 1:
+        by_length = bounds[0].length * bounds[1].length
+    reach = min(found, by_length) * (1 + summed(count + len(bounds)) + ROUNDED * (len(bounds) > 2))
+    lost = next((x.lost for x in bounds if x.lost), "")
+    return Bound.between(b.shape, -reach, reach, "" if isfinite(reach) else lost)
 
 
 # Softmax and attention
@@ -367,18 +437,12 @@ def log_softmax(b: Operands) -> Bound:
     return Bound.between(b.shape, -(span + np.log(terms)) * (1 + 16 * UNIT), 16 * UNIT, x.lost)
 
 
-def attention(b: Operands) -> Bound:
-    """softmax(q k^T) v: a row is in the hull of v's rows, of each head. A row that is masked whole
-    is not looked at."""
-    return _mixed(b.shape, b["value"], b["key"].shape[-2])
-
-
 def _one_ball(form: Form, width: int) -> bool:
     """Whether all entries of a row are of one ball."""
     return form.ball.shape[-1] == width and bool((form.ball == form.ball[..., :1]).all())
 
 
-def _mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
+def mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
     """Convex combinations of n rows, by weights that are rounded: c + A v with v in the ball, since
     a ball is convex; each combination has a v of its own."""
     off = WEIGHTS + count * 2.0**-25 + 2 * summed(count)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf, prod
+from math import inf, prod, sqrt
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from halfsafe.bounds.bound import (
     thinned,
 )
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
 
 FIRST = 2**40
 """The first number of an entry: whole numbers that an operator has itself are smaller."""
@@ -36,9 +37,13 @@ def moved(b: Operands) -> list[Bound]:
         return [
             _gathered(bounds, x - FIRST) if moves else Bound.unknown(x.shape, lost) for x in found
         ]
+    return [over_all(b.every_floating, shape) for shape in b.shapes]
+
+
+def over_all(bounds: Sequence[Bound], shape: Sequence[int]) -> Bound:
+    """What is an entry of one of several, wherever it stands."""
     ends = min(x.low.min() for x in bounds), max(x.high.max() for x in bounds)
-    lost = next((bound.lost for bound in bounds if bound.lost), "")
-    return [Bound.between(shape, *ends, lost) for shape in b.shapes]
+    return Bound.between(shape, *ends, next((x.lost for x in bounds if x.lost), ""))
 
 
 def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
@@ -62,7 +67,9 @@ def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
 
 def _keeps_rows(bound: Bound, source: Array) -> bool:
     """Whether each row is made of entries of one row, each of them once at most."""
-    if not bound.shape or not source.shape or source.shape[-1] > bound.shape[-1]:
+    if not bound.shape or not source.size or not source.shape:
+        return False
+    if source.shape[-1] > bound.shape[-1]:
         return False
     rows = source // bound.shape[-1]
     if not (rows == rows[..., :1]).all():
@@ -73,7 +80,7 @@ def _keeps_rows(bound: Bound, source: Array) -> bool:
 
 def _moved_form(bound: Bound, source: Array) -> Form | None:
     form = bound.form
-    if form is None:
+    if form is None or not source.size:
         return None
     index = np.broadcast_to(form.index, bound.shape).ravel()[source]
     ball = _balls(form, bound.shape).ravel()[source]
@@ -124,11 +131,118 @@ def selected(b: Operands) -> Bound:
     return hull([b[name] for name in ("self", "other", "value") if name in b], b.shape)
 
 
-def pooled(b: Operands) -> Bound:
-    """Means, maxima and interpolations of windows, by channels: in the hull of these and of 0."""
+def taken(b: Operands) -> list[Bound]:
+    """Entries at places that come in, all of one tensor."""
+    return moved(b) if b.is_known("index") else [over_all([b.first], s) for s in b.shapes]
+
+
+def cut_off(b: Operands) -> Bound:
+    """Some entries where they were, and 0 elsewhere."""
     x = b.first
-    if b.attributes.get("divisor_override") is not None:
-        return Bound.unknown(b.shape, f"{b.name}, whose divisor is another")
-    spatial = tuple(range(2, len(x.shape)))
-    low, high = x.low.min(spatial, keepdims=True), x.high.max(spatial, keepdims=True)
-    return Bound.between(b.shape, np.minimum(low, 0.0), np.maximum(high, 0.0), x.lost)
+    made = Bound.between(b.shape, np.minimum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
+    return replace(made, lengths=(lambda: x.length,))
+
+
+def laid_out(b: Operands) -> Bound:
+    """Entries of windows, and 0 from the border."""
+    x = b.first
+    return over_all([x, Bound.between((), 0.0, 0.0)], b.shape)
+
+
+def laid_over(b: Operands) -> Bound:
+    """Sums of entries of windows that lie over each other: of one of each place in a window."""
+    x = b.first
+    kernel = b.attributes.get("kernel_size")
+    if kernel is None and b.is_known("shape"):
+        kernel = b.constant("shape").ravel().tolist()
+    if kernel is None:
+        return Bound.unknown(b.shape, b.name)
+    count = prod(kernel)
+    reach = count * x.amax * (1 + summed(count))
+    ends = 0.0 if (x.low >= 0).all() else -reach, 0.0 if (x.high <= 0).all() else reach
+    return Bound.between(b.shape, *ends, x.lost)
+
+
+def bordered(b: Operands) -> Bound:
+    """x, and around it a number, or entries of x. Where nothing is added, entries stay in place."""
+    x, mode = b.first, str(b.attributes.get("mode", "constant"))
+    sizes = _borders(b, len(x.shape))
+    axes = tuple(range(len(x.shape))) if sizes is None else sizes
+    low, high = x.low.min(axes, keepdims=True), x.high.max(axes, keepdims=True)
+    lost = x.lost
+    if mode != "constant" or "padding" in b.attributes:
+        return Bound.between(b.shape, low, high, lost)
+    number = b["value"] if "value" in b else Bound.between((), 0.0, 0.0)
+    ends = np.minimum(low, number.low.min()), np.maximum(high, number.high.max())
+    made = Bound.between(b.shape, *ends, lost or number.lost)
+    return made if number.amax else replace(made, lengths=(lambda: x.length,))
+
+
+def _borders(b: Operands, rank: int) -> tuple[int, ...] | None:
+    """The axes of which anything is added or cut off; None where that depends on the input."""
+    given = b.attributes.get("pad", b.attributes.get("padding"))
+    if given is not None:  # of PyTorch: pairs, from the last axis on
+        sizes = [int(n) for n in given]
+        return tuple(rank - 1 - i // 2 for i in range(0, len(sizes), 2) if any(sizes[i : i + 2]))
+    pads = b.attributes.get("pads")
+    if pads is None and not b.is_known("index"):
+        return None
+    sizes = np.ravel(b.constant("index") if pads is None else pads).tolist()
+    axes = b.constant("axes").ravel().tolist() if "axes" in b else list(range(rank))
+    half = len(sizes) // 2
+    return tuple(axis % rank for i, axis in enumerate(axes) if sizes[i] or sizes[i + half])
+
+
+def overwritten(b: Operands) -> Bound:
+    """x, and in some places entries of another: or what some of them add up to."""
+    x, other = b["self"], next(b[n] for n in ("src", "values", "source", "value") if n in b)
+    how = str(b.attributes.get("reduction", b.attributes.get("reduce", "none")))
+    adds = how in ("add", "sum") or any(word in b.op for word in ("_add", "scatter_add"))
+    low, high = float(other.low.min(initial=0.0)), float(other.high.max(initial=0.0))
+    if adds or b.attributes.get("accumulate"):
+        factor = b.number("alpha")
+        count = max(prod(other.shape), prod(b.shape) if not other.shape else 1)
+        reach = count * (1.0 if factor is None else abs(factor) * (1 + ROUNDED))
+        low, high = min(low, -high if (factor or 1) < 0 else low), max(high, -low if (factor or 1)
+                                                                       < 0 else high)  # fmt: skip
+        slack = summed(count + 1) * (x.size + reach * other.amax)
+        ends = x.low + reach * min(low, 0.0) - slack, x.high + reach * max(high, 0.0) + slack
+        return Bound.between(b.shape, *ends, x.lost or other.lost)
+    if how not in ("none", "None", "max", "min", "amax", "amin"):
+        return Bound.unknown(b.shape, f"{b.name}, which multiplies")
+    low, high = float(other.low.min()), float(other.high.max())
+    ends = np.minimum(x.low, low), np.maximum(x.high, high)
+    return Bound.between(b.shape, *ends, x.lost or other.lost)
+
+
+def copied(b: Operands) -> Bound:
+    """The entries of another tensor."""
+    other = b["src"]
+    return Bound.between(b.shape, other.low, other.high, other.lost)
+
+
+def one_hot(b: Operands) -> Bound:
+    """One of two numbers."""
+    return over_all([b["weight"]], b.shape)
+
+
+def numbers_of(low: float, high: float) -> Callable[[Operands], list[Bound]]:
+    """Whole numbers, or truths, whatever comes in."""
+    return lambda b: [Bound.between(shape, low, high) for shape in b.shapes]
+
+
+def turned(b: Operands) -> Bound:
+    """Pairs (a c - b s, a s + b c), others as they are: of rows of s and c, |c| + |s| of the
+    largest entry, and of the whole row, sqrt(c^2 + s^2) of its length."""
+    x, c, s = b.first, b["cos"], b["sin"]
+    each, whole = c.amax + s.amax, sqrt(c.amax**2 + s.amax**2)
+    if b.is_known("cos") and b.is_known("sin") and c.is_finite and s.is_finite:
+        cos, sin = b.constant("cos").astype(np.float64), b.constant("sin").astype(np.float64)
+        each, whole = float((np.abs(cos) + np.abs(sin)).max()), float(np.hypot(cos, sin).max())
+    off = 1 + 4 * ROUNDED
+    each, whole = (max(n * off + 2 * FLUSHED, 1.0) for n in (each, whole))
+    if not np.isfinite(each) or not x.is_finite:
+        return Bound.unknown(b.shape, x.lost or c.lost or s.lost)
+    reach = x.size.max(-1, keepdims=True) * each
+    made = Bound.between(b.shape, -reach, reach)
+    return replace(made, lengths=(lambda: x.length * whole,))

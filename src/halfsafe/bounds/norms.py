@@ -62,14 +62,51 @@ def _spread(b: Operands, radius: float) -> Bound:
 
 def group_norm(b: Operands) -> Bound:
     """g u + c, u in a ball of radius sqrt(d) for each group of channels and all places."""
-    count = int(b.number("num_groups") or b.attributes.get("num_groups") or 1)
+    given = (b.number(n) or b.attributes.get(n) for n in ("num_groups", "group"))
+    count = int(next((n for n in given if n), 1))
     return _spread(b, sqrt(prod(b.shape[1:]) / count))
+
+
+def instance_norm(b: Operands) -> Bound:
+    """g u + c, u in a ball of radius sqrt(d) for each channel and all places."""
+    if not b.attributes.get("use_input_stats", True):
+        return batch_norm(b)
+    return _spread(b, sqrt(prod(b.shape[2:])))
+
+
+def skip_norm(b: Operands) -> list[Bound]:
+    """A norm of a sum, which is its last output."""
+    parts = [b[name] for name in ("input", "skip", "addend") if name in b]
+    if "Simplified" not in b.op and "bias" in b and "weight" not in b:
+        return [Bound.unknown(shape, b.name) for shape in b.shapes]
+    norm = on_ball(b.shape, b.known("weight"), b.known("bias"), sqrt(b.shape[-1]))
+    low, high = sum(x.low for x in parts), sum(x.high for x in parts)
+    lost = next((x.lost for x in parts if x.lost), "")
+    slack = summed(3) * sum(x.size for x in parts)
+    made = [Bound.unknown(shape, f"{b.name}, a statistic") for shape in b.shapes[1:3]]
+    found = [norm, *made]
+    if len(b.shapes) > 3:
+        found.append(Bound.between(b.shapes[3], low - slack, high + slack, lost))
+    return found
+
+
+def embedding_norm(b: Operands) -> list[Bound]:
+    """A norm of a sum of rows of tables."""
+    norm = on_ball(b.shape, b.known("weight"), b.known("bias"), sqrt(b.shape[-1]))
+    tables = [b.constant(n) for n in ("word", "position", "segment") if n in b]
+    low, high = sum(t.min(axis=0) for t in tables), sum(t.max(axis=0) for t in tables)
+    slack = 2 * ROUNDED * sum(np.abs(t).max(axis=0) for t in tables) + 4 * FLUSHED
+    made = [norm, *(Bound.unknown(shape, f"{b.name}, a mask") for shape in b.shapes[1:2])]
+    if len(b.shapes) > 2:
+        made.append(Bound.between(b.shapes[2], low - slack, high + slack))
+    return made
 
 
 def batch_norm(b: Operands) -> Bound:
     """(x - m) g / sqrt(v + eps) + c, by channels."""
     x = b["input"]
-    if not x.is_finite or b.attributes.get("training"):
+    trains = b.attributes.get("training") or b.attributes.get("training_mode")
+    if not x.is_finite or trains:
         return Bound.unknown(b.shape, x.lost or f"{b.name}, which trains")
     mean, variance = (b.constant(n).astype(np.float64) for n in ("running_mean", "running_var"))
     gain, bias = (b.known(name) for name in ("weight", "bias"))

@@ -28,7 +28,7 @@ class Operands:
         self._graph, self._node = graph, node
         self._bounds, self._known, self._is_fixed, self._run = bounds, known, is_fixed, run
         self.attributes: Mapping[str, Any] = node.attributes
-        self.name = str(node)
+        self.name, self.op = str(node), node.op
 
     def __getitem__(self, operand: str) -> Bound:
         return self._bounds(self._node.inputs[operand])
@@ -72,6 +72,22 @@ class Operands:
         """All operands that are tensors, in order."""
         return [self._bounds(value) for value in self._tensors]
 
+    @property
+    def names(self) -> list[str]:
+        """Of all operands, in order."""
+        return list(self._node.inputs)
+
+    @property
+    def every(self) -> list[Bound]:
+        """All operands, numbers as well, in order."""
+        return [self._bounds(value) for value in self._node.inputs.values()]
+
+    @property
+    def every_floating(self) -> list[Bound]:
+        """All operands of floating numbers, those written into the code as well."""
+        values = self._graph.values
+        return [self._bounds(v) for v in self._node.inputs.values() if values[v].floating]
+
     def is_known(self, operand: str) -> bool:
         """Whether an operand is there, and depends on no input."""
         value = self._node.inputs.get(operand)
@@ -112,4 +128,7 @@ class Operands:
                 if operand not in arrays and not self._is_fixed(value):
                     return None
                 given[value] = arrays[operand] if operand in arrays else self._known(value)
-        return list(self._run(self._node.name, given))
+        try:
+            return list(self._run(self._node.name, given))
+        except Exception:  # whatever a kernel raises of types that it does not take
+            return None

@@ -14,3 +14,7 @@ ROUNDED, FLUSHED = 2.0**-11, 2.0**-25
 def summed(terms: int) -> float:
     """n u / (1 - n u): by how much a sum of products in FP32 is off, over that of magnitudes."""
     return terms * UNIT / (1 - terms * UNIT) if terms * UNIT < 0.5 else inf
+
+
+STEPS = 1 + 32 * UNIT
+"""What some operations in FP32 may add."""

@@ -9,6 +9,7 @@ from halfsafe.cli.app import app
 from halfsafe.cli.applying import apply_command
 from halfsafe.cli.bisecting import bisect_command
 from halfsafe.cli.certifying import certify_command
+from halfsafe.cli.checking import check_command
 from halfsafe.cli.doctor import doctor_command
 from halfsafe.cli.fixing import fix_command
 from halfsafe.cli.inspecting import inspect_command
@@ -27,6 +28,7 @@ for _name, _command in {
     "verify": verify_command,
     "bisect": bisect_command,
     "certify": certify_command,
+    "check": check_command,
     "report": report_command,
     "doctor": doctor_command,
 }.items():

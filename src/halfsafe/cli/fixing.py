@@ -164,18 +164,16 @@ class _Saving:
 
     def write(self, fixed: Fixed) -> tuple[str, ...]:
         """Writes it all; notes on what was written."""
-        notes: list[str] = []
         if self.recipe:
             fixed.recipe().save(self.recipe)
         if self.certificate and fixed.certificate:
             fixed.certificate.save(self.certificate)
-            notes += fixed.certificate.text().splitlines()
         if self.output is None:
-            return tuple(notes)
+            return ()
         if self.output.suffix == ".engine":
-            return (*notes, fixed.save_engine(self.output, self.timing_cache))
+            return (fixed.save_engine(self.output, self.timing_cache),)
         fixed.save(self.output, dtype=self.dtype, io=self.io)
-        return tuple(notes)
+        return ()
 
 
 def _model(model: str, supplied: Supplied, save: _Saving, asked: Mapping[str, Any]) -> Report:

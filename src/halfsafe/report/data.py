@@ -14,9 +14,10 @@ from halfsafe.errors import BadInput
 from halfsafe.faults import Fault, FaultKind
 from halfsafe.graph import Graph, Kind
 from halfsafe.ranges import Range
+from halfsafe.report.certificate import CertificateReport
 from halfsafe.verdict import TOLERANCE, Answer, Finding, Verification, finding, judge, plain
 
-SCHEMA = 5
+SCHEMA = 6
 
 Tool = Literal["inspect", "watch", "fix", "bisect"]
 
@@ -88,6 +89,7 @@ class Record:
     verification: Verification | None = None
     findings: tuple[Finding, ...] = ()
     bisection: Bisection | None = None
+    certificate: CertificateReport | None = None
     tightest: tuple[str, float] | None = None
     """Of a fix: the value that has the least room where it is stored, and how many bits that is."""
     schema: int = SCHEMA
@@ -145,6 +147,7 @@ class Record:
             "verification": self.verification and self.verification.to_json(),
             "findings": plain([asdict(f) for f in self.findings]),
             "bisection": self.bisection and self.bisection.to_json(),
+            "certificate": self.certificate and self.certificate.to_json(),
         }
 
     @classmethod
@@ -163,6 +166,8 @@ class Record:
             rest["verification"] = Verification.from_json(proof)
         if bisection := data["bisection"]:
             rest["bisection"] = Bisection.from_json(bisection)
+        if certificate := data["certificate"]:
+            rest["certificate"] = CertificateReport.from_json(certificate)
         return cls(**rest)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from halfsafe.formats import FLOAT16
 from halfsafe.graph import Graph, Node
+from halfsafe.report.certificate import BoundReport
 from halfsafe.report.data import Record, ValueReport
 from halfsafe.report.words import pinned_by
 
@@ -24,10 +25,11 @@ def explorer(report: Record) -> dict[str, Any]:
     place = {name: i for i, name in enumerate(order)}
     shared = _Shared(place, {node.name: i for i, node in enumerate(graph.nodes)})
     values = [report.values[name] for name in order]
-    laws = report.laws
+    laws, held = report.laws, report.certificate
     return {
         "tool": report.tool,
         "headroom": report.headroom,
+        "max": FLOAT16.max,
         "max_binade": FLOAT16.max_binade,
         "min_binade": FLOAT16.min_binade,
         "least_binade": FLOAT16.min_binade - FLOAT16.mantissa_bits,
@@ -36,6 +38,7 @@ def explorer(report: Record) -> dict[str, Any]:
             **_columns([_identity(graph, name, shared) for name in order]),
             **_columns([_figures(value, shared) for value in values]),
             **_columns([_reason(value, graph, laws, shared) for value in values]),
+            **_columns([_bound(held.values.get(n), shared) for n in order] if held else []),
         },
         "nodes": _columns([_node(graph, n, laws.get(n.name, ()), shared) for n in graph.nodes]),
         "faults": [[place[f.value], str(f.kind)] for f in report.faults if f.value in place],
@@ -117,6 +120,18 @@ def _figures(value: ValueReport, shared: _Shared) -> Row:
         "error": error and _number_of(error.half.relative_of_finite),
         "times_floor": error and _number_of(error.times_floor),
         "broken": compared and compared.half.nonfinite,
+    }
+
+
+def _bound(found: BoundReport | None, shared: _Shared) -> Row:
+    """What a certificate says of a value; nothing of one that FP16 does not store."""
+    known = found or BoundReport("measured only")
+    return {
+        "bound": None if known.bound is None else _number_of(known.bound),
+        "above": None if known.bits is None else _number_of(known.bits),
+        "by": shared.text(known.by),
+        "status": shared.text(known.status if found else ""),
+        "lost": shared.text(known.why),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
+from halfsafe.certify import Certified
 from halfsafe.deviation import Comparisons
 from halfsafe.edits import (
     Edit,
@@ -21,6 +22,7 @@ from halfsafe.graph import Graph, Kind
 from halfsafe.prepare import Prepared
 from halfsafe.ranges import Range, Ranges
 from halfsafe.remedies import describe
+from halfsafe.report.certificate import BoundReport, CertificateReport
 from halfsafe.report.data import Tool, ValueReport
 from halfsafe.report.reasons import Equations, equations_of, faults_of, laws_of, reasons_of
 from halfsafe.report.report import Report
@@ -73,8 +75,9 @@ def write_report(
     samples: int,
     headroom: int,
     notes: Iterable[str] = (),
+    held: Certified | None = None,
 ) -> Report:
-    """The report of a fix."""
+    """The report of a fix, with what is certified of it."""
     graph, plan, edits = prepared.source.graph, prepared.plan, prepared.edits
     known = equations_of(graph)
     notes = (*original.notes, *prepared.notes, *notes)
@@ -97,8 +100,24 @@ def write_report(
         conflicts=tuple(describe(graph, conflict) for conflict in plan.conflicts),
         unknown_ops=plan.unknown_ops,
         verification=proof,
+        certificate=held and _certificate(held),
         tightest=_tightest(graph, prepared),
     )
+
+
+def _certificate(held: Certified) -> CertificateReport:
+    """Of each value of what is delivered, by its name there."""
+    after = held.after
+    values = {
+        name: BoundReport(
+            **vars(standing),
+            bound=after.values[name].bound,
+            by=after.values[name].by,
+            where=after.values[name].where,
+        )
+        for name, standing in held.standings().items()
+    }
+    return CertificateReport(after.shapes, after.domain, values, after.accumulators)
 
 
 def _tightest(graph: Graph, prepared: Prepared) -> tuple[str, float] | None:

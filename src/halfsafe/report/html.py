@@ -56,6 +56,8 @@ def render(report: Record) -> str:
         faults=_faults(report),
         plan=_plan(report),
         proof=_proof(report),
+        certificate=_certificate(report),
+        bounds=_LEGEND if report.certificate else "",
         notes=_notes(report),
         command=tag("pre", tag("code", report.command)),
         data=_script_safe(explorer(report)),
@@ -283,6 +285,25 @@ def _proof(report: Record) -> Markup:
     rows += [(str(answer).capitalize(), why, "") for answer, why in proof.reasons[:SHOWN]]
     lines = (tag("tr", tag("th", a, scope="row"), *cells(rest)) for a, *rest in rows)
     return tag("table", tag("tbody", *lines), class_="proof")
+
+
+_LEGEND = tag("li", tag("i", class_="bound"), "bound for every input of the domain")
+
+
+def _certificate(report: Record) -> Markup:
+    """What holds for every input of the domain, and why no more does."""
+    found = report.certificate
+    if found is None:
+        return Markup("")
+    lines = (tag("tr", tag("th", name, scope="row"), *cells([said])) for name, said in found.rows)
+    losses = [tag("li", line) for line in found.losses]
+    return tag(
+        "section",
+        tag("h2", "Certificate", id="certificate-title"),
+        tag("table", tag("tbody", *lines), class_="proof"),
+        *([folded(losses, "lines", "line")] if losses else []),
+        aria_labelledby="certificate-title",
+    )
 
 
 def _notes(report: Record) -> Markup:

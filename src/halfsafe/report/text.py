@@ -44,6 +44,7 @@ def renderable(report: Record) -> RenderableType:
         Text("Proof", style="bold"),
         proof_table(report.verification),
         Text(),
+        *_certificate(report),
         _verdict(report),
     ]
     return Group(*parts)
@@ -202,6 +203,21 @@ def proof_table(proof: Verification) -> Table:
     if proof.delivered:
         table.add_row("delivered", proof.delivered)
     return table
+
+
+def _certificate(report: Record) -> list[RenderableType]:
+    """What holds for every input of the domain, and why no more does."""
+    found = report.certificate
+    if found is None:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
+    for row in found.rows:
+        table.add_row(*row)
+    losses = found.losses
+    lines = [Text(f"  {line}", style="yellow") for line in losses[:SHOWN]]
+    if len(losses) > SHOWN:
+        lines.append(Text(f"  ... and {len(losses) - SHOWN} more, in the JSON report", style="dim"))
+    return [Text("Certificate", style="bold"), table, *lines, Text()]
 
 
 _COLOURS = {

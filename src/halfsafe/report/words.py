@@ -16,7 +16,9 @@ from halfsafe.verdict import Answer, Verification
 def verdict(report: Record) -> str:
     """The conclusion, in one sentence."""
     if report.verification is not None:
-        return conclusion(report.verification)
+        told = conclusion(report.verification)
+        assured = report.certificate if report.safe else None
+        return f"{told} {assured.verdict}" if assured else told
     if report.bisection is not None:
         return bisection.verdict(report.bisection)
     if report.answer is Answer.UNKNOWN:

@@ -109,6 +109,20 @@ function heading(n) {
   );
 }
 
+function certificate(i) {
+  if (!standing(i)) return [];
+  const { bound, above, by } = values;
+  const facts = make(
+    "dl",
+    { className: "facts" },
+    fact("status", standing(i)),
+    fact("bound", bound[i] === null ? "" : `${limit(bound[i])} as delivered`),
+    fact("inequality", text(by[i])),
+    fact("above amax", above[i] === null ? "" : `${bits(above[i])} bits`),
+  );
+  return [make("h4", {}, "For every input of the domain"), facts];
+}
+
 function producer(i) {
   const n = values.producer[i];
   if (n < 0) return [];
@@ -253,6 +267,7 @@ function showDetails() {
       : null,
     figures(i),
     ...reasons(i),
+    ...certificate(i),
     ...producer(i),
     ...readers(i),
   ];

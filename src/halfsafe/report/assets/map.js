@@ -19,6 +19,7 @@ function extent() {
     const shift = values.exponent[i];
     low = Math.min(low, lowest, lowest - shift);
     high = Math.max(high, lowest + counts.length, lowest + counts.length - shift);
+    high = Math.max(high, boundAt(i, 0) ?? low, boundAt(i, shift) ?? low);
   }
   const step = 8;
   return {
@@ -73,6 +74,18 @@ function paintBands(pen, box) {
   pen.fillRect(box.left, box.y(max + 1), box.width, box.ratio);
 }
 
+/** The first and the last place in sight. */
+function inSight(box) {
+  const first = Math.max(0, Math.floor(box.place(box.left)));
+  return [first, Math.min(state.shown.length, Math.ceil(box.place(box.left + box.width)))];
+}
+
+/** From where a column reaches, and how wide it is. */
+function across(box, place) {
+  const [x, next] = [Math.round(box.x(place)), Math.round(box.x(place + 1))];
+  return [x, Math.max(1, next - x - (box.each > 5 * box.ratio ? box.ratio : 0))];
+}
+
 /** Each value where it is at least a pixel wide, and otherwise what falls on each pixel. */
 function paintCells(pen, box) {
   const paint = (x, width, { best, zones }) => {
@@ -84,19 +97,39 @@ function paintCells(pen, box) {
       pen.fillRect(x, top, width, box.y(axis.low + row) - top);
     }
   };
-  const first = Math.max(0, Math.floor(box.place(box.left)));
-  const last = Math.min(state.shown.length, Math.ceil(box.place(box.left + box.width)));
+  const [first, last] = inSight(box);
   if (box.each >= 1) {
     for (let place = first; place < last; place++) {
-      const [x, next] = [Math.round(box.x(place)), Math.round(box.x(place + 1))];
-      const gap = box.each > 5 * box.ratio ? box.ratio : 0;
-      paint(x, Math.max(1, next - x - gap), column(place, place + 1));
+      paint(...across(box, place), column(place, place + 1));
     }
   } else {
     for (let x = box.left; x < box.left + box.width; x++) {
       const to = Math.min(last, Math.ceil(box.place(x + 1)));
       paint(x, 1, column(Math.max(first, Math.floor(box.place(x))), to));
     }
+  }
+}
+
+/** A line over each column that no input of the domain passes; an arrow if it is off the map. */
+function paintBounds(pen, box) {
+  const [first, last] = inSight(box);
+  const thick = Math.round(2 * box.ratio);
+  pen.globalAlpha = 1;
+  for (let place = first; place < last; place++) {
+    const i = state.shown[place];
+    const level = boundAt(i, exponentShown(i));
+    if (level === null) continue;
+    const [x, width] = across(box, place);
+    const y = box.y(Math.max(axis.low, Math.min(axis.high, level)));
+    pen.fillStyle = level > Math.log2(data.max) ? colours.overflow : colours.ink;
+    pen.fillRect(x, y - thick, width, thick);
+    if (level <= axis.high) continue;
+    const [size, middle] = [Math.min(4 * box.ratio, Math.max(width / 2, box.ratio)), x + width / 2];
+    pen.beginPath();
+    pen.moveTo(middle - size, y + 2 * size);
+    pen.lineTo(middle + size, y + 2 * size);
+    pen.lineTo(middle, y);
+    pen.fill();
   }
 }
 
@@ -153,6 +186,7 @@ function paintMap(params, api) {
   pen.rect(box.left, 0, box.width, canvas.height);
   pen.clip();
   paintCells(pen, box);
+  paintBounds(pen, box);
   pen.restore();
   paintMarks(pen, box);
   const style = { image: canvas, x: area.x, y: area.y - TOP, width, height };
@@ -168,6 +202,11 @@ function describe(place) {
     values.bounded[i] ? "" : "computed in FP32",
     values.exponent[i] ? `exponent ${values.exponent[i]}` : "",
     faults.has(i) ? `fault: ${faults.get(i)}` : "",
+    certified && values.bound[i] !== null
+      ? `bound ${limit(values.bound[i])} as delivered, by ${text(values.by[i])}`
+      : "",
+    certified && values.above[i] !== null ? `${bits(values.above[i])} bits above amax` : "",
+    standing(i),
   ];
   const lines = facts.filter(Boolean).map((fact) => make("div", {}, fact));
   return make("div", { className: "tip" }, make("b", {}, names[i]), ...lines);

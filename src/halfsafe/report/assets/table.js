@@ -22,6 +22,20 @@ const COLUMNS = [
     when: moved,
   },
   {
+    label: "bound",
+    title: "as delivered, for every input of the domain",
+    width: 92,
+    get: (i) => values.bound[i],
+    show: limit,
+    when: certified,
+  },
+  {
+    label: "certificate",
+    width: 176,
+    get: (i) => text(values.status[i]),
+    when: certified,
+  },
+  {
     label: "error / floor",
     title: "of the entries that are finite in FP16",
     width: 106,

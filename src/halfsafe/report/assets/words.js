@@ -12,6 +12,7 @@ for (const key of ["headroom", "error", "times_floor"])
 const faults = new Map(data.faults);
 const moved = (values.exponent ?? []).some((k) => k !== 0);
 const compared = (values.broken ?? []).some((x) => x !== null);
+const certified = values.status !== undefined;
 const isConstant = (i) => text(values.kind[i]) === "constant";
 const state = { selected: -1, after: false, constants: false, shown: [] };
 
@@ -34,6 +35,17 @@ function short(x) {
 }
 
 const bits = (x) => (x === null ? "" : Number.isFinite(x) ? x.toFixed(1) : "∞");
+
+/** A bound, with all of its four digits: with fewer it would be rounded down. */
+function limit(x) {
+  const plain = x === null || x === 0 || (x >= 1e-3 && x < 1e6);
+  return plain ? short(x) : x.toExponential(3).replace("e+", "e");
+}
+
+/** Whether FP16 is known to hold a value for every input of the domain, or why it is not. */
+function standing(i) {
+  return certified ? [text(values.status[i]), text(values.lost[i])].filter(Boolean).join(": ") : "";
+}
 
 function percent(share) {
   if (!share) return "";
@@ -82,6 +94,12 @@ function shares(i, exponent) {
   return counts
     .map((n, offset) => [lowest + offset - exponent, n / entries])
     .filter(([, share]) => share > 0);
+}
+
+/** The binary logarithm of a value's bound, at an exponent; null where there is nothing to show. */
+function boundAt(i, exponent) {
+  const bound = certified ? values.bound[i] : null;
+  return bound ? Math.log2(bound) + values.exponent[i] - exponent : null;
 }
 
 const exponentShown = (i) => (state.after ? values.exponent[i] : 0);

@@ -1,0 +1,239 @@
+"""Goes over a graph, and sees what several operators say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf, sqrt
+
+import numpy as np
+
+from halfsafe.checking.known import TINY, Array, Known, U, V, between, nothing, rounded
+from halfsafe.checking.operators import RULES, Call, behind_norm, moved, same
+from halfsafe.graph import Kind, Node
+from halfsafe.progress import Progress
+from halfsafe.source import Source
+
+
+class Walk:
+    """Bounds of all values, from a domain and the weights."""
+
+    def __init__(self, source: Source, domain: Mapping[str, tuple[float, float] | None]) -> None:
+        self.source, self.graph = source, source.graph
+        self.bounds: dict[str, Known] = {}
+        self.arrays: dict[str, Array] = {}
+        self.fixed = self._constant()
+        for name in self.graph.inputs:
+            value, ends = self.graph.values[name], domain[name] or (-inf, inf)
+            if value.floating and value.bounded:  # to the nearest, which keeps the order
+                half = [float(np.float16(e)) if abs(e) <= 65504 else e for e in ends]
+                ends = min(ends[0], half[0]), max(ends[1], half[1])
+            self.bounds[name] = between(value.shape, *ends)
+
+    def known(self, progress: Progress) -> dict[str, Known]:
+        """Of every floating value, constants included."""
+        for node in self.graph.nodes:
+            progress("checking")
+            for name, bound in zip(node.outputs, self._outputs(node), strict=True):
+                self.bounds[name] = bound
+        held = self.source.constants()
+        for name, value in self.graph.values.items():
+            if value.kind is Kind.CONSTANT and name in held:
+                amax = held[name].amax
+                if value.bounded and amax <= 65504:
+                    amax = max(amax, float(np.float16(amax)))
+                self.bounds[name] = between(value.shape, -amax, amax)
+        return {n: b for n, b in self.bounds.items() if self.graph.values[n].floating}
+
+    def _outputs(self, node: Node) -> list[Known]:
+        values = [self.graph.values[o] for o in node.outputs]
+        if all(o in self.fixed for o in node.outputs):
+            made: list[Known] = []
+            for value, array in zip(values, self._run(node), strict=True):
+                ends = np.asarray(array, np.float64)
+                exact = replace(between(value.shape, ends, ends), constant=True)
+                relative, least = (U + 16 * V, TINY) if value.bounded else (16 * V, 2.0**-149)
+                if value.floating:  # kernels differ a little
+                    largest = float(np.abs(ends[np.isfinite(ends)]).max(initial=0.0))
+                    exact = rounded(exact, relative, least + 2.0**-20 * largest)
+                made.append(exact)
+            return made
+        if not values[0].floating:
+            first = next((self.bounds[v] for v in node.inputs.values() if v in self.bounds), None)
+            ends = (
+                (float(first.low.min()), float(first.high.max()))
+                if first and node.moves
+                else (-inf, inf)
+            )
+            return [between(v.shape, *ends) for v in values]
+        found = self._special(node)
+        if found is None:
+            rule = RULES.get(node.op.rpartition(".")[2])
+            found = Call(self, node).unknown() if rule is None else rule(Call(self, node))
+        listed = found if isinstance(found, list) else [found]
+        listed += [nothing(v.shape, str(node)) for v in values[len(listed) :]]
+        return [self._stored(b, v.bounded) if v.floating and not node.moves else b
+                for b, v in zip(listed, values, strict=True)]  # fmt: skip
+
+    def _stored(self, bound: Known, half: bool) -> Known:
+        return rounded(bound, *((U + 16 * V, TINY) if half else (16 * V, 2.0**-149)))
+
+    def __getitem__(self, value: str) -> Known:
+        if value not in self.bounds:
+            one = self.graph.values[value]
+            array = np.asarray(self.array(value), np.float64)
+            made = replace(between(array.shape, array, array), constant=True)
+            self.bounds[value] = rounded(made, U + 16 * V, TINY) if one.bounded else made
+        return self.bounds[value]
+
+    def is_fixed(self, value: str) -> bool:
+        return value in self.fixed or self.graph.values[value].kind in (Kind.CONSTANT, Kind.LITERAL)
+
+    def array(self, value: str) -> Array:
+        number = self.graph.values[value].number
+        if number is not None:
+            return np.array(number)
+        if self.graph.values[value].kind is Kind.CONSTANT:
+            return self.source.array(value)
+        if value not in self.arrays:
+            node = self.graph.producers[value]
+            self.arrays.update(zip(node.outputs, self._run(node), strict=True))
+        return self.arrays[value]
+
+    def _run(self, node: Node) -> list[Array]:
+        if node.op in ("onnx.Shape", "onnx.Size"):
+            shape = np.array(self.graph.values[next(iter(node.inputs.values()))].shape, np.int64)
+            ends = slice(node.attributes.get("start", 0), node.attributes.get("end"))
+            return [shape[ends] if node.op == "onnx.Shape" else np.array(shape.prod())]
+        values = [v for v in node.inputs.values() if self.graph.values[v].number is None]
+        return list(self.source.run_node(node.name, {v: np.asarray(self.array(v)) for v in values}))
+
+    def _constant(self) -> frozenset[str]:
+        """What no input changes, and FP16 computes as FP32 does: whole numbers, FP32, and moves."""
+        graph = self.graph
+        found = {n for n, v in graph.values.items() if v.kind in (Kind.CONSTANT, Kind.LITERAL)}
+        for node in graph.nodes:
+            drawn = any(word in node.op.lower() for word in ("rand", "bernoulli"))
+            moves = node.moves or RULES.get(node.op.rpartition(".")[2]) in (moved, same)
+            alone = not any(
+                graph.values[v].floating and graph.values[v].number is None
+                for v in node.inputs.values()
+            )
+            exact = moves or alone or not any(graph.values[o].bounded for o in node.outputs)
+            known = exact and not drawn and found.issuperset(node.inputs.values())
+            if known or node.op in ("onnx.Shape", "onnx.Size"):
+                found.update(node.outputs)
+        return frozenset(n for n in found if graph.values[n].kind is Kind.ACTIVATION)
+
+    # What several operators say together
+
+    def _special(self, node: Node) -> Known | None:
+        kind = node.op.rpartition(".")[2].lower()
+        if kind not in ("mul", "div") or not {"self", "other"} <= set(node.inputs):
+            return None
+        x, y = (self._origin(node.inputs[n]) for n in ("self", "other"))
+        for a, b in ((x, y), (y, x))[: 2 if kind == "mul" else 1]:
+            radius = self._norm(a, b, kind == "mul")
+            if radius is not None:
+                return behind_norm(self.graph.values[node.outputs[0]].shape, None, None, radius)
+        return self._mean_by_mask(node, x, y) if kind == "div" else None
+
+    def _origin(self, value: str, through: tuple[str, ...] = ()) -> str:
+        """What a value is a copy of."""
+        casts = ("_to_copy", "to", "type_as", "clone", "alias", "Cast", *through)
+        node = self.graph.producers.get(value)
+        while node is not None and node.op.rpartition(".")[2] in casts:
+            value = next(iter(node.inputs.values()))
+            node = self.graph.producers.get(value)
+        return value
+
+    def _made(self, value: str, *kinds: str) -> tuple[Node, list[str]] | None:
+        """The operator that makes a value, if it is of a kind, with what it reads."""
+        node = self.graph.producers.get(self._origin(value))
+        if node is None or node.op.rpartition(".")[2].lower() not in kinds:
+            return None
+        return node, [self._origin(v) for v in node.inputs.values()]
+
+    def _norm(self, x: str, scale: str, inverse: bool) -> float | None:
+        """sqrt(d) of x / sqrt(mean(x^2) + eps); eps has to outweigh squares that FP16 flushes."""
+        stored: list[Node] = []
+        root = self._made(scale, "rsqrt" if inverse else "sqrt")
+        if root is None and inverse:
+            over = self._made(scale, "reciprocal")
+            root = None if over is None else self._made(over[1][0], "sqrt")
+        total = None if root is None else self._made(root[1][0], "add")
+        if root is None or total is None:
+            return None
+        numbers = [n for v in total[1] if (n := self.graph.values[v].number)]
+        mean = next((m for v in total[1] if (m := self._made(v, "mean", "reducemean"))), None)
+        square = None if mean is None else self._made(mean[1][0], "pow", "mul", "square")
+        if not numbers or numbers[0] <= 0 or mean is None or square is None:
+            return None
+        kind, read = square[0].op.rpartition(".")[2].lower(), square[1]
+        if kind == "pow" and self.graph.values[read[1]].number != 2:
+            return None
+        if not all(self._equal(v, x) for v in (read if kind == "mul" else read[:1])):
+            return None
+        shape = self.graph.values[read[0]].shape
+        if self.graph.values[mean[0].outputs[0]].shape != (*shape[:-1], 1) or shape[-1] < 2:
+            return None
+        stored = [root[0], total[0], mean[0], square[0]]
+        if any(self.graph.values[n.outputs[0]].bounded for n in stored) and numbers[0] < 2.0**-24:
+            return None
+        return sqrt(shape[-1]) * (1 + U) ** 5
+
+    def _equal(self, a: str, b: str, depth: int = 3) -> bool:
+        """The same value, or made by the same operators of the same values."""
+        a, b = self._origin(a), self._origin(b)
+        p, q = self.graph.producers.get(a), self.graph.producers.get(b)
+        if a == b or p is None or q is None or not depth:
+            number = self.graph.values[a].number
+            return a == b or (number is not None and number == self.graph.values[b].number)
+        drawn = any(word in p.op.lower() for word in ("rand", "bernoulli", "dropout"))
+        like = p.op == q.op and p.attributes == q.attributes and p.inputs.keys() == q.inputs.keys()
+        pairs = list(zip(p.inputs.values(), q.inputs.values(), strict=False))
+        return like and not drawn and all(self._equal(v, w, depth - 1) for v, w in pairs)
+
+    def _mean_by_mask(self, node: Node, above: str, below: str) -> Known | None:
+        """sum(m h) / y with y >= sum(m), m >= 0: in the hull of h."""
+        top, least = (
+            self._made(above, "sum", "reducesum"),
+            self._made(below, "clamp", "clip", "maximum", "max"),
+        )
+        if least is not None and (
+            "max" in least[0].inputs or least[0].attributes.get("max") is not None
+        ):
+            return None
+        bottom = self._made(below if least is None else least[1][0], "sum", "reducesum")
+        weighed = None if top is None else self._made(top[1][0], "mul")
+        if top is None or bottom is None or weighed is None:
+            return None
+        if Call(self, top[0]).axes() != (1,) or Call(self, bottom[0]).axes() != (1,):
+            return None
+        mask = bottom[1][0]
+        other = [
+            v for v, o in zip(weighed[0].inputs.values(), weighed[1], strict=True) if o != mask
+        ]
+        divisor = float(self[node.inputs["other"]].low.min())
+        if (
+            len(other) != 1
+            or self[mask].low.min() < 0
+            or divisor <= 0
+            or len(self[other[0]].shape) != 3
+        ):
+            return None
+        h, shape = self[other[0]], self.graph.values[node.outputs[0]].shape
+        off = 3 * (U + 16 * V) * h.amax + h.shape[1] * TINY * (1 + h.amax) / divisor
+        low, high = h.low.min(1, keepdims=True), h.high.max(1, keepdims=True)
+        low, high = (e[:, 0] if len(shape) == 2 else e for e in (low, high))
+        return between(shape, np.minimum(low, 0.0) - off, np.maximum(high, 0.0) + off)
+
+    def counts(self, c: Call) -> bool:
+        """Whether a sum is over the tokens of a mask that comes in, each row of which has a 1."""
+        shape, value = c.first.shape, c.tensors[0]
+        value = self._origin(value, ("unsqueeze", "expand", "Unsqueeze", "Expand"))
+        is_mask = (
+            value in self.graph.inputs and "mask" in value and not self.graph.values[value].floating
+        )
+        whole = is_mask and self.graph.values[value].shape == shape[:2] and c.axes() == (1,)
+        return whole and bool(self.bounds[value].low.min() >= 0)

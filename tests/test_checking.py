@@ -1,0 +1,128 @@
+"""The checker of certificates: what it confirms, and that it confirms nothing that is too small."""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import halfsafe
+from bench.architectures import ARCHITECTURES
+from halfsafe.checking import Checked, check
+from halfsafe.cli import app
+from tests.test_bounds import Averaging, network
+from tests.test_certify import file_of
+
+IDS = torch.zeros(2, 6, dtype=torch.int64)
+
+
+def resized(told, name, factor):
+    """A certificate that claims another bound of a value."""
+    value = told.values[name]
+    changed = replace(value, bound=factor * value.bound)
+    return replace(told, values={**told.values, name: changed})
+
+
+def test_a_certificate_is_confirmed_and_one_percent_less_is_not():
+    net = network()
+    told = halfsafe.certify(net, sample=IDS)
+    assert check(told, net, sample=IDS) == Checked(True, (), len(told.values))
+    computed = [n for n, v in told.values.items() if v.bound and "constant" not in v.where]
+    for name in computed[::3]:
+        found = check(resized(told, name, 0.99), net, sample=IDS)
+        assert not found.confirmed
+        assert any(told.values[name].where in why for why in found.why), name
+
+
+@pytest.mark.parametrize("name", ["vit", "t5_gated", "llama", "resnet"])
+def test_certificates_of_architectures_are_confirmed(name):
+    model, samples = ARCHITECTURES[name].build()
+    domain = {
+        n: (float(min(s[n].min() for s in samples)), float(max(s[n].max() for s in samples)))
+        for n, x in samples[0].items()
+        if x.is_floating_point()
+    }
+    told = halfsafe.certify(model, domain, sample=samples[0])
+    assert check(told, model, sample=samples[0]).why == ()
+    last = list(told.values)[-1]
+    assert not check(resized(told, last, 0.95), model, sample=samples[0]).confirmed
+
+
+def test_a_mean_by_a_mask_is_confirmed():
+    sample = IDS, torch.ones_like(IDS)
+    net = Averaging().eval()
+    told = halfsafe.certify(net, sample=sample)
+    assert check(told, net, sample=sample).confirmed
+
+
+def test_what_is_told_of_something_else_is_not_confirmed():
+    net = network()
+    told = halfsafe.certify(net, sample=IDS)
+    with torch.no_grad():
+        other = network()
+        _ = other.blocks[0].up.weight.mul_(1.5)
+    assert check(told, other, sample=IDS).why == (
+        "the certificate is of other operators or weights",
+    )
+    assert (
+        "is for inputs of" in check(told, net, sample=torch.zeros(1, 6, dtype=torch.int64)).why[0]
+    )
+
+
+def test_a_value_of_which_nothing_is_said_is_missed():
+    net = network()
+    told = halfsafe.certify(net, sample=IDS)
+    some = next(n for n, v in told.values.items() if "linear" in v.where)
+    less = replace(told, values={n: v for n, v in told.values.items() if n != some})
+    (why,) = check(less, net, sample=IDS).why
+    assert "nothing is said of" in why
+    assert some in why
+
+
+def test_a_value_that_is_said_to_be_none_of_fp16_is_noticed():
+    net = network()
+    told = halfsafe.certify(net, sample=IDS)
+    some = next(n for n, v in told.values.items() if "linear" in v.where)
+    value = replace(told.values[some], stored=False, bound=1e9)
+    less = replace(told, values={**told.values, some: value})
+    assert "FP16 stores it" in check(less, net, sample=IDS).why[0]
+
+
+def test_what_is_unknown_here_is_no_confirmation():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    net, x = Odd().eval(), torch.zeros(2, 3)
+    told = halfsafe.certify(net, {"x": (-1.0, 1.0)}, sample=x)
+    assert check(told, net, sample=x).confirmed  # nothing is claimed
+    name = next(n for n, v in told.values.items() if v.bound is None)
+    claim = replace(told.values[name], bound=1.0)
+    bold = replace(told, values={**told.values, name: claim})
+    (why,) = check(bold, net, sample=x).why
+    assert "nothing is known here" in why
+
+
+def test_the_command_confirms_and_refuses(tmp_path):
+    path, told = file_of(tmp_path / "m.onnx", 1e3), tmp_path / "c.json"
+    arguments = ["certify", str(path), "--domain", "x=-100:100", "-o", str(told)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    done = CliRunner().invoke(app, ["check", str(told), str(path)])
+    assert done.exit_code == 0
+    assert "confirmed: the bounds of all" in done.stdout
+    resized(halfsafe.Certificate.load(told), "h", 0.9).save(told)
+    done = CliRunner().invoke(app, ["check", str(told), str(path)])
+    assert done.exit_code == 1
+    assert "not confirmed, because of 1:" in done.stdout
+    assert "is claimed, and" in done.stdout
+
+
+def test_it_shares_no_code_with_what_it_checks():
+    for path in Path("src/halfsafe/checking").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = getattr(node, "module", None) or ""
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [module]
+            assert not any(n.startswith(("halfsafe.bounds", "halfsafe.certify")) for n in names)
