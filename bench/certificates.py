@@ -2,6 +2,9 @@
 
     python -m bench.certificates [names]
     python -m bench.certificates --tiny [names]
+    python -m bench.certificates --resume
+
+The last takes over what an earlier run, of the same code, has left in build/certificates.jsonl.
 
 Families of transformers, 12 layers of width 768 with random weights, amplified until FP16 as it is
 breaks, and convolutional networks. For each: how many values have a bound from the weights alone,
@@ -26,6 +29,7 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,15 +49,17 @@ WIDE = replace(REAL, tokens=8, image=64)
 """Convolutions of 64 channels and more, on small pictures."""
 
 TRANSFORMERS = """
-    bert roberta deberta deberta_v2 gpt2 t5_relu t5_gated llama mistral phi3 mixtral qwen2 qwen3
-    gemma gemma2 vit clip wav2vec2 whisper dit
+    bert roberta gpt2 llama mistral phi3 qwen2 qwen3 gemma gemma2 vit whisper t5_gated deberta
+    deberta_v2 dit clip wav2vec2 t5_relu mixtral
 """.split()
 CONVOLUTIONAL = """
     resnet mobilenet_v2 efficientnet segformer detr autoencoder_kl unet2d_condition instance_norm
     panet
 """.split()
 
-SECONDS = 600
+ROWS = Path("build/certificates.jsonl")
+
+SECONDS = 900
 """After which a network is given up, and told as not done."""
 
 BATCH = 32
@@ -234,16 +240,30 @@ def main() -> None:
         size = TINY if tiny else WIDE if name in CONVOLUTIONAL else DEEP
         print(json.dumps(examine(name, size)))
         return
-    tiny = sys.argv[1:2] == ["--tiny"]
-    names = sys.argv[1 + tiny :]
-    rows = []
+    options = [a for a in sys.argv[1:] if a.startswith("--")]
+    names = [a for a in sys.argv[1:] if not a.startswith("--")]
+    tiny, resume = "--tiny" in options, "--resume" in options
+    rows = kept() if resume else []
     for name in names or [*TRANSFORMERS, *CONVOLUTIONAL]:
-        rows.append(asked(name, tiny))
-        print(json.dumps(rows[-1]), flush=True)
+        if name not in {row["name"] for row in rows}:
+            rows.append(asked(name, tiny))
+            print(json.dumps(rows[-1]), flush=True)
+        if not names and not tiny:
+            keep(rows)
     summary = summed_up(rows)
     print(json.dumps(summary, indent=1))
     if not names and not tiny:
         record("certificates", "python -m bench.certificates", {"summary": summary, "rows": rows})
+
+
+def kept() -> list[dict[str, Any]]:
+    text = ROWS.read_text(encoding="utf-8") if ROWS.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def keep(rows: list[dict[str, Any]]) -> None:
+    ROWS.parent.mkdir(exist_ok=True)
+    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
