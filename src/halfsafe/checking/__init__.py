@@ -76,13 +76,13 @@ def _sample(model: Any) -> Any:
 
 def _misfits(told: Certificate, source: Source) -> list[str]:
     """What makes a certificate one of something else."""
-    if told.fingerprint != source.fingerprint():
-        return ["the certificate is of other operators or weights"]
     shapes = {name: tuple(source.graph.values[name].shape) for name in source.graph.inputs}
     if {name: tuple(shape) for name, shape in told.shapes.items()} != shapes:
         return [f"the certificate is for inputs of {dict(told.shapes)}, these are {shapes}"]
     if set(told.domain) != set(shapes):
         return ["the certificate's domain is of other inputs"]
+    if told.fingerprint != source.fingerprint():
+        return ["the certificate is of other operators or weights"]
     return []
 
 
