@@ -115,8 +115,9 @@ def learned(b: Operands) -> Bound:
     slope = b["slope" if "slope" in b else "weight"]
     if "weight" in b and len(slope.shape) == 1:  # of PyTorch: along the second axis
         rank = max(len(b.shape) - 2, 0)
-        ends = (end.reshape((-1, *(1 for _ in range(rank)))) for end in (slope.low, slope.high))
-        slope = Bound.between(b.shape, *ends, slope.lost)
+        wide = (-1, *(1 for _ in range(rank)))
+        ends = slope.low.reshape(wide), slope.high.reshape(wide)
+        slope = Bound.between(b.shape, ends[0], ends[1], slope.lost)
     return _two_sided(b.first, b.shape, slope)
 
 

@@ -88,7 +88,7 @@ def transposed(b: Operands) -> Bound:
         _each(b, names, rank) for names in (("stride", "strides"), ("dilation", "dilations"))
     )
     steps = zip(weight.shape[2:], stride, dilation, strict=True)
-    phases = [np.arange(size) * d % s for size, s, d in steps]
+    phases: list[Array] = [np.arange(size) * d % s for size, s, d in steps]
     w, o, found = in_groups(weight), None if off is None else in_groups(off), list[Bound]()
     for phase in product(*(np.unique(p) for p in phases)):
         chosen = np.ix_(*(np.flatnonzero(p == one) for p, one in zip(phases, phase, strict=True)))

@@ -106,8 +106,8 @@ def _norm(b: Operands, order: float) -> Bound:
     elif order != inf:
         return Bound.unknown(b.shape, f"{b.name} of order {order:g}")
     off = 2 * summed(count + 8)
-    ends = (_kept(b, end, axes) for end in (low * max(1 - off, 0.0), high * (1 + off)))
-    return Bound.between(b.shape, *ends, x.lost if not np.isfinite(high).all() else "")
+    low, high = _kept(b, low * max(1 - off, 0.0), axes), _kept(b, high * (1 + off), axes)
+    return Bound.between(b.shape, low, high, x.lost if not np.isfinite(high).all() else "")
 
 
 def sum_of_squares(b: Operands) -> Bound:
@@ -147,8 +147,8 @@ def partly_added(b: Operands) -> Bound:
     slack = summed(prod(x.shape[axis] for axis in axes)) * _counted(x, x.size, axes)
     ends = low - slack, high + slack
     if len(b.shape) < len(x.shape):
-        ends = tuple(np.squeeze(end, axes) for end in ends)
-    return Bound.between(b.shape, *ends, x.lost)
+        ends = np.squeeze(ends[0], axes), np.squeeze(ends[1], axes)
+    return Bound.between(b.shape, ends[0], ends[1], x.lost)
 
 
 def _deviation(b: Operands) -> tuple[Array, tuple[int, ...]]:
