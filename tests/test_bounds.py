@@ -536,3 +536,13 @@ def test_a_batch_norm_whose_mean_and_bias_cancel_is_off_by_what_each_is():
     norm.bias.data[:] = 1000.3
     _, bounds = bounds_of(norm, torch.zeros(2, 1), {"input_1": (-1.0, 1.0)})
     assert bounds["batch_norm"].amax > 1.2  # 1000.3 is 1000.5 in FP16
+
+
+def test_whole_numbers_made_of_entries_are_no_copy_of_them():
+    class Cut(nn.Module):
+        def forward(self, x):
+            return x * torch.rsqrt((x.long().float() ** 2).mean(-1, keepdim=True) + 1e-3)
+
+    x = torch.full((1, 9), 0.9)
+    source, bounds = bounds_of(Cut().eval(), x, {"x": (-1.0, 1.0)})
+    assert passed(source, bounds, [x]) == []

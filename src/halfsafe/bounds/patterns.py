@@ -64,6 +64,8 @@ def _mean_of_squares(graph: Graph, root: Node, x: str) -> float | None:
     added = graph.producers.get(_source(graph, _first(root)))
     if added is None or added.op not in ("aten.add", "onnx.Add"):
         return None
+    if "alpha" in added.inputs and graph.values[added.inputs["alpha"]].number != 1:
+        return None
     ends = [_source(graph, added.inputs[name]) for name in ("self", "other")]
     epsilon = next((n for e in ends if (n := graph.values[e].number)), None)
     means = [graph.producers[e] for e in ends if e in graph.producers]
@@ -89,10 +91,15 @@ def _first(node: Node) -> str:
 def _source(graph: Graph, value: str) -> str:
     """What a value is a copy of."""
     node = graph.producers.get(value)
-    while node is not None and node.op in SAME:
+    while node is not None and node.op in SAME and not _truncates(graph, node):
         value = _first(node)
         node = graph.producers.get(value)
     return value
+
+
+def _truncates(graph: Graph, node: Node) -> bool:
+    """Whether a cast makes whole numbers of others."""
+    return graph.values[_first(node)].floating and not graph.values[node.outputs[0]].floating
 
 
 def _over_last(graph: Graph, mean: Node) -> bool:

@@ -143,7 +143,10 @@ class Walk:
         casts = ("_to_copy", "to", "type_as", "clone", "alias", "Cast", *through)
         node = self.graph.producers.get(value)
         while node is not None and node.op.rpartition(".")[2] in casts:
-            value = next(iter(node.inputs.values()))
+            read = next(iter(node.inputs.values()))
+            if self.graph.values[read].floating and not self.graph.values[value].floating:
+                break  # what whole numbers are made of is no copy
+            value = read
             node = self.graph.producers.get(value)
         return value
 
@@ -164,8 +167,11 @@ class Walk:
         total = None if root is None else self._made(root[1][0], "add")
         if root is None or total is None:
             return None
-        numbers = [n for v in total[1] if (n := self.graph.values[v].number)]
-        mean = next((m for v in total[1] if (m := self._made(v, "mean", "reducemean"))), None)
+        if Call(self, total[0]).number("alpha") not in (None, 1.0):
+            return None
+        ends = [self._origin(total[0].inputs[operand]) for operand in ("self", "other")]
+        numbers = [n for v in ends if (n := self.graph.values[v].number) is not None]
+        mean = next((m for v in ends if (m := self._made(v, "mean", "reducemean"))), None)
         square = None if mean is None else self._made(mean[1][0], "pow", "mul", "square")
         if not numbers or numbers[0] <= 0 or mean is None or square is None:
             return None
