@@ -370,3 +370,17 @@ def test_sums_tell_how_far_they_go_on_the_way():
     assert found.values["linear"].bound < 1200
     assert 200_000 <= found.values["linear"].summed < 201_000
     assert "1 of 1 sums of products have to be added up in FP32" in found.text()
+
+
+def test_a_constant_of_fp16_that_is_cast_up_is_bounded_as_it_is_stored():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("f", torch.tensor(1.0003))
+
+        def forward(self, x):
+            return x * torch.cos(torch.arange(1000, 1001).float() * self.f.float()).to(x.dtype)
+
+    net, x = Turned().eval(), torch.ones(1)
+    told = certify(net, {"x": (-1.0, 1.0)}, sample=x)
+    assert told.values["mul_1"].bound >= abs(float(net.half()(x.half())))

@@ -218,7 +218,9 @@ def _independent(graph: Graph) -> frozenset[str]:
         moved = node.moves or TABLE.get(node.op) in (moved_family, same)
         read = [graph.values[value] for value in node.inputs.values()]
         made = not any(value.floating and value.number is None for value in read)
-        exact = moved or made or not any(graph.values[o].bounded for o in node.outputs)
+        rounded = any(value.bounded and value.number is None for value in read)
+        half = [graph.values[o].bounded for o in node.outputs]
+        exact = made or (moved and (all(half) or not rounded)) or not (rounded or any(half))
         known = not drawn and exact and found.issuperset(node.inputs.values())
         if node.op in SIZES or known:
             found.update(node.outputs)

@@ -119,7 +119,10 @@ class Walk:
                 graph.values[v].floating and graph.values[v].number is None
                 for v in node.inputs.values()
             )
-            exact = moves or alone or not any(graph.values[o].bounded for o in node.outputs)
+            read = [graph.values[v] for v in node.inputs.values()]
+            rounded = any(v.bounded and v.number is None for v in read)
+            half = [graph.values[o].bounded for o in node.outputs]
+            exact = alone or (moves and (all(half) or not rounded)) or not (rounded or any(half))
             known = exact and not drawn and found.issuperset(node.inputs.values())
             if known or node.op in ("onnx.Shape", "onnx.Size"):
                 found.update(node.outputs)
