@@ -115,9 +115,10 @@ def learned(b: Operands) -> Bound:
     slope = b["slope" if "slope" in b else "weight"]
     if "weight" in b and len(slope.shape) == 1:  # of PyTorch: along the second axis
         rank = max(len(b.shape) - 2, 0)
-        wide = (-1, *(1 for _ in range(rank)))
-        ends = slope.low.reshape(wide), slope.high.reshape(wide)
-        slope = Bound.between(b.shape, ends[0], ends[1], slope.lost)
+        low, high = (
+            end.reshape((-1, *(1 for _ in range(rank)))) for end in (slope.low, slope.high)
+        )
+        slope = Bound.between(b.shape, low, high, slope.lost)
     return _two_sided(b.first, b.shape, slope)
 
 
@@ -190,9 +191,12 @@ def _zeroed(b: Operands, shift: float = 0.0) -> Bound:
 
 def shrunk(b: Operands) -> Bound:
     """0 where |x| is small, and elsewhere x, or x moved towards 0."""
-    if _number(b, "bias", 0.0) < 0:
-        return Bound.unknown(b.shape, f"{b.name}, which moves away from 0")
-    return _zeroed(b)
+    bias = _number(b, "bias", 0.0)
+    if 0 <= bias <= _number(b, "threshold", 0.5 if bias else 0.0):
+        return _zeroed(b)
+    x, reach = b.first, abs(bias) * (1 + ROUNDED)  # past 0, or away from it
+    ends = np.minimum(x.low, 0.0) - reach, np.maximum(x.high, 0.0) + reach
+    return Bound.between(b.shape, *ends, x.lost)
 
 
 def thresholded(b: Operands) -> Bound:
@@ -234,7 +238,7 @@ def remainder(b: Operands) -> Bound:
     """a - n b: no larger than b; of the sign of one of them."""
     x, y = b["self"], b["other"]
     reach = y.amax * STEPS
-    if b.attributes.get("fmod") or "fmod" in b.name:  # which has the sign of a
+    if b.attributes.get("fmod") or "fmod" in b.op:  # which has the sign of a
         ends = np.maximum(-reach, np.minimum(x.low, 0.0)), np.minimum(reach, np.maximum(x.high, 0))
         return Bound.between(b.shape, *ends, x.lost or y.lost)
     low, high = min(float(y.low.min()), 0.0), max(float(y.high.max()), 0.0)
@@ -272,6 +276,8 @@ def biased_gate(lowest: float) -> Callable[[Operands], Bound]:
         if "bias" in b:
             ends = x.low + b["bias"].low, x.high + b["bias"].high
             x = Bound.between(b.shape, *ends, x.lost or b["bias"].lost).stored(ROUNDED, 2.0**-25)
-        return gated(x, lowest, even=True)
+        made = gated(x, lowest, even=True)  # kernels of tanh may pass 1 by some steps of FP32
+        off = (STEPS - 1) * x.amax if x.is_finite else 0.0
+        return Bound.between(b.shape, made.low - off, made.high + off, made.lost)
 
     return bound

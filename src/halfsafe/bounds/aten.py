@@ -91,7 +91,8 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     moving.overwritten: """index_put index_add index_fill index_copy scatter scatter_add
         select_scatter slice_scatter diagonal_scatter masked_scatter""".split(),
     moving.copied: ["copy"],
-    f.full(0.0): "full full_like new_full fill scalar_tensor zeros zeros_like new_zeros".split(),
+    f.filled: ["full", "full_like", "new_full", "fill", "scalar_tensor"],
+    f.full(0.0): ["zeros", "zeros_like", "new_zeros"],
     f.full(1.0): ["ones", "ones_like", "new_ones"],
     f.counted_up: ["arange"],
     f.square_root: ["sqrt"],

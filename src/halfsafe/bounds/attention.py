@@ -10,7 +10,10 @@ from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.linear import mapped, mixed
 from halfsafe.bounds.moving import over_all
 from halfsafe.bounds.operands import Operands
-from halfsafe.bounds.rounding import ROUNDED
+from halfsafe.bounds.rounding import FLUSHED, ROUNDED
+
+NOTHING = Bound.between((), 0.0, 0.0)
+"""What a sink of attention gives, and what a cache holds before anything has been kept."""
 
 
 def attention(b: Operands) -> Bound:
@@ -22,37 +25,27 @@ def attention(b: Operands) -> Bound:
 def cached_attention(b: Operands) -> list[Bound]:
     """The same with values of before, and a bias that is added to them; and what is kept for
     later."""
-    if "value" not in b:
-        return _packed(b)
-    value = b["value"]
+    odd = any(name in b for name in ("k_scale", "v_scale", "indirection"))
+    packed = "value" not in b and ("key" in b or "bias" in b or len(b["query"].shape) != 3)
+    if odd or packed:
+        return [Bound.unknown(shape, f"{b.name}, whose operands are packed") for shape in b.shapes]
+    whole = over_all([b["query"]], b["query"].shape)
+    key, value = (b["key"], b["value"]) if "value" in b else (whole, whole)
     if "bias" in b:
         value = _biased(b, value)
-    made = _mixed(b, value)
-    kept = [
-        _kept(b, new, old, shape)
-        for new, old, shape in zip(
-            (b["key"] if "bias" not in b else None, value),
-            ("past_key", "past_value"),
-            b.shapes[1:3],
-            strict=False,
-        )
-    ]
-    return [made, *kept]
-
-
-def _packed(b: Operands) -> list[Bound]:
-    """Queries, keys and values in one: within the hull of all."""
-    x = b["query"]
-    if len(x.shape) != 3 or "bias" in b:
-        return [Bound.unknown(shape, f"{b.name}, whose operands are packed") for shape in b.shapes]
-    made = _mixed(b, over_all([x], x.shape))
-    rotated = over_all([_turned(b, x)], x.shape)
-    kept = zip((rotated, x), ("past_key", "past_value"), b.shapes[1:3], strict=False)
-    return [made, *(_kept(b, new, old, shape) for new, old, shape in kept)]
+    made = [_averaged(b, value)]
+    plain = not any(name in b for name in ("bias", "q_norm", "k_norm"))
+    for new, old, shape in zip(
+        (_turned(b, key), value), ("past_key", "past_value"), b.shapes[1:3], strict=False
+    ):
+        kept = [new, NOTHING, *([b[old]] if old in b else [])]
+        lost = Bound.unknown(shape, f"{b.name}, whose keys are others")
+        made.append(over_all(kept, shape) if plain or old == "past_value" else lost)
+    return made
 
 
 def _turned(b: Operands, x: Bound) -> Bound:
-    """Keys that may be turned by angles inside, which makes them sqrt(2) larger at most, or by as
+    """Keys that may be turned by angles inside, which makes them twice as large at most, or by as
     much as tables say."""
     if not b.attributes.get("do_rotary"):
         return x
@@ -61,38 +54,36 @@ def _turned(b: Operands, x: Bound) -> Bound:
     return Bound.between(x.shape, -reach, reach, x.lost)
 
 
-def _kept(b: Operands, new: Bound | None, old: str, shape: tuple[int, ...]) -> Bound:
-    if new is None:
-        return Bound.unknown(shape, f"{b.name}, whose keys have a bias")
-    new = _turned(b, new) if old == "past_key" else new
-    zero = Bound.between((), 0.0, 0.0)  # where nothing has been kept so far
-    return over_all([new, zero, *([b[old]] if old in b else [])], shape)
-
-
 def _biased(b: Operands, value: Bound) -> Bound:
     """Values of which the last part of a bias is added."""
     width = value.shape[-1]
     bias = b.constant("bias").astype(np.float64).ravel()[-width:]
     if len(value.shape) != 3:
         return Bound.unknown(value.shape, f"{b.name}, whose values have a bias by heads")
-    off = ROUNDED * np.abs(bias) + ROUNDED
-    low, high = value.low + bias - off, value.high + bias + off
-    return Bound.between(value.shape, low, high, value.lost)
+    off = ROUNDED * np.abs(bias) + FLUSHED
+    made = Bound.between(value.shape, value.low + bias - off, value.high + bias + off, value.lost)
+    return made.stored(ROUNDED, FLUSHED)
 
 
-def _mixed(b: Operands, value: Bound) -> Bound:
-    """Averages of values, those of before among them, with 0 where a sink takes a part."""
+def _averaged(b: Operands, value: Bound) -> Bound:
+    """Averages of values, those of before among them."""
+    if "past_value" not in b and "GroupQuery" not in b.op and value.shape[-1] == b.shape[-1]:
+        if len(value.shape) == len(b.shape) == 4:
+            return mixed(b.shape, value, value.shape[-2])
+        if len(value.shape) == len(b.shape) == 3:
+            return _by_columns(b, value)
     count = value.shape[-2] + (b["past_value"].shape[-2] if "past_value" in b else 0)
-    plain = b.op == "onnx.Attention" and "past_value" not in b and value.shape[-1] == b.shape[-1]
-    if plain and len(value.shape) == len(b.shape):
-        return mixed(b.shape, value, count)
-    of = [value, *([b["past_value"]] if "past_value" in b else [])]
-    if "GroupQuery" in b.op:
-        of.append(Bound.between((), 0.0, 0.0))
-    if len(of) == 1 and value.shape[-1] == b.shape[-1] and len(value.shape) == len(b.shape):
-        return mixed(b.shape, value, count)
-    whole = over_all(of, (1, 1, count, 1))
-    made = mixed((1, 1, count, 1), whole, count)
+    return _over_all(b, [value, NOTHING, *([b["past_value"]] if "past_value" in b else [])], count)
+
+
+def _by_columns(b: Operands, value: Bound) -> Bound:
+    """Of rows of several heads side by side, each of which is averaged in another way: no row of
+    them is one of the values, and what is known of those is not of it."""
+    return replace(mixed(b.shape, value.plain(), value.shape[-2]), lengths=(), _length=[])
+
+
+def _over_all(b: Operands, bounds: list[Bound], count: int) -> Bound:
+    made = mixed((1, 1, count, 1), over_all(bounds, (1, 1, count, 1)), count)
     return Bound.between(b.shape, float(made.low.min()), float(made.high.max()), made.lost)
 
 
@@ -101,15 +92,13 @@ def projected_attention(b: Operands) -> list[Bound]:
     x, weight, bias = b["input"], b.constant("weight"), b.known("bias")
     sizes = b.attributes.get("qkv_hidden_sizes")
     width = int(sizes[-1]) if sizes else weight.shape[1] // 3
+    whole = mapped(b, x, weight.T, bias).plain().stored(ROUNDED, FLUSHED)
+    if "past" in b or b.shape[-1] != width:
+        past = [b["past"]] if "past" in b else []
+        count = x.shape[-2] + sum(p.shape[-2] for p in past)
+        made = _over_all(b, [whole, *past, NOTHING], count)
+        return [made, *(over_all([whole, *past, NOTHING], shape) for shape in b.shapes[1:2])]
     last = None if bias is None else bias.ravel()[-width:]
-    value = mapped(b, x, weight[:, -width:].T, last)
-    if "past" not in b:
-        made = mixed(b.shape, value.stored(ROUNDED, ROUNDED**2), x.shape[-2])
-        whole = mapped(b, x, weight.T, bias)
-        return [replace(made, summed=value.summed),
-                *(over_all([whole], shape) for shape in b.shapes[1:2])]  # fmt: skip
-    whole = over_all([mapped(b, x, weight.T, bias), b["past"]], (1, 1, 1, 1))
-    count = x.shape[-2] + b["past"].shape[-2]
-    made = mixed((1, 1, count, 1), over_all([whole], (1, 1, count, 1)), count)
-    first = Bound.between(b.shape, float(made.low.min()), float(made.high.max()), made.lost)
-    return [first, *(over_all([whole], shape) for shape in b.shapes[1:2])]
+    value = mapped(b, x, weight[:, -width:].T, last).plain().stored(ROUNDED, FLUSHED)
+    made = replace(_by_columns(b, value), summed=whole.summed)
+    return [made, *(over_all([whole], shape) for shape in b.shapes[1:2])]

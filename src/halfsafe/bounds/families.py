@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
-from math import inf, sqrt
+from math import inf, prod, sqrt
 
 import numpy as np
 
@@ -315,25 +315,32 @@ def all_averaged(b: Operands) -> Bound:
 
 def counted_up(b: Operands) -> Bound:
     """a, a + s, a + 2 s, ...: n of them."""
-    start, step = (b[n] if n in b else Bound.of(e) for n, e in (("start", 0.0), ("step", 1.0)))
-    steps = (max(b.shape[0] - 1, 0) if b.shape else 0) * (1 + summed(4))
+    start, step = (_number(b, n, e) for n, e in (("start", 0.0), ("step", 1.0)))
+    steps = max(prod(b.shape) - 1, 0) * (1 + summed(4))
     ends = steps * float(step.low.min()), steps * float(step.high.max())
     low = float(start.low.min()) + min(ends[0], 0.0)
     high = float(start.high.max()) + max(ends[1], 0.0)
-    slack = (abs(low) + abs(high)) * summed(8)
+    slack = (start.amax + steps * step.amax) * summed(prod(b.shape) + 8)
     return Bound.between(b.shape, low - slack, high + slack, start.lost or step.lost)
 
 
-def full(default: float) -> Callable[[Operands], Bound]:
+def full(number: float) -> Callable[[Operands], Bound]:
     """One number."""
 
-    def bound(b: Operands) -> Bound:
-        given = next((b[n] for n in ("value", "fill_value", "s") if n in b), None)
-        if given is None:
-            return Bound.between(b.shape, default, default)
-        return Bound.between(b.shape, float(given.low.min()), float(given.high.max()), given.lost)
+    return lambda b: Bound.between(b.shape, number, number)
 
-    return bound
+
+def filled(b: Operands) -> Bound:
+    """One number, which may come in."""
+    name = next(n for n in ("value", "fill_value", "s") if n in b or b.number(n) is not None)
+    given = _number(b, name, 0.0)
+    return Bound.between(b.shape, float(given.low.min()), float(given.high.max()), given.lost)
+
+
+def _number(b: Operands, name: str, default: float) -> Bound:
+    """An operand, or a number among the attributes."""
+    stated = b.number(name)
+    return b[name] if name in b else Bound.of(default if stated is None else stated)
 
 
 def picked(b: Operands) -> list[Bound]:

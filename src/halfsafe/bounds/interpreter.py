@@ -120,7 +120,10 @@ class Interpreter:
             return [self._unknown(o, node) for o in node.outputs]
         run = self.network.run_node
         operands = Operands(self.graph, node, self.bound, self._array, self._is_fixed, run)
-        found = family(operands)
+        try:
+            found = family(operands)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise Computed(f"{node}, whose bound fails: {type(error).__name__}") from error
         found = found if isinstance(found, list) else [found]
         mask = counts(self.graph, node, self._array)
         if mask is not None and "mask" in mask and self.bounds[mask].low.min() >= 0:

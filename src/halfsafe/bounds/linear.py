@@ -40,6 +40,8 @@ def linear(b: Operands) -> Bound:
     if off is None and (bias is not None or "bias" not in b):
         return made
     slack = 0.0 if off is None else off.sum(axis=1) * b["input"].amax * SLACK
+    if bias is None and "bias" in b:
+        slack = slack + summed(2) * (made.amax + b["bias"].amax)
     low, high, lost = made.low - slack, made.high + slack, made.lost
     if bias is None and "bias" in b:
         low, high, lost = low + b["bias"].low, high + b["bias"].high, lost or b["bias"].lost
@@ -392,7 +394,8 @@ def grouped_product(b: Operands) -> Bound:
     stack = b.constant("mat2")
     if stack.ndim != 3 or "bias" in b:
         return Bound.unknown(b.shape, f"{b.name}, whose groups are others")
-    return hull([mapped(b, x, weight.T, None) for weight in stack], b.shape)
+    none = Bound.between(b.shape, 0.0, 0.0)  # of rows that are in no group
+    return hull([none, *(mapped(b, x, weight.T, None) for weight in stack)], b.shape)
 
 
 def contracted(b: Operands) -> Bound:

@@ -172,7 +172,8 @@ def bordered(b: Operands) -> Bound:
     lost = x.lost
     if mode != "constant" or "padding" in b.attributes:
         return Bound.between(b.shape, low, high, lost)
-    number = b["value"] if "value" in b else Bound.between((), 0.0, 0.0)
+    stated = b.number("value") or 0.0
+    number = b["value"] if "value" in b else Bound.between((), stated, stated)
     ends = np.minimum(low, number.low.min()), np.maximum(high, number.high.max())
     made = Bound.between(b.shape, *ends, lost or number.lost)
     return made if number.amax else replace(made, lengths=(lambda: x.length,))
@@ -201,7 +202,7 @@ def overwritten(b: Operands) -> Bound:
     low, high = float(other.low.min(initial=0.0)), float(other.high.max(initial=0.0))
     if adds or b.attributes.get("accumulate"):
         factor = b.number("alpha")
-        count = max(prod(other.shape), prod(b.shape) if not other.shape else 1)
+        count = max(prod(other.shape), prod(prod(x.shape) for x in b.whole))
         reach = count * (1.0 if factor is None else abs(factor) * (1 + ROUNDED))
         low, high = min(low, -high if (factor or 1) < 0 else low), max(high, -low if (factor or 1)
                                                                        < 0 else high)  # fmt: skip
@@ -235,6 +236,8 @@ def turned(b: Operands) -> Bound:
     """Pairs (a c - b s, a s + b c), others as they are: of rows of s and c, |c| + |s| of the
     largest entry, and of the whole row, sqrt(c^2 + s^2) of its length."""
     x, c, s = b.first, b["cos"], b["sin"]
+    if b.attributes.get("scale", 1.0) not in (0.0, 1.0):
+        return Bound.unknown(b.shape, f"{b.name}, which scales")
     each, whole = c.amax + s.amax, sqrt(c.amax**2 + s.amax**2)
     if b.is_known("cos") and b.is_known("sin") and c.is_finite and s.is_finite:
         cos, sin = b.constant("cos").astype(np.float64), b.constant("sin").astype(np.float64)

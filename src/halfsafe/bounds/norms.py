@@ -49,7 +49,7 @@ def on_ball(shape: tuple[int, ...], gain: Array | None, bias: Array | None, radi
 
 def _spread(b: Operands, radius: float) -> Bound:
     """A norm over more than the last axis: entries are under sqrt(d) each, by channel."""
-    gain, bias = (b.known(name) for name in ("weight", "bias"))
+    gain, bias = (_by_channels(b, b.known(name)) for name in ("weight", "bias"))
     g = 1.0 if gain is None else np.abs(gain.astype(np.float64))
     c = 0.0 if bias is None else bias.astype(np.float64)
     reach = radius * (1 + 2 * summed(int(radius**2) + 8)) * g
@@ -58,6 +58,13 @@ def _spread(b: Operands, radius: float) -> Bound:
         reach, c = (np.reshape(x, (1, -1, *(1 for _ in b.shape[2:]))) if np.ndim(x) else x
                     for x in (reach, c))  # fmt: skip
     return Bound.between(b.shape, c - reach, c + reach)
+
+
+def _by_channels(b: Operands, array: Array | None) -> Array | None:
+    """Of groups, as old ONNX has them, each repeated for the channels of it."""
+    if array is None or array.ndim != 1 or len(b.shape) < 3 or b.shape[1] % len(array):
+        return array
+    return array.repeat(b.shape[1] // len(array))
 
 
 def group_norm(b: Operands) -> Bound:

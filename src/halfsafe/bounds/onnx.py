@@ -84,7 +84,7 @@ _BY_FAMILY: Mapping[Family, str] = {
     moving.one_hot: "OneHot",
     moving.turned: "RotaryEmbedding ms:RotaryEmbedding",
     f.picked: "TopK Unique ms:Unique",
-    f.full(0.0): "ConstantOfShape",
+    f.filled: "ConstantOfShape",
     f.counted_up: "Range ms:Range",
     f.square_root: "Sqrt",
     f.reciprocal: "Reciprocal",

@@ -73,14 +73,15 @@ class Operands:
         return [self._bounds(value) for value in self._tensors]
 
     @property
-    def names(self) -> list[str]:
-        """Of all operands, in order."""
-        return list(self._node.inputs)
-
-    @property
     def every(self) -> list[Bound]:
         """All operands, numbers as well, in order."""
         return [self._bounds(value) for value in self._node.inputs.values()]
+
+    @property
+    def whole(self) -> list[Bound]:
+        """All operands of whole numbers."""
+        values = self._graph.values
+        return [self._bounds(v) for v in self._node.inputs.values() if not values[v].floating]
 
     @property
     def every_floating(self) -> list[Bound]:

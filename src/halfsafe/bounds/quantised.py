@@ -8,13 +8,20 @@ from halfsafe.bounds.bound import Array, Bound
 from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED
 
-BYTE = -128.0, 255.0
-"""What a byte holds, with a sign or without."""
+WIDEST = -32_768.0, 65_535.0
+"""What whole numbers of up to 16 bits hold, with a sign or without."""
 
 
 def numbered(b: Operands) -> Bound:
-    """A byte."""
-    return Bound.between(b.shape, *BYTE)
+    """A whole number of the type of the zero point: a byte where there is none."""
+    if b.attributes.get("output_dtype"):
+        return Bound.between(b.shape, *WIDEST)
+    if "zero_point" not in b:
+        return Bound.between(b.shape, 0.0, 255.0)
+    kind = b.constant("zero_point").dtype
+    if kind.kind not in "iu":
+        return Bound.between(b.shape, *WIDEST)
+    return Bound.between(b.shape, np.iinfo(kind).min, np.iinfo(kind).max)
 
 
 def dequantised(b: Operands) -> Bound:
@@ -53,10 +60,11 @@ def dynamic(b: Operands) -> list[Bound]:
 
 def whole_product(b: Operands) -> Bound:
     """sum (a - p) (b - q) of bytes."""
-    names = list(b.names)
-    x, y = b[names[0]], b[names[1]]
+    x, y = b["0"], b["1"]
     terms = x.shape[-1] if "MatMul" in b.op else int(np.prod(y.shape[1:]))
-    zeros = [b[name] for name in names[2:4]]
-    reach = [z.amax + (zeros[i].amax if i < len(zeros) else 0.0) for i, z in enumerate((x, y))]
+    reach = [
+        z.amax + (b[zero].amax if zero in b else 0.0)
+        for z, zero in zip((x, y), ("2", "3"), strict=True)
+    ]
     found = terms * reach[0] * reach[1]
     return Bound.between(b.shape, -found, found, x.lost or y.lost)

@@ -84,10 +84,7 @@ def length(order: float | None = None) -> Callable[[Operands], Bound]:
 
 
 def _order(b: Operands) -> float:
-    found = next((n for key in ("ord", "p") if (n := b.number(key)) is not None), None)
-    if found is None:
-        found = next((float(n) for k in ("ord", "p") if (n := b.attributes.get(k))), 2.0)
-    return found
+    return next((n for key in ("ord", "p") if (n := b.number(key)) is not None), 2.0)
 
 
 def _norm(b: Operands, order: float) -> Bound:
@@ -106,8 +103,9 @@ def _norm(b: Operands, order: float) -> Bound:
     elif order != inf:
         return Bound.unknown(b.shape, f"{b.name} of order {order:g}")
     off = 2 * summed(count + 8)
-    low, high = _kept(b, low * max(1 - off, 0.0), axes), _kept(b, high * (1 + off), axes)
-    return Bound.between(b.shape, low, high, x.lost if not np.isfinite(high).all() else "")
+    ends = low * max(1 - off, 0.0), high * (1 + off)
+    lost = x.lost if not np.isfinite(high).all() else ""
+    return Bound.between(b.shape, *(_kept(b, ends[0], axes), _kept(b, ends[1], axes)), lost)
 
 
 def sum_of_squares(b: Operands) -> Bound:
@@ -145,10 +143,8 @@ def partly_added(b: Operands) -> Bound:
     low = _counted(x, np.minimum(x.low, 0.0), axes)
     high = _counted(x, np.maximum(x.high, 0.0), axes)
     slack = summed(prod(x.shape[axis] for axis in axes)) * _counted(x, x.size, axes)
-    ends = low - slack, high + slack
-    if len(b.shape) < len(x.shape):
-        ends = np.squeeze(ends[0], axes), np.squeeze(ends[1], axes)
-    return Bound.between(b.shape, ends[0], ends[1], x.lost)
+    low, high = _kept(b, low - slack, axes), _kept(b, high + slack, axes)
+    return Bound.between(b.shape, low, high, x.lost)
 
 
 def _deviation(b: Operands) -> tuple[Array, tuple[int, ...]]:

@@ -107,7 +107,8 @@ def _resized_axes(b: Operands, x: Bound) -> tuple[int, ...]:
     """Those along which values are not what they were: with a scale that is not 1, or another
     size."""
     every = tuple(range(len(x.shape)))
-    if b.attributes.get("keep_aspect_ratio_policy", "stretch") not in ("stretch", b"stretch"):
+    moves = b.attributes.get("coordinate_transformation_mode") == "tf_half_pixel_for_nn"
+    if moves or b.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         return every
     if "sizes" in b:
         return tuple(i for i in every if b.shape[i] != x.shape[i])

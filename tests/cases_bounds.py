@@ -1,0 +1,123 @@
+"""Calls and nodes of operators that have bounds, and no law of their own, or options of others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.case import Case, calls
+from tests.case import ints as drawn
+from tests.case import p as positive
+from tests.case import x as normal
+from tests.onnx_case import OnnxCase, i64, ints, nodes, ort, ort32, p, x
+
+# fmt: off
+_ALL = [True, 0.1, 1e-5, False]
+
+CALLS: list[Case] = [
+    *calls("instance_norm", "", normal(2, 3, 5), normal(3), normal(3), None, None, *_ALL),
+    *calls("instance_norm", "", normal(2, 3, 5), None, None, normal(3), positive(3), False, 0.1,
+           1e-5, False),
+    *calls("dropout", "", normal(3, 4), 0.5, False),
+    *calls("logical_xor", "", normal(3, 4), drawn(3, 4)),
+    *calls("leaky_relu", "", 9 * normal(3, 4), -0.5),
+    *calls("leaky_relu", "", 9 * normal(3, 4), 3.0),
+    *calls("prelu", "", 9 * normal(2, 3, 4), 3 * normal(3)),
+    *calls("elu", "", 5 * normal(3, 4), 1.7, 0.6, 2.5),
+    *calls("celu", "", 5 * normal(3, 4), 2.5),
+    *calls("softshrink hardshrink", "", 5 * normal(3, 4), 0.7),
+    *calls("glu", "", 5 * normal(4, 3), 0),
+    *calls("round.decimals", "", normal(3, 4), decimals=1),
+    *calls("lerp.Scalar", "", normal(3, 4), normal(3, 4), -2.5),
+    *calls("remainder.Tensor fmod.Tensor", "", 9 * normal(3, 4), 0.1 + normal(3, 4)),
+    *calls("cumsum nansum cumprod", "", 3 * normal(3, 4), 0),
+    *calls("linalg_vector_norm", "", 300 * normal(3, 4), 4, [0]),
+    *calls("logsumexp", "", 40 * normal(3, 4), [0, 1], True),
+    *calls("prod.dim_int", "", 2 * normal(3, 4), 1),
+    *calls("conv_transpose1d", "", normal(1, 4, 5), normal(4, 3, 4), normal(6), [3], [1], [2], 2,
+           [2]),
+    *calls("conv_transpose2d.input", "", normal(1, 2, 3, 4), normal(2, 3, 3, 2), normal(3), [2, 1],
+           [1, 0], [0, 0], 1, [1, 2]),
+    *calls("convolution", "", normal(1, 2, 5, 5), normal(3, 2, 3, 3), None, [1, 1], [1, 1], [1, 1],
+           False, [0, 0], 1),
+    *calls("pad", "", normal(3, 4), [-1, 1]),
+    *calls("pad", "", normal(2, 3, 4), [0, 0, 1, -1], "constant", 2.5),
+    *calls("index_add", "", normal(3, 4), 0, drawn(2), normal(2, 4), alpha=-3.5),
+    *calls("index_put", "", normal(3, 4), [drawn(5)], normal(5, 4), True),
+    *calls("scatter_add", "", normal(3, 4), 0, drawn(5, 4), normal(5, 4)),
+    *calls("einsum", "", "bhqd,bhkd->bhqk", [normal(1, 2, 3, 4), normal(1, 2, 5, 4)]),
+    *calls("einsum", "", "ij,ij->", [normal(3, 4), normal(3, 4)]),
+    *calls("einsum", "", "ij->j", [normal(3, 4)]),
+]
+
+_RNN = x(4, 2, 3)
+
+NODES: list[OnnxCase] = [
+    *nodes("Elu Selu Celu Softplus Softsign Mish HardSwish Gelu Swish Exp Tanh Sigmoid Sinh Cosh "
+           "Atan Asinh Floor Ceil Round Sin Cos Erf LeakyRelu ThresholdedRelu Shrink", "",
+           3 * x(5, 6)),
+    *nodes("Elu Celu", "", 3 * x(5, 6), alpha=2.5),
+    *nodes("Selu", "", 3 * x(5, 6), alpha=2.0, gamma=3.0),
+    *nodes("LeakyRelu", "", 3 * x(5, 6), alpha=-0.7),
+    *nodes("LeakyRelu", "", 3 * x(5, 6), alpha=4.0),
+    *nodes("Swish", "", 3 * x(5, 6), alpha=-0.7),
+    *nodes("Shrink", "", 3 * x(5, 6), lambd=0.9, bias=0.9),
+    *nodes("Shrink", "", 3 * x(5, 6), lambd=0.1, bias=2.0),
+    *nodes("PRelu", "", 3 * x(2, 3, 4), 2 * x(3, 1)),
+    *nodes("PRelu", "", 3 * x(2, 3, 4), x(1)),
+    *nodes("Acos Asin Atanh", "", x(5, 6) / 20),
+    *nodes("Log", "", p(5, 6)),
+    *ort32("ms:Gelu ms:QuickGelu ms:FastGelu", "", 3 * x(5, 6)),
+    *ort32("ms:BiasGelu ms:FastGelu", "", 3 * x(5, 6), x(6)),
+    *nodes("Range", "", np.array(0.5), np.array(5.0), np.array(0.7)),
+    *ort32("ms:Range", "", np.array([0.5]), np.array([5.0]), np.array([0.7])),
+    *nodes("Max Min Sum Mean", "", x(3, 4), x(4), 0.3),
+    *nodes("ReduceLogSumExp ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceSum ReduceMean",
+           "", 4 * x(3, 4), i64(1), keepdims=0),
+    *nodes("ReduceSum ReduceMean ReduceMax", "", x(3, 4), i64(0), noop_with_empty_axes=1),
+    *nodes("ReduceSum ReduceMean", "", x(3, 4), noop_with_empty_axes=1),
+    *nodes("ReduceL2", "", x(3, 4), noop_with_empty_axes=1),
+    *nodes("CumSum", "", x(3, 4), np.int64(0), exclusive=1, reverse=1),
+    *nodes("CumSum", "", x(3, 4), np.int64(1), reverse=1),
+    *ort("CumSum", "", x(3, 4), np.int64(1), exclusive=1),
+    *nodes("Softmax LogSoftmax", "", 9 * x(3, 4), axis=0),
+    *nodes("Softmax LogSoftmax", "", 9 * x(3, 4)),
+    *ort("Pad", "", x(3, 4), i64(0, -1, 0, 2)),
+    *nodes("Pad", "", x(3, 4), i64(0, 1, 0, 2), mode="edge"),
+    *ort("Pad", "", x(2, 3, 4), i64(1, -1), 2.5, i64(-1)),
+    *nodes("Pad", "", x(3, 4), i64(0, 1, 0, 2), mode="wrap"),
+    *nodes("Resize", "", x(1, 2, 3, 4), None, np.array([1, 1, 2, 1.5]), mode="cubic"),
+    *nodes("Resize", "", x(1, 2, 3, 4), None, np.array([2, 1.5]), mode="linear", axes=[2, 3]),
+    *nodes("Resize", "", x(1, 2, 3, 4), None, np.array([1, 2, 1, 1.2]), mode="linear"),
+    *nodes("Resize", "", x(1, 2, 3, 4), None, None, i64(1, 2, 5, 7), mode="cubic",
+           cubic_coeff_a=-0.5, coordinate_transformation_mode="align_corners"),
+    *nodes("Resize", "", x(1, 2, 6, 8), None, np.array([1, 1, 0.5, 0.6]), mode="linear",
+           antialias=1),
+    *ort32("Resize", "", x(1, 2, 3, 4), None, np.array([1, 1, 2, 2.0]), mode="cubic"),
+    *nodes("GridSample", "", x(1, 2, 4, 4), x(1, 3, 3, 2), mode="cubic"),
+    *ort32("ConvTranspose", "", x(1, 4, 5), x(4, 3, 4), x(6), strides=[3], dilations=[2], group=2,
+           output_padding=[2]),
+    *ort32("ConvTranspose", "", x(1, 2, 3, 4), x(2, 3, 3, 2), None, strides=[2, 1],
+           pads=[1, 0, 0, 1]),
+    *ort32("ms:FusedConv", "", x(1, 2, 5, 5), x(3, 2, 3, 3), x(3), activation="LeakyRelu",
+           activation_params=[0.9]),
+    *ort32("ms:FusedConv", "", x(1, 2, 5, 5), x(3, 2, 3, 3), x(3), activation="Relu"),
+    *nodes("Gemm", "", x(4, 3), x(4, 5), x(5), transA=1),
+    *nodes("Einsum", "", x(2, 3, 4), x(5, 4), equation="bij,kj->bik"),
+    *nodes("GroupNormalization", "", x(2, 4, 3), x(4), x(4), num_groups=2, opset=21),
+    *nodes("InstanceNormalization", "", x(2, 3, 4, 5), x(3), x(3)),
+    *nodes("ScatterElements", "", x(3, 4), ints(5, 4), x(5, 4), reduction="add"),
+    *nodes("ScatterND", "", x(3, 4), ints(5, 1), x(5, 4), reduction="add"),
+    *nodes("ScatterND", "", x(3, 4), ints(2, 1), x(2, 4), reduction="max"),
+    *nodes("GatherND", "", x(3, 4), ints(5, 2)),
+    *ort32("LSTM", "", 5 * _RNN, 9 * x(2, 16, 3), 9 * x(2, 16, 4), x(2, 32), None, x(2, 2, 4),
+           3 * x(2, 2, 4), outputs="yyy", hidden_size=4, direction="bidirectional"),
+    *ort32("LSTM", "", 5 * x(2, 4, 3), 9 * x(1, 16, 3), 9 * x(1, 16, 4), outputs="yyy",
+           hidden_size=4, layout=0, input_forget=1),
+    *ort32("GRU", "", 5 * _RNN, 9 * x(2, 12, 3), 9 * x(2, 12, 4), x(2, 24), None, 4 * x(2, 2, 4),
+           outputs="yy", hidden_size=4, direction="bidirectional", linear_before_reset=1),
+    *ort32("GRU", "", 5 * _RNN, 9 * x(1, 12, 3), 9 * x(1, 12, 4), x(1, 24), outputs="yy",
+           hidden_size=4),
+    *ort32("RNN", "", 5 * _RNN, 9 * x(1, 4, 3), 9 * x(1, 4, 4), outputs="yy", hidden_size=4),
+    *ort32("RNN", "", 5 * _RNN, 9 * x(1, 4, 3), 9 * x(1, 4, 4), outputs="yy", hidden_size=4,
+           activations=["Relu"]),
+]
