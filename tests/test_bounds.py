@@ -437,6 +437,47 @@ def test_a_mean_by_a_mask_is_in_the_hull_of_what_it_is_of():
     assert passed(source, bounds, [(ids, mask), (ids, one)]) == []
 
 
+def test_a_sum_of_a_mask_by_itself_may_be_nothing():
+    """A mask of padding is 0 everywhere where nothing is padded."""
+
+    class Lengths(nn.Module):
+        def forward(self, padding_mask):
+            return (12 - padding_mask.sum(1)).to(torch.float32)
+
+    mask = torch.zeros(2, 12, dtype=torch.long)
+    source, bounds = bounds_of(Lengths().eval(), mask, {"padding_mask": (0.0, 1.0)})
+    assert bounds[source.graph.outputs[0]].amax >= 12
+
+
+@pytest.mark.parametrize("turned", [lambda y: y.transpose(1, 2), lambda y: y])
+def test_a_constant_along_another_axis_is_added_there(turned):
+    """As wide as it is long, a tensor that was turned has its rows along the other axis."""
+
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up = nn.LayerNorm(8), nn.Parameter(torch.arange(8.0))
+
+        def forward(self, x):
+            return turned(self.norm(x)) + self.up, turned(self.norm(x)) * self.up
+
+    net = Turned().eval()
+    with torch.no_grad():
+        _ = net.norm.weight.copy_(torch.arange(8.0, 0, -1))
+    xs = [torch.nn.functional.one_hot(torch.full((1, 8), i), 8).float() for i in range(8)]
+    source, bounds = bounds_of(net, xs[0], {"x": (-1.0, 1.0)})
+    assert passed(source, bounds, [*xs, *(-x for x in xs)]) == []
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (1, 2, 4, 4)])
+def test_a_picture_may_have_no_batch(shape):
+    net = nn.MaxPool2d(3, 1, 1).eval()
+    x = torch.zeros(shape)
+    x[..., 1, 1] = 7
+    source, bounds = bounds_of(net, x, {"input_1": (-7.0, 7.0)})
+    assert passed(source, bounds, [x, -x]) == []
+
+
 def test_a_quotient_by_less_than_the_sum_of_weights_is_no_mean():
     ids, mask = torch.zeros(2, 12, dtype=torch.long), torch.ones(2, 12, dtype=torch.long)
     source, bounds = bounds_of(Averaging(clip=False).eval(), (ids, mask), {"mask": (0.0, 1.0)})

@@ -126,3 +126,49 @@ def test_it_shares_no_code_with_what_it_checks():
             module = getattr(node, "module", None) or ""
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [module]
             assert not any(n.startswith(("halfsafe.bounds", "halfsafe.certify")) for n in names)
+
+
+class Normed(nn.Module):
+    """x / sqrt(mean(x^2) + e), with a sum that makes an epsilon of something else."""
+
+    def __init__(self, added):
+        super().__init__()
+        self.added = added
+
+    def forward(self, x):
+        m = (x * x).mean(-1, keepdim=True)
+        return x * torch.rsqrt(self.added(m))
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        lambda m: torch.add(torch.full_like(m, 1e-3), m, alpha=0.01),
+        lambda m: torch.add(m, 1e-3, alpha=-1.0),
+        lambda m: m + 0.0,
+        lambda m: m.long().float() + 1e-3,
+    ],
+)
+def test_what_only_looks_like_a_norm_is_confirmed_by_nobody(added):
+    net, x = Normed(added).eval(), torch.ones(1, 9)
+    told = halfsafe.certify(net, {"x": (-1.0, 1.0)}, sample=x)
+    (output,) = [name for name, v in told.values.items() if v.where.startswith("mul_1 ")]
+    bold = replace(told.values[output], bound=3.02)
+    assert told.values[output].bound is None or told.values[output].bound > 3.1
+    found = check(replace(told, values={**told.values, output: bold}), net, sample=x)
+    assert not found.confirmed
+
+
+def test_a_network_with_a_region_of_autocast_is_recognised():
+    class Kept(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.Linear(4, 4)
+
+        def forward(self, x):
+            with torch.autocast("cpu", enabled=False):
+                return self.up(x.float()) * 2
+
+    net, x = Kept().eval(), torch.zeros(2, 4)
+    told = halfsafe.certify(net, {"x": (-1.0, 1.0)}, sample=x)
+    assert check(told, net, sample=x).confirmed

@@ -210,7 +210,8 @@ def test_a_certificate_of_all_values_is_told_with_its_domain(fixed):
         "measured only 0",
         "2.0 bits in the median, 3.0 at most: down (aten.mul)",
         "sums of products all 2 sums",
-        "Safe in FP16. Safe for every input of the domain: FP16 holds all 4 values.",
+        "Safe in FP16. Safe for every input of the domain, where sums are added up in FP32: FP16 "
+        "holds all 4 values.",
     ):
         assert text in said, text
     assert "Certificate" not in fixed.text()

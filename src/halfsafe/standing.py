@@ -38,7 +38,7 @@ def _standing(before: Bounded | None, after: Bounded, seen: float) -> Standing:
     known = None if before is None else before.bound
     bits = log2(known / seen) if known and seen else None
     if not after.fits:
-        over = "" if after.bound is None else f"it may be {after.bound:.3g}"
+        over = "" if after.bound is None else f"it may be {after.bound:.4g}"
         return Standing("measured only", after.lost or over, bits)
     fitted = before is not None and before.fits
     return Standing("certified" if fitted else "certified after rescaling", "", bits)

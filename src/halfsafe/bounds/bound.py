@@ -123,10 +123,10 @@ class Form:
     def is_plain(self) -> bool:
         """Whether row i is of entry i along the last axis, and every row of the tensor has one ball
         of its own."""
-        along = np.arange(len(self.rows))
-        if self.index.size != len(along) or not np.array_equal(self.index.ravel(), along):
-            return False
-        return self.ball.size == len(along) and bool((self.ball == self.ball[..., :1]).all())
+        n = len(self.rows)
+        if any(x.size != n or x.shape[-1] != n for x in (self.index, self.ball)):
+            return False  # entries vary along another axis, or rows of the tensor differ
+        return _counts_up(self.index.ravel()) and bool((self.ball == self.ball[..., :1]).all())
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ operands are not bounded where it needs it, gives values of which nothing is kno
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -124,22 +123,19 @@ class Interpreter:
             found = family(operands)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise Computed(f"{node}, whose bound fails: {type(error).__name__}") from error
-        found = found if isinstance(found, list) else [found]
-        mask = counts(self.graph, node, self._array)
-        if mask is not None and "mask" in mask and self.bounds[mask].low.min() >= 0:
-            found[0] = found[0].meeting(Bound.between(found[0].shape, 1.0, inf, by="masks"))
-        return found
+        return found if isinstance(found, list) else [found]
 
     def _weighed_mean(self, node: Node) -> Bound | None:
         """Of a mean by weights that are not negative, and not all 0: the hull of what it is of.
 
-        Products are off by 2^-11 of themselves, and by 2^-25 that the least sum of weights divides.
+        Products are off by 2^-11 of themselves, and by 2^-25 that the least sum of weights divides,
+        which is 1 for a mask that comes in.
         """
-        pair = averaged(self.graph, node, self._array)
-        if pair is None:
+        mean = averaged(self.graph, node, self._array)
+        if mean is None:
             return None
-        h, weights, divisor = (self.bound(v) for v in (*pair, node.inputs["other"]))
-        least = float(divisor.low.min())
+        h, weights, divisor = (self.bound(v) for v in (*mean[:2], node.inputs["other"]))
+        least = 1.0 if counts(self.graph, mean[2], self._array) else float(divisor.low.min())
         if weights.low.min() < 0 or least <= 0 or len(h.shape) != 3 or not h.is_finite:
             return None
         off = 3 * HALF[0] * h.amax + h.shape[1] * HALF[1] * (1 + h.amax) / least

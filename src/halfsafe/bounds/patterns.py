@@ -150,8 +150,9 @@ SPREAD = SAME | frozenset("aten.unsqueeze aten.expand onnx.Unsqueeze onnx.Expand
 SUMS = ("aten.sum", "onnx.ReduceSum")
 
 
-def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str] | None:
-    """The h and m of a quotient sum(m h) / y with y >= sum(m), over the same axes."""
+def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str, Node] | None:
+    """The h and m of a quotient sum(m h) / y with y >= sum(m), over the same axes, and what makes
+    sum(m)."""
     if node.op not in ("aten.div", "onnx.Div") or not {"self", "other"} <= set(node.inputs):
         return None
     above = graph.producers.get(_source(graph, node.inputs["self"]))
@@ -166,7 +167,7 @@ def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str] | None
     mask = _source(graph, _first(below))
     for weight, other in (("self", "other"), ("other", "self")):
         if _source(graph, weighed.inputs[weight]) == mask:
-            return weighed.inputs[other], mask
+            return weighed.inputs[other], mask, below
     return None
 
 
@@ -180,16 +181,16 @@ def _at_least(graph: Graph, node: Node | None) -> Node | None:
     return graph.producers.get(_source(graph, _first(node)))
 
 
-def counts(graph: Graph, node: Node, arrays: Arrays) -> str | None:
-    """The input of two axes whose second one, whole, a sum is over."""
-    if node.op not in SUMS or _axes_of(node, arrays) != (1,):
-        return None
+def counts(graph: Graph, node: Node, arrays: Arrays) -> bool:
+    """Whether a sum is over the second axis, whole, of whole numbers that come in."""
+    if _axes_of(node, arrays) != (1,):
+        return False
     value = _first(node)
     shape = graph.values[value].shape
     while (maker := graph.producers.get(value)) is not None and maker.op in SPREAD:
         value = _first(maker)
     is_input = value in graph.inputs and not graph.values[value].floating
-    return value if is_input and graph.values[value].shape == shape[:2] else None
+    return is_input and graph.values[value].shape == shape[:2]
 
 
 def _axes_of(node: Node, arrays: Arrays) -> tuple[int, ...]:

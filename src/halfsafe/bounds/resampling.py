@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 
@@ -18,7 +19,15 @@ CUBIC = -0.75
 def pooled(b: Operands) -> Bound:
     """Maxima of windows, and what is linear between entries, by channels: in the hull of these and
     of 0, which is around them."""
-    return _between(b, tuple(range(2, len(b.first.shape))), 0.0)
+    return _between(b, _spatial(b), 0.0)
+
+
+def _spatial(b: Operands) -> tuple[int, ...]:
+    """The axes of places: as many as the operator's name says, as there may be no batch, or all
+    behind the channels."""
+    rank = len(b.first.shape)
+    count = next((int(n) for n in re.findall(r"([123])d\b", b.op)), rank - 2)
+    return tuple(range(rank - count, rank))
 
 
 def averaged(b: Operands) -> Bound:
@@ -27,11 +36,11 @@ def averaged(b: Operands) -> Bound:
     if b.attributes.get("divisor_override") is not None:
         return Bound.unknown(b.shape, f"{b.name}, whose divisor is another")
     kernel = b.attributes.get("kernel_size", b.attributes.get("kernel_shape"))
-    sizes = [kernel] * (len(x.shape) - 2) if isinstance(kernel, int) else kernel
+    spatial = _spatial(b)
+    sizes = [kernel] * len(spatial) if isinstance(kernel, int) else kernel
     if sizes is not None and len(sizes) == 1:
-        sizes = list(sizes) * (len(x.shape) - 2)
-    spatial = tuple(range(2, len(x.shape)))
-    return _between(b, spatial, summed(prod(sizes or x.shape[2:]) + 2))
+        sizes = list(sizes) * len(spatial)
+    return _between(b, spatial, summed(prod(sizes or (x.shape[a] for a in spatial)) + 2))
 
 
 def _between(b: Operands, axes: tuple[int, ...], off: float) -> Bound:

@@ -47,8 +47,8 @@ class Form:
     def simple(self) -> bool:
         """Whether entry i of each row of the tensor is row i, of one ball for each."""
         n = len(self.centre)
-        same = self.at.size == n and bool((self.at.ravel() == np.arange(n)).all())
-        return same and self.ball.size == n and len(np.unique(self.ball)) == 1
+        last = all(x.size == n and x.shape[-1] == n for x in (self.at, self.ball))
+        return last and np.array_equal(self.at.ravel(), np.arange(n)) and np.ptp(self.ball) == 0
 
     def matrix(self, chosen: Array) -> Array:
         return np.diag(self.rows)[chosen] if self.rows.ndim == 1 else self.rows[chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf, prod, sqrt
@@ -44,10 +45,6 @@ class Walk(Protocol):
 
     def is_fixed(self, value: str) -> bool:
         """Whether a value depends on no input."""
-        ...
-
-    def counts(self, c: Call) -> bool:
-        """Whether a sum counts the tokens that a mask shows."""
         ...
 
 
@@ -503,10 +500,7 @@ def reduced(how: str) -> Callable[[Call], Known]:
         high = high + off
         if len(c.shape) < len(x.shape):
             low, high = np.squeeze(low, axes), np.squeeze(high, axes)
-        made = between(c.shape, low, high, x.lost)
-        if how == "sum" and c.walk.counts(c):
-            made = replace(made, low=np.maximum(made.low, 1.0))
-        return made
+        return between(c.shape, low, high, x.lost)
 
     return rule
 
@@ -579,7 +573,9 @@ def convolution(c: Call) -> Known:
 
 def pooled(c: Call) -> Known:
     """In the hull of what windows see, and of 0."""
-    x, places = c.first, tuple(range(2, len(c.first.shape)))
+    x, rank = c.first, len(c.first.shape)
+    count = next((int(n) for n in re.findall(r"([123])d\b", c.node.op)), rank - 2)
+    places = tuple(range(rank - count, rank))  # there may be no batch
     if c.node.attributes.get("divisor_override") is not None:
         return c.unknown()
     low, high = x.low.min(places, keepdims=True), x.high.max(places, keepdims=True)

@@ -223,7 +223,8 @@ class Walk:
         other = [
             v for v, o in zip(weighed[0].inputs.values(), weighed[1], strict=True) if o != mask
         ]
-        divisor = float(self[node.inputs["other"]].low.min())
+        counted = self._counts(Call(self, bottom[0]))
+        divisor = 1.0 if counted else float(self[node.inputs["other"]].low.min())
         if (
             len(other) != 1
             or self[mask].low.min() < 0
@@ -237,12 +238,9 @@ class Walk:
         low, high = (e[:, 0] if len(shape) == 2 else e for e in (low, high))
         return between(shape, np.minimum(low, 0.0) - off, np.maximum(high, 0.0) + off)
 
-    def counts(self, c: Call) -> bool:
+    def _counts(self, c: Call) -> bool:
         """Whether a sum is over the tokens of a mask that comes in, each row of which has a 1."""
-        shape, value = c.first.shape, c.tensors[0]
-        value = self._origin(value, ("unsqueeze", "expand", "Unsqueeze", "Expand"))
-        is_mask = (
-            value in self.graph.inputs and "mask" in value and not self.graph.values[value].floating
-        )
-        whole = is_mask and self.graph.values[value].shape == shape[:2] and c.axes() == (1,)
-        return whole and bool(self.bounds[value].low.min() >= 0)
+        spread = ("unsqueeze", "expand", "Unsqueeze", "Expand")
+        mask = self.graph.values[self._origin(c.tensors[0], spread)]
+        whole = mask.kind is Kind.INPUT and not mask.floating
+        return whole and mask.shape == c.first.shape[:2] and c.axes() == (1,)

@@ -11,7 +11,7 @@ import typer
 
 from halfsafe.checking import check
 from halfsafe.cli.options import Batch, Preprocess, Samples
-from halfsafe.cli.shown import out, waiting
+from halfsafe.cli.shown import mending, out, say_next, waiting
 from halfsafe.loading import load
 from halfsafe.sample_files import Supplied
 
@@ -48,4 +48,7 @@ def check_command(
     else:
         said = [f"not confirmed, because of {len(found.why)}:", *found.why[:SHOWN]]
         out.print("\n  ".join(said), markup=False, highlight=False, soft_wrap=True)
+    if not as_json:
+        say_next(f"halfsafe certify {model}{supplied} -o {certificate}" if found.why
+                 else mending(f"{model}{supplied}"))  # fmt: skip
     raise typer.Exit(0 if found.confirmed else 1)

@@ -68,7 +68,7 @@ class CertificateReport:
         left = self.counts["measured only"]
         if not left:
             held = f"FP16 holds all {counted(len(self.values), 'value')}"
-            return f"Safe for every input of the domain: {held}."
+            return f"Safe for every input of the domain, where sums are added up in FP32: {held}."
         return f"Of {counted(len(self.values), 'value')} {left:,} {_are(left)} measured only."
 
     @property
