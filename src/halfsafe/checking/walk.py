@@ -8,8 +8,10 @@ from math import inf, sqrt
 
 import numpy as np
 
+from halfsafe.checking.calls import Call
 from halfsafe.checking.known import TINY, Array, Known, U, V, between, nothing, rounded
-from halfsafe.checking.operators import RULES, Call, behind_norm, moved, same
+from halfsafe.checking.linear import behind_norm
+from halfsafe.checking.operators import RULES, moved, same
 from halfsafe.graph import Kind, Node
 from halfsafe.progress import Progress
 from halfsafe.source import Source
@@ -162,7 +164,6 @@ class Walk:
 
     def _norm(self, x: str, scale: str, inverse: bool) -> float | None:
         """sqrt(d) of x / sqrt(mean(x^2) + eps); eps has to outweigh squares that FP16 flushes."""
-        stored: list[Node] = []
         root = self._made(scale, "rsqrt" if inverse else "sqrt")
         if root is None and inverse:
             over = self._made(scale, "reciprocal")

@@ -1,0 +1,211 @@
+"""Linear maps, attention and norms: what is of a ball stays of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from halfsafe.checking.calls import Call, sums
+from halfsafe.checking.known import (
+    MORE,
+    TINY,
+    Array,
+    Form,
+    Known,
+    U,
+    V,
+    between,
+    both,
+    nothing,
+    of_form,
+    rows_of,
+    sigma,
+)
+
+
+def linear(c: Call, x: Known, w: Array, bias: Array | None) -> Known:
+    """W x + c, by intervals, by a form, by lengths, and by halves behind an even gate."""
+    w = w.astype(np.float64)
+    n = w.shape[1]
+    b = np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64).ravel()
+    b = np.broadcast_to(b, (len(w),))
+    lengths = np.linalg.norm(w, axis=1)
+    stored, off = lengths + 2.0**-14 * sqrt(n), sums(n + 1) + U * (1 + sums(n + 1))
+    low, high = (np.broadcast_to(e, (*e.shape[:-1], n)) for e in (x.low, x.high))
+    made = c.unknown()
+    if np.isfinite(x.amax):
+        middle, reach = (low + high) / 2 @ w.T + b, (high - low) / 2 @ np.abs(w).T
+        reach = reach + off * (x.amax * (np.abs(w).sum(1) + 2.0**-14 * n) + np.abs(b))
+        made = between(c.shape, middle - reach, middle + reach)
+    if x.form is not None:
+        made = mapped(c, x, x.form, w, b, stored, off, made)
+    else:
+        reach = (lengths + off * stored) * x.length * MORE + off * np.abs(b)
+        made = both(made, between(c.shape, b - reach, b + reach))
+        if x.even and x.carrier is not None and x.carrier.simple:
+            z = x.carrier
+            error = np.minimum(np.abs(w) @ z.error, lengths * z.slip) + 1e-6 * lengths * z.length
+            tail = off * (stored * x.length + np.abs(b)) + error
+            middle = w @ z.centre / 2 + b
+            a = w * z.rows if z.rows.ndim == 1 else w @ z.rows
+            reach = z.radius * np.linalg.norm(a, axis=1) / 2
+            up, down = (
+                np.linalg.norm(np.maximum(s * w, 0), axis=1) * z.length / 2 for s in (1, -1)
+            )
+            low, high = middle - (reach + down) * MORE - tail, middle + (reach + up) * MORE + tail
+            made = both(made, between(c.shape, low, high))
+    if made.form is None:
+        most = sigma(w) + off * float(np.linalg.norm(stored))
+        own = float(np.linalg.norm(b)) * (1 + off)
+        made = replace(made, lengths=(lambda: most * x.length + own,))
+    return replace(made, lost="" if np.isfinite(made.amax) else x.lost)
+
+
+def mapped(
+    c: Call, x: Known, form: Form, w: Array, b: Array, stored: Array, off: float, made: Known
+) -> Known:
+    """A linear map of a form, row by row of the tensor, the sum of what each ball gives."""
+    lengths, rows = np.linalg.norm(w, axis=1), rows_of(form, x.shape[-1])
+    ends: list[tuple[Array, Array]] = []
+    length = form.length if form.simple and form.rows.ndim == 1 else inf
+    kept = None
+    for at, ball in rows:
+        size = np.abs(form.centre[at]) + form.reach[at]
+        error = np.minimum(np.abs(w) @ form.error[at], lengths * form.slip)
+        inside = np.minimum(np.abs(w) @ size + 2.0**-14 * size.sum(), stored * length)
+        error = error + off * (inside + np.abs(b))
+        reach, balls, a = np.zeros(len(w)), np.unique(ball), w
+        for one in balls:
+            part = at[ball == one]
+            whole = form.rows.ndim == 1 and np.array_equal(part, np.arange(len(form.rows)))
+            a = w * form.rows if whole else w[:, ball == one] @ form.matrix(part)
+            reach = reach + form.radius * np.linalg.norm(a, axis=1)
+        kept = (a, error) if len(balls) == 1 and len(rows) == 1 else None
+        ends.append((w @ form.centre[at] + b, (reach + error) * MORE))
+    lead = np.broadcast_shapes(form.at.shape[:-1], form.ball.shape[:-1])
+    middle = np.stack([middle for middle, _ in ends]).reshape(*lead, -1)
+    reach = np.stack([reach for _, reach in ends]).reshape(*lead, -1)
+    made = both(made, between(c.shape, middle - reach, middle + reach))
+    if kept is None:
+        return made
+    last = (*(1,) * (len(c.shape) - 1), len(w))
+    origin = form.origin if x.shape[:-1] == c.shape[:-1] else object()
+    at, ball = np.arange(len(w)).reshape(last), np.zeros(last, np.int64)
+    return replace(made, form=Form(ends[0][0], kept[0], kept[1], form.radius, at, ball, origin))
+
+
+def affine(c: Call) -> Known:
+    """Linear layers, with their constants."""
+    node, x, w = c.node, None, None
+    if "weight" in c.given:
+        w, x = c.array("weight"), c["input"]
+        if node.op == "onnx.Gemm" and w is not None and not node.attributes.get("transB"):
+            w = w.T
+        if node.attributes.get("transA"):
+            return c.unknown()
+    elif "mat1" in c.given:
+        x, w = c["mat1"], c.array("mat2")
+        w = None if w is None else w.T
+    bias = next((c.array(n) for n in ("bias", "self") if c.array(n) is not None), None)
+    named = [n for n in ("bias", "self") if n in c.given]
+    scaled = any(c.number(n) not in (None, 1.0) for n in ("alpha", "beta"))
+    if w is None or x is None or scaled or (named and bias is None):
+        return c.unknown()
+    return linear(c, x, w, bias)
+
+
+def matmul(c: Call) -> Known:
+    """A constant on the right, weights that sum to 1 on the left, or |a b| <= ||a||_2 ||b||_2."""
+    x, y = (c.walk[v] for v in c.tensors[:2])
+    if c.walk.is_fixed(c.tensors[1]) and len(y.shape) == 2:
+        return linear(c, x, c.walk.array(c.tensors[1]).T, None)
+    if x.convex and len(y.shape) > 1:
+        return mixed(c, y, x.shape[-1])
+    turned = replace(nothing((*y.shape[:-2], *y.shape[:-3:-1]), y.lost))
+    if len(y.shape) > 1:
+        turned = replace(turned, low=np.swapaxes(y.low, -1, -2), high=np.swapaxes(y.high, -1, -2))
+        if y.form is not None:
+            at, ball = np.swapaxes(y.form.at, -1, -2), np.swapaxes(y.form.ball, -1, -2)
+            form = replace(y.form, at=at, ball=ball, slip=inf, origin=object())
+            turned = replace(turned, form=form)
+    else:
+        turned = y
+    n = x.shape[-1]
+    found = min(x.length * turned.length, n * x.amax * y.amax) * (1 + sums(n))
+    return between(c.shape, -found, found, "" if np.isfinite(found) else x.lost or y.lost)
+
+
+def mixed(c: Call, v: Known, count: int) -> Known:
+    """Convex combinations of rows: their hull, and a form with another u of the same ball."""
+    off = 2.0**-10 + count * TINY + 2 * sums(count)
+    heads = c.shape[-3] if len(c.shape) > 2 else 1
+
+    def over(x: Array, how: Any) -> Array:
+        x = how(x, axis=-2, keepdims=True)
+        groups = x.shape[-3] if x.ndim > 2 else 1
+        return np.repeat(x, heads // groups, axis=-3) if 1 < groups < heads else x
+
+    most = over(v.size, np.max)
+    made = between(
+        c.shape, over(v.low, np.min) - off * most, over(v.high, np.max) + off * most, v.lost
+    )
+    made = replace(made, lengths=((lambda: v.length * (1 + off)),))
+    form = v.form
+    if form is None or form.at.shape[-2] > 1 or form.ball.shape[-1] != v.shape[-1]:
+        return made
+    if not (form.ball == form.ball[..., :1]).all():
+        return made
+    at = over(form.at, np.max)
+    lead = [n if m > 1 else 1 for n, m in zip(c.shape[:-2], at.shape[:-2], strict=True)]
+    lead = [*lead[:-1], heads] if lead else lead
+    ball = np.arange(prod(lead)).reshape(*lead, 1, 1)
+    ball = np.broadcast_to(ball, (*lead, 1, v.shape[-1]))
+    error = form.error + off * (np.abs(form.centre) + form.reach)
+    return replace(
+        made, form=replace(form, at=at, ball=ball, error=error, slip=inf, origin=object())
+    )
+
+
+def attention(c: Call) -> Known:
+    """softmax(q k^T) v."""
+    return mixed(c, c["value"], c["key"].shape[-2])
+
+
+def softmax(c: Call) -> Known:
+    """Not negative, and of sum 1."""
+    axis = c.node.attributes.get("dim", c.node.attributes.get("axis"))
+    last = axis in (-1, len(c.shape) - 1)
+    return replace(between(c.shape, 0.0, 1 + 16 * V), convex=last)
+
+
+def log_softmax(c: Call) -> Known:
+    """From -(span + log n) to 0."""
+    x = c.first
+    span = float(x.high.max() - x.low.min())
+    return between(c.shape, -(span + np.log(c.shape[-1])) * (1 + 16 * V), 16 * V, x.lost)
+
+
+def behind_norm(shape: tuple[int, ...], g: Array | None, b: Array | None, radius: float) -> Known:
+    """g u + b with ||u||_2 <= radius."""
+    n = shape[-1]
+    gain = np.ones(n) if g is None else g.astype(np.float64).ravel()
+    centre = np.zeros(n) if b is None else b.astype(np.float64).ravel()
+    longest = float(np.linalg.norm(centre)) + radius * float(np.abs(gain).max())
+    last = (*(1,) * (len(shape) - 1), n)
+    return of_form(shape, Form(
+        centre, gain, 1.01 * U * (np.abs(centre) + radius * np.abs(gain)) + (1 + radius) * TINY,
+        radius * (1 + 2 * sums(n + 8)), np.arange(n).reshape(last), np.zeros(last, np.int64),
+        slip=1.01 * U * longest + (sqrt(n) + radius) * TINY,
+    ))  # fmt: skip
+
+
+def layer_norm(c: Call) -> Known:
+    """g u + b, u no longer than sqrt(d)."""
+    axes = c.node.attributes.get("normalized_shape")
+    width = prod(axes) if axes else prod(c.shape[int(c.node.attributes.get("axis", -1)) :])
+    if width != c.shape[-1]:
+        return c.unknown()
+    return behind_norm(c.shape, c.array("weight"), c.array("bias"), sqrt(width))
