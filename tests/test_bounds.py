@@ -487,6 +487,36 @@ def test_a_quotient_by_less_than_the_sum_of_weights_is_no_mean():
     assert passed(source, bounds, [(ids, one)]) == []
 
 
+class Routed(nn.Module):
+    """Weights of the two experts of four that are picked, as mixtures of experts have them."""
+
+    def forward(self, x):
+        chosen = torch.softmax(x.float(), -1).topk(2, dim=-1).values
+        return chosen / chosen.sum(-1, keepdim=True)
+
+
+class Misaligned(nn.Module):
+    """Over sums of other rows: the sum has no axis of its own, and is laid along the last one."""
+
+    def forward(self, x):
+        chosen = torch.sigmoid(x) + 1e-3
+        return chosen / chosen.sum(-1)
+
+
+def test_parts_of_a_sum_are_no_more_than_it():
+    xs = [torch.randn(4, 4), 100 * torch.eye(4), torch.zeros(4, 4)]
+    source, bounds = bounds_of(Routed().eval(), xs[0], {"x": (-100.0, 100.0)})
+    assert bounds[source.graph.outputs[0]].amax < 1.01
+    assert passed(source, bounds, [(x,) for x in xs]) == []
+    xs = [
+        torch.diag(torch.full((4,), 200.0)) - 100,
+        (torch.arange(4) - 1.5)[:, None] * 50 * torch.ones(4),
+    ]
+    source, bounds = bounds_of(Misaligned().eval(), xs[0], {"x": (-100.0, 100.0)})
+    assert passed(source, bounds, [(x,) for x in xs]) == []
+    assert bounds[source.graph.outputs[0]].amax > 100
+
+
 def test_a_gate_and_its_carrier_are_bounded_together():
     """Of |<a, u> <b, u>| at right angles half is reached of what each alone says."""
 

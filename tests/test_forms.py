@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import erf, inf, nan, pi, sqrt
 from typing import Any, get_args
 
@@ -27,7 +27,7 @@ from halfsafe.frontends.torch.program import Program
 from halfsafe.graph import Graph, Kind, Node, Value
 from halfsafe.remedies import SMALL, gate_forms
 from halfsafe.samples import Call
-from halfsafe.windows import Window
+from halfsafe.windows import Limits, Window
 
 Array = NDArray[Any]
 
@@ -399,5 +399,8 @@ def test_a_form_is_proposed_where_no_law_helps(op: str):
     node = Node("n", op, inputs, ("y",))
     graph = Graph((node,), values, ("x",), ("y",))
     beyond = Window(low=3, least=2, high=30, comfort=30)
-    found = gate_forms(graph, {"x": beyond})
+    found = gate_forms(graph, {"x": beyond}, Limits())
     assert found == ([] if has_law else [Lower("n", FORM_OF[op])])
+    wished = replace(beyond, least=0)  # a bound that FP16 does not hold
+    assert gate_forms(graph, {"x": wished}, Limits()) == []
+    assert gate_forms(graph, {"x": wished}, Limits(bounds={"x": 3e5})) == found

@@ -30,7 +30,7 @@ from halfsafe.rules import Unknown
 from halfsafe.samples import Call, Samples
 from halfsafe.sharing import ALONE, Group, shared
 from halfsafe.source import Progress, Source
-from halfsafe.windows import Limits, windows
+from halfsafe.windows import Limits, Windows, windows
 
 AS_ASKED = "kept in FP32 as asked"
 
@@ -162,10 +162,11 @@ class Preparation:
             bounds = windows(source.graph, ranges, self.limits)
             restriction = self._restricting(source.graph)
             found = plan(source.graph, bounds, eager=eager, restriction=restriction)
+            unmet = found.conflicts or self._unmet(found, bounds)
+            if unmet and self._lower(remedies.gate_forms(source.graph, bounds, self.limits), nodes):
+                continue
             if not found.conflicts:
                 break
-            if self._lower(remedies.gate_forms(source.graph, bounds), nodes):
-                continue
             more = around(source.graph, self._lowered.graph, found.conflicts)
             new = [name for name in more if name not in nodes]
             if not new:
@@ -178,6 +179,11 @@ class Preparation:
         floors = replacements.floors(source.graph, found.exponents, ranges)
         floors = [floor for floor in floors if floor.use.node not in self._excluded]
         return self._found(source, ranges, found, islands, floors, notes)
+
+    def _unmet(self, found: Plan, windows: Windows) -> bool:
+        """Whether a value fits on these samples, and its bound does not."""
+        known = (name for name in self.limits.bounds if name in windows)
+        return any(found.exponents.get(name, 0) < windows[name].low for name in known)
 
     def _restricted(self, eager: bool) -> Prepared:
         """The plan under the first restriction that leaves no conflict, or else under the first.

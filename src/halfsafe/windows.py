@@ -106,12 +106,13 @@ def windows(graph: Graph, ranges: Ranges, limits: Limits) -> dict[Unknown, Windo
             found[use] = draw.exact if _saturates(graph, use) else draw.window(needs, eps)
         if value.kind == Kind.CONSTANT:
             continue
-        found[name] = draw.window(everything)
+        wished = Window()
         if value.bounded and name in limits.bounds:
-            found[name] &= _whatever_comes_in(limits.bounds[name], measured, limits)
+            wished = _whatever_comes_in(limits.bounds[name], measured, limits)
+        found[name] = draw.window(everything) & wished
         for use in graph.consumers[name]:
             borne = _borne(graph, use, measured, limits)
-            found[use] &= borne
+            found[use] &= borne & wished  # where a Mul is inserted, its product is stored as well
             found[name] &= borne
     return found
 

@@ -83,7 +83,8 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     f.smaller: ["minimum", "fmin"],
     moving.bordered: """pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
         replication_pad1d replication_pad2d replication_pad3d""".split(),
-    f.picked: "topk sort max min kthvalue median cummax cummin aminmax".split(),
+    f.largest: ["topk"],
+    f.picked: "sort max min kthvalue median cummax cummin aminmax".split(),
     moving.selected: ["where", "masked_fill"],
     moving.cut_off: ["tril", "triu"],
     moving.laid_out: ["im2col"],

@@ -27,7 +27,7 @@ from halfsafe.bounds.bound import (
     with_form,
 )
 from halfsafe.bounds.operands import Operands
-from halfsafe.bounds.rounding import ROUNDED, summed
+from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
 
 
 def total(b: Operands) -> Bound:
@@ -350,6 +350,25 @@ def picked(b: Operands) -> list[Bound]:
     x = b.first
     ends = float(x.low.min()), float(x.high.max())
     return [Bound.between(b.shape, *ends, x.lost)]
+
+
+def largest(b: Operands) -> list[Bound]:
+    """The k largest of a row, and where they were: of n that sum to 1 the first is 1/n at least."""
+    (found,), x, rank = picked(b), b.first, len(b.shape)
+    last = _option(b, "dim", "axis") in (-1, rank - 1)
+    in_order = bool(_option(b, "largest")) and bool(_option(b, "sorted"))
+    if not (x.convex and last and in_order):
+        return [found]
+    count = x.shape[-1]
+    low = np.zeros((1,) * (rank - 1) + b.shape[-1:])
+    low[..., 0] = max(1 - 2 * ROUNDED - count * FLUSHED - summed(count), 0.0) / count
+    return [Bound.between(b.shape, low, found.high, x.lost)]
+
+
+def _option(b: Operands, *names: str) -> object:
+    """An attribute that has one of these names; which dialect leaves out what is 1 or -1 by
+    itself."""
+    return next((b.attributes[n] for n in names if n in b.attributes), -1)
 
 
 def square_root(b: Operands) -> Bound:

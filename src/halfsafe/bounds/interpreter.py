@@ -23,7 +23,8 @@ from halfsafe.bounds.norms import on_ball
 from halfsafe.bounds.onnx import BOUNDS as ONNX
 from halfsafe.bounds.onnx import WHOLE as BYTES
 from halfsafe.bounds.operands import Computed, Operands
-from halfsafe.bounds.patterns import averaged, counts, normalised
+from halfsafe.bounds.patterns import averaged, counts, normalised, part_of_sum
+from halfsafe.bounds.rounding import summed
 from halfsafe.graph import Graph, Kind, Node
 from halfsafe.progress import Progress
 
@@ -111,9 +112,9 @@ class Interpreter:
         output = node.outputs[0]
         if radius is not None:
             return [on_ball(self.graph.values[output].shape, None, None, radius)]
-        mean = self._weighed_mean(node)
-        if mean is not None:
-            return [mean]
+        known = self._weighed_mean(node) or self._part_of_sum(node)
+        if known is not None:
+            return [known]
         family = TABLE.get(node.op)
         if family is None or not (self.graph.values[output].floating or node.op in WHOLE):
             return [self._unknown(o, node) for o in node.outputs]
@@ -145,6 +146,18 @@ class Interpreter:
             low, high = low[:, 0], high[:, 0]
         ends = np.minimum(low, 0.0) - off, np.maximum(high, 0.0) + off
         return Bound.between(shape, *ends, by="hulls")
+
+    def _part_of_sum(self, node: Node) -> Bound | None:
+        """Of x / sum(x) for x >= 0: no more than 1, and what the sum of n, each stored, is off."""
+        count = part_of_sum(self.graph, node)
+        if count is None:
+            return None
+        x, divisor = (self.bound(node.inputs[name]) for name in ("self", "other"))
+        least = float(divisor.low.min())
+        if x.low.min() < 0 or least <= 0:
+            return None
+        most = 1 + 4 * HALF[0] + 2 * summed(count) + (count + 1) * HALF[1] / least
+        return Bound.between(self.graph.values[node.outputs[0]].shape, 0.0, most, by="hulls")
 
     def _unknown(self, output: str, node: Node) -> Bound:
         value = self.graph.values[output]

@@ -2,7 +2,8 @@
 
 Norms, x / sqrt(mean(x^2) + eps), as T5 and Llama have them: whatever x is, the result is u with
 ||u||_2 = sqrt(sum x^2 / (mean(x^2) + eps)) <= sqrt(d). Means by a mask, sum(m h) / max(sum(m), e),
-as encoders of sentences have them: |sum(m h)| <= max |h| sum(m) for m >= 0.
+as encoders of sentences have them: |sum(m h)| <= max |h| sum(m) for m >= 0. Parts of a sum,
+x / sum(x), as mixtures of experts weigh those that they pick: between 0 and 1 for x >= 0.
 """
 
 from __future__ import annotations
@@ -169,6 +170,20 @@ def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str, Node] 
         if _source(graph, weighed.inputs[weight]) == mask:
             return weighed.inputs[other], mask, below
     return None
+
+
+def part_of_sum(graph: Graph, node: Node) -> int | None:
+    """How many are added in the y of a quotient x / y with y >= sum(x), of axes that stay; None for
+    other quotients."""
+    if node.op not in ("aten.div", "onnx.Div") or not {"self", "other"} <= set(node.inputs):
+        return None
+    below = _at_least(graph, graph.producers.get(_source(graph, node.inputs["other"])))
+    if below is None or below.op not in SUMS or node.attributes.get("rounding_mode") is not None:
+        return None
+    x, y, divisor = (graph.values[v] for v in (_first(below), *below.outputs, node.inputs["other"]))
+    if y.shape != divisor.shape or len(x.shape) != len(y.shape):
+        return None
+    return x.size // max(y.size, 1) if _alike(graph, node.inputs["self"], x.name) else None
 
 
 def _at_least(graph: Graph, node: Node | None) -> Node | None:
