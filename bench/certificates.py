@@ -59,7 +59,7 @@ CONVOLUTIONAL = """
 
 ROWS = Path("build/certificates.jsonl")
 
-SECONDS = 900
+SECONDS = 1800
 """After which a network is given up, and told as not done."""
 
 BATCH = 32

@@ -282,6 +282,18 @@ def magnitude(c: Call) -> Known:
     return replace(between(c.shape, low, x.size, x.lost), lengths=((lambda: x.length),))
 
 
+def largest(c: Call) -> list[Known]:
+    """The first k of a row in order; of n weights that sum to 1, one is 1/n at least."""
+    x, n, rank = c.first, c.first.shape[-1], len(c.shape)
+    options = c.node.attributes
+    axis = options.get("dim", options.get("axis", -1))
+    low = np.full((1,) * (rank - 1) + c.shape[-1:], float(x.low.min()))
+    sorted_down = options.get("largest", 1) and options.get("sorted", 1)
+    if x.convex and axis in (-1, rank - 1) and sorted_down:
+        low[..., 0] = max((1 - 2 * U - n * TINY - sums(n)) / n, 0.0)
+    return [between(c.shape, low, float(x.high.max()), x.lost)]
+
+
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x))."""
     return 1 / (1 + np.exp(-x))
@@ -336,6 +348,7 @@ _NAMES: Mapping[Rule, str] = {
     clipped: "clamp clip hardtanh Clip",
     hull: "where masked_fill maximum minimum Where Max Min",
     padded: "pad constant_pad_nd",
+    largest: "topk TopK",
     reduced("sum"): "sum ReduceSum",
     reduced("hull"): "mean amax amin ReduceMean ReduceMax ReduceMin",
 }  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import inf, sqrt
+from math import inf, prod, sqrt
 
 import numpy as np
 
-from halfsafe.checking.calls import Call
+from halfsafe.checking.calls import Call, sums
 from halfsafe.checking.known import TINY, Array, Known, U, V, between, nothing, rounded
 from halfsafe.checking.linear import behind_norm
 from halfsafe.checking.operators import RULES, moved, same
@@ -141,7 +141,21 @@ class Walk:
             radius = self._norm(a, b, kind == "mul")
             if radius is not None:
                 return behind_norm(self.graph.values[node.outputs[0]].shape, None, None, radius)
-        return self._mean_by_mask(node, x, y) if kind == "div" else None
+        return self._mean_by_mask(node, x, y) or self._part(node, x, y) if kind == "div" else None
+
+    def _part(self, node: Node, x: str, y: str) -> Known | None:
+        """x / sum(x), x >= 0 and the sum over axes that stay: 1 at most."""
+        total = self._made(y, "sum", "reducesum")
+        if total is None or not self._equal(total[1][0], x):
+            return None
+        values, rounding = self.graph.values, node.attributes.get("rounding_mode")
+        one, whole = values[total[0].outputs[0]].shape, values[total[1][0]].shape
+        least, low = float(self[node.inputs["other"]].low.min()), self[node.inputs["self"]].low
+        if len(one) != len(whole) or least <= 0 or low.min() < 0 or rounding is not None:
+            return None
+        n = prod(whole) // prod(one)
+        most = 1 + 4 * (U + 16 * V) + 2 * sums(n) + (n + 1) * TINY / least
+        return between(values[node.outputs[0]].shape, 0.0, most)
 
     def _origin(self, value: str, through: tuple[str, ...] = ()) -> str:
         """What a value is a copy of."""
