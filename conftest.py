@@ -1,5 +1,6 @@
 """What every test finds, those in the documentation as well."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -10,6 +11,7 @@ from halfsafe.manual import rewrites as rewriter
 from halfsafe.rules import LAWS
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start, beside as many others as cores
 
 collect_ignore = ["docs/conf.py"]
 """Sphinx reads it, which only those have who build the site."""

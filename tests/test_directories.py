@@ -420,6 +420,7 @@ def says(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_directory_is_inspected_fixed_and_verified_on_the_command_line(tmp_path):
     place = saved(tmp_path / "t5", ROWS["t5_tied"].build(), {r"\.o\.weight|wo\.weight": 1e6})
     ran = says(place)

@@ -57,7 +57,8 @@ def opened(model, given):
 
 
 ARRAYS = [x.numpy() for (x,) in samples()]
-CASES = [(name, net, samples()) for name in ("strict", "torch", "torch-compiled")]
+CASES = [(name, net, samples()) for name in ("strict", "torch")]
+CASES += [pytest.param("torch-compiled", net, samples(), marks=pytest.mark.slow)]
 CASES += [(name, file, ARRAYS) for name in ("strict", "onnxruntime")]
 CASES += [("onnxruntime", net, samples())]
 CASES += [

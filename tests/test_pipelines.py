@@ -65,6 +65,7 @@ def test_hidden_states_that_a_pipeline_reads_are_judged(fixed):
     assert fixed.recipe().of["text_encoder"].exponents
 
 
+@pytest.mark.slow
 def test_a_text_encoder_whose_hidden_states_are_too_large_for_half_is_refused(xl, tmp_path):
     """Rescaled, they would be other prompts for the UNet, and another picture in FP32."""
     shutil.copytree(xl, tmp_path / "in")
@@ -85,6 +86,7 @@ def test_a_decoder_is_proved_on_the_latents_that_it_is_given(fixed):
     assert len(report.graph.inputs) == 2
 
 
+@pytest.mark.slow
 def test_the_halves_of_an_autoencoder_are_what_they_were(tmp_path):
     """Rescaled latents between the two would be seen by neither, and by whoever uses one alone."""
     torch.manual_seed(0)
@@ -102,6 +104,7 @@ def test_the_halves_of_an_autoencoder_are_what_they_were(tmp_path):
     assert torch.equal(*decoded)
 
 
+@pytest.mark.slow
 def test_prompts_of_the_user_are_run(xl, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red boat\n\nan old house\na lake\n")
     given = ["--samples", str(tmp_path / "prompts.txt"), "--json"]
@@ -114,6 +117,7 @@ def test_prompts_of_the_user_are_run(xl, tmp_path):
     assert not any(OURS in note for note in found["unet"]["notes"])
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_cannot_be_run_says_why_and_samples_are_made_up(xl, tmp_path):
     shutil.copytree(xl, tmp_path / "in")
     index = json.loads((tmp_path / "in" / "model_index.json").read_text())
@@ -146,6 +150,7 @@ def test_samples_that_are_neither_prompts_nor_by_name_are_refused(xl):
         fix_directory(xl, {"nonesuch": []})
 
 
+@pytest.mark.slow
 def test_a_safety_checker_is_copied_as_it_is(tmp_path):
     place = diffusion.saved(diffusion.stable_diffusion, tmp_path / "in")
     found = fix_directory(place, ["a red boat"])
