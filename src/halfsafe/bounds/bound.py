@@ -97,10 +97,10 @@ class Form:
         return (float(np.linalg.norm(self.centre)) + error + self.radius * gain) * SLACK
 
     def factor(self, chosen: Array) -> Array:
-        """Rows in FP64, by which weights are multiplied, or a diagonal."""
-        if self.rows.ndim == 1 and len(chosen) == len(self.rows) and _counts_up(chosen):
+        """Rows by which weights are multiplied, or a diagonal."""
+        if len(chosen) == len(self.rows) and _counts_up(chosen):
             return self.rows
-        return self.picked(chosen).astype(np.float64)
+        return self.picked(chosen)
 
     def stored(self, relative: float, absolute: float) -> Form:
         """Each entry off by so much of itself, and so much at least."""
@@ -346,6 +346,23 @@ def _gain(a: Array, powers: int) -> float:
     size = float(np.linalg.norm(gram))
     rest = _gain((gram / size).astype(a.dtype), powers - 1) if powers and size else 1.0
     return min(sqrt(size * rest + off), 1.0 + off)
+
+
+def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
+    """A B, for a matrix B or a diagonal, and how much longer its rows may be; of large matrices in
+    FP32, whose sums are off by g(n) ||a_i||_2 ||B||_F in length."""
+    if b.ndim == 1:
+        return a * b, np.zeros(len(a))
+    large = float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) * len(b)
+    if b.size <= LARGE or not 2.0**-40 < large < 2.0**80:
+        return a @ b.astype(np.float64), np.zeros(len(a))
+    one, other = a.astype(np.float32), b.astype(np.float32)
+    made = np.zeros((len(a), b.shape[1]))
+    for start in range(0, len(b), COLUMNS):
+        made += one[:, start : start + COLUMNS] @ other[start : start + COLUMNS]
+    relative = 1.01 * (min(COLUMNS, len(b)) + 8) * UNIT
+    size = float(np.sqrt((row_lengths(b) ** 2).sum()))
+    return made, relative * row_lengths(a) * size + 2.0**-149 * len(b) * sqrt(b.shape[1])
 
 
 def narrowed(rows: Array, radius: float) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ from halfsafe.bounds.bound import (
     groups,
     hull,
     largest_gain,
+    multiplied,
     narrowed,
     positions,
     row_lengths,
@@ -206,23 +207,26 @@ class Matrix:
             held = np.empty((self.rows, form.rows.shape[-1]), np.float32)
         for rows, weight in self.blocks():
             for part, column in zip(parts, columns, strict=True):
-                product = weight[:, column] * part if part.ndim == 1 else weight[:, column] @ part
-                reach[rows] += form.radius * row_lengths(product)
+                chosen = weight if column.all() else weight[:, column]
+                product, off = multiplied(chosen, part)
+                reach[rows] += form.radius * (row_lengths(product) + off)
                 if held is not None:
-                    held[rows], off = narrowed(product, form.radius)
-                    errors[rows] += off
+                    held[rows], lost = narrowed(product, form.radius)
+                    errors[rows] += lost + form.radius * off
         return reach, errors, held
 
     def summed(self, x: Bound) -> float | None:
         """sum |w_j x_j| + |c|, the least of sum |w_j| max |x_j| (Hoelder), ||w||_2 ||x||_2 (Cauchy
         and Schwarz) and, behind a norm with gain g, r ||w g||_2 + sum |w_j c_j|."""
-        size = np.broadcast_to(x.size, (*x.size.shape[:-1], self.terms))
-        found = self.size_times(size) if x.is_finite else []
+        whole = np.broadcast_to(x.size, (*x.size.shape[:-1], self.terms))
+        size: list[Array] = [whole] if x.is_finite else []
         if x.form is not None and x.form.is_plain and x.form.rows.ndim == 1:
-            centre, error = self.size_times(np.abs(x.form.centre), x.form.error)
-            found.append(x.form.radius * self._scaled_lengths(x.form.rows) + centre + error)
-        elif x.form is None and isfinite(x.length):
-            found.append(self.lengths * x.length)
+            *found, beside = self.size_times(*size, np.abs(x.form.centre) + x.form.error)
+            found.append(x.form.radius * self._scaled_lengths(x.form.rows) + beside)
+        else:
+            found = self.size_times(*size)
+            if x.form is None and isfinite(x.length):
+                found.append(self.lengths * x.length)
         if not found:
             return None
         least = min(float((sums + np.abs(self.bias)).max(initial=0.0)) for sums in found)
@@ -237,10 +241,9 @@ def _mapped_entries(shape: tuple[int, ...], x: Bound, matrix: Matrix) -> Bound:
         return Bound.unknown(shape, x.lost)
     ends: list[Array] = [(x.low + x.high) / 2, (x.high - x.low) / 2]
     wide: list[Array] = [np.broadcast_to(end, (*end.shape[:-1], matrix.terms)) for end in ends]
-    middle, half = wide
+    (middle, half), one = wide, np.broadcast_to(1.0, matrix.terms)
     centre = matrix.times(middle)[0] + matrix.bias
-    (reach,) = matrix.size_times(half)
-    (stored,) = matrix.size_times(np.ones((matrix.terms,)))
+    reach, stored = matrix.size_times(half, one)
     stored = x.amax * (stored + FLUSHED / ROUNDED * matrix.terms)
     reach = reach + matrix.off * (stored + np.abs(matrix.bias))
     return Bound.between(shape, centre - reach, centre + reach)
