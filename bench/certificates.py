@@ -233,6 +233,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "transformers_that_break": sum(row.get("fp16_breaks", False) for row in families),
         "transformers_certified": len(certified),
         "certified_within_1.2_of_the_floor": sum(r["over_floor"] <= 1.2 for r in certified),
+        "of_these_fp16_cannot_do_better": sum(r["answer"] != "safe" for r in certified),
         "others_certified": sum(r["certified"] for r in rows if r["name"] in CONVOLUTIONAL),
     }
 

@@ -353,8 +353,9 @@ def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
     FP32, whose sums are off by g(n) ||a_i||_2 ||B||_F in length."""
     if b.ndim == 1:
         return a * b, np.zeros(len(a))
-    large = float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) * len(b)
-    if b.size <= LARGE or not 2.0**-40 < large < 2.0**80:
+    amax, bmax = (float(np.abs(x).max(initial=0.0)) for x in (a, b))
+    narrow = max(amax, bmax) < 2.0**100 and 2.0**-40 < amax * bmax * len(b) < 2.0**80
+    if b.size <= LARGE or not narrow:
         return a @ b.astype(np.float64), np.zeros(len(a))
     one, other = a.astype(np.float32), b.astype(np.float32)
     made = np.zeros((len(a), b.shape[1]))
@@ -362,7 +363,8 @@ def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
         made += one[:, start : start + COLUMNS] @ other[start : start + COLUMNS]
     relative = 1.01 * (min(COLUMNS, len(b)) + 8) * UNIT
     size = float(np.sqrt((row_lengths(b) ** 2).sum()))
-    return made, relative * row_lengths(a) * size + 2.0**-149 * len(b) * sqrt(b.shape[1])
+    flushed = 2.0**-126 * (1 + bmax) * len(b) * sqrt(b.shape[1])
+    return made, relative * row_lengths(a) * size + flushed
 
 
 def narrowed(rows: Array, radius: float) -> tuple[Array, Array]:
