@@ -272,18 +272,19 @@ def test_a_gain_is_never_under_the_largest_singular_value(shape):
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1e-25, 1e25), (1e30, 1e15), (1e-20, 1e-20)])
-def test_rows_of_a_large_product_are_no_longer_than_it_says(scales):
+@pytest.mark.parametrize("spread", [1, 4])
+def test_rows_of_a_large_product_are_no_longer_than_it_says(scales, spread):
     """In FP32 where that holds it, and a little more than they are; else in FP64."""
     draw = np.random.default_rng(0)
     a, b = (
-        scale * draw.lognormal(sigma=4, size=shape) * draw.choice([-1, 1], size=shape)
+        scale * draw.lognormal(sigma=spread, size=shape) * draw.choice([-1, 1], size=shape)
         for scale, shape in zip(scales, [(30, 700), (700, 100)], strict=True)
     )
     product, more = multiplied(a, b.astype(np.float32))
     true = row_lengths(a @ b.astype(np.float32).astype(np.float64))
     found = row_lengths(product) + more
     assert (found >= true * (1 - 1e-12)).all()
-    assert (found <= 1.05 * true).all()
+    assert (found <= (1.01 if spread == 1 else 1.5) * true).all()
 
 
 def test_a_form_is_bounded_as_it_can_be_reached():
