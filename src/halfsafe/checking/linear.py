@@ -61,7 +61,7 @@ def linear(c: Call, x: Known, w: Array, bias: Array | None) -> Known:
         most = sigma(w) + off * float(np.linalg.norm(stored))
         own = float(np.linalg.norm(b)) * (1 + off)
         made = replace(made, lengths=(lambda: most * x.length + own,))
-    return replace(made, lost="" if np.isfinite(made.amax) else x.lost)
+    return replace(made, lost=x.lost)
 
 
 def mapped(
@@ -111,10 +111,23 @@ def affine(c: Call) -> Known:
         w = None if w is None else w.T
     bias = next((c.array(n) for n in ("bias", "self") if c.array(n) is not None), None)
     named = [n for n in ("bias", "self") if n in c.given]
-    scaled = any(c.number(n) not in (None, 1.0) for n in ("alpha", "beta"))
-    if w is None or x is None or scaled or (named and bias is None):
+    if w is None or x is None or (named and bias is None):
         return c.unknown()
-    return linear(c, x, w, bias)
+    if bias is not None and bias.size not in (1, len(w)):
+        return c.unknown()
+    a, b = (1.0 if (n := c.number(k)) is None else n for k in ("alpha", "beta"))
+    if a == b == 1:
+        return linear(c, x, w, bias)
+    bias = None if bias is None else b * bias.astype(np.float64)
+    return rescaled(linear(c, x, a * w.astype(np.float64), bias), x, a * w, bias, abs(a))
+
+
+def rescaled(made: Known, x: Known, w: Array, bias: Array | None, a: float) -> Known:
+    """With numbers that may be stored, each of which is off by 2^-11 of what it is a factor of."""
+    size = np.minimum(np.abs(w).sum(1) * x.amax, np.linalg.norm(w, axis=1) * x.length)
+    off = 1.01 * U * (size + (0.0 if bias is None else np.abs(bias).ravel()))
+    off = off + TINY * (1 + (1 + a) * w.shape[1] * x.amax)
+    return between(made.shape, made.low - off, made.high + off, made.lost)
 
 
 def matmul(c: Call) -> Known:
@@ -124,18 +137,26 @@ def matmul(c: Call) -> Known:
         return linear(c, x, c.walk.array(c.tensors[1]).T, None)
     if x.convex and len(y.shape) > 1:
         return mixed(c, y, x.shape[-1])
-    turned = replace(nothing((*y.shape[:-2], *y.shape[:-3:-1]), y.lost))
-    if len(y.shape) > 1:
-        turned = replace(turned, low=np.swapaxes(y.low, -1, -2), high=np.swapaxes(y.high, -1, -2))
-        if y.form is not None:
-            at, ball = np.swapaxes(y.form.at, -1, -2), np.swapaxes(y.form.ball, -1, -2)
-            form = replace(y.form, at=at, ball=ball, slip=inf, origin=object())
-            turned = replace(turned, form=form)
-    else:
-        turned = y
+    return inner(c, x, y)
+
+
+def inner(c: Call, x: Known, y: Known) -> Known:
+    """|a b| <= ||a||_2 ||b||_2, or n max |a| max |b|."""
     n = x.shape[-1]
-    found = min(x.length * turned.length, n * x.amax * y.amax) * (1 + sums(n))
-    return between(c.shape, -found, found, "" if np.isfinite(found) else x.lost or y.lost)
+    found = min(x.length * turned(y).length, n * x.amax * y.amax) * (1 + sums(n))
+    return between(c.shape, -found, found, x.lost or y.lost)
+
+
+def turned(y: Known) -> Known:
+    """Its last two axes exchanged."""
+    if len(y.shape) < 2:
+        return y
+    made = nothing((*y.shape[:-2], y.shape[-1], y.shape[-2]), y.lost)
+    made = replace(made, low=np.swapaxes(y.low, -1, -2), high=np.swapaxes(y.high, -1, -2))
+    if y.form is None:
+        return made
+    at, ball = np.swapaxes(y.form.at, -1, -2), np.swapaxes(y.form.ball, -1, -2)
+    return replace(made, form=replace(y.form, at=at, ball=ball, slip=inf, origin=object()))
 
 
 def mixed(c: Call, v: Known, count: int) -> Known:
@@ -169,11 +190,6 @@ def mixed(c: Call, v: Known, count: int) -> Known:
     )
 
 
-def attention(c: Call) -> Known:
-    """softmax(q k^T) v."""
-    return mixed(c, c["value"], c["key"].shape[-2])
-
-
 def softmax(c: Call) -> Known:
     """Not negative, and of sum 1."""
     axis = c.node.attributes.get("dim", c.node.attributes.get("axis"))
@@ -182,10 +198,12 @@ def softmax(c: Call) -> Known:
 
 
 def log_softmax(c: Call) -> Known:
-    """From -(span + log n) to 0."""
-    x = c.first
+    """From -(span + log n) to 0; before opset 13 of ONNX n are all entries from the axis on."""
+    x, shape, options = c.first, c.shape or (1,), c.node.attributes
+    axis = int(options.get("dim", options.get("axis", min(1, len(shape) - 1))))
+    n = shape[axis] if "dim" in options else prod(shape[axis:])
     span = float(x.high.max() - x.low.min())
-    return between(c.shape, -(span + np.log(c.shape[-1])) * (1 + 16 * V), 16 * V, x.lost)
+    return between(c.shape, -(span + np.log(n)) * (1 + 16 * V), 16 * V, x.lost)
 
 
 def behind_norm(shape: tuple[int, ...], g: Array | None, b: Array | None, radius: float) -> Known:
@@ -200,12 +218,3 @@ def behind_norm(shape: tuple[int, ...], g: Array | None, b: Array | None, radius
         radius * (1 + 2 * sums(n + 8)), np.arange(n).reshape(last), np.zeros(last, np.int64),
         slip=1.01 * U * longest + (sqrt(n) + radius) * TINY,
     ))  # fmt: skip
-
-
-def layer_norm(c: Call) -> Known:
-    """g u + b, u no longer than sqrt(d)."""
-    axes = c.node.attributes.get("normalized_shape")
-    width = prod(axes) if axes else prod(c.shape[int(c.node.attributes.get("axis", -1)) :])
-    if width != c.shape[-1]:
-        return c.unknown()
-    return behind_norm(c.shape, c.array("weight"), c.array("bias"), sqrt(width))
