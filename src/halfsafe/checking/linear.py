@@ -32,23 +32,24 @@ def linear(c: Call, x: Known, w: Array, bias: Array | None) -> Known:
     n = w.shape[1]
     b = np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64).ravel()
     b = np.broadcast_to(b, (len(w),))
+    own = np.abs(b) + 2.0**-14 * (b != 0)  # of which half a step is off, 2^-25 at least
     lengths = np.linalg.norm(w, axis=1)
     stored, off = lengths + 2.0**-14 * sqrt(n), sums(n + 1) + U * (1 + sums(n + 1))
     low, high = (np.broadcast_to(e, (*e.shape[:-1], n)) for e in (x.low, x.high))
     made = c.unknown()
     if np.isfinite(x.amax):
         middle, reach = (low + high) / 2 @ w.T + b, (high - low) / 2 @ np.abs(w).T
-        reach = reach + off * (x.amax * (np.abs(w).sum(1) + 2.0**-14 * n) + np.abs(b))
+        reach = reach + off * (x.amax * (np.abs(w).sum(1) + 2.0**-14 * n) + own)
         made = between(c.shape, middle - reach, middle + reach)
     if x.form is not None:
-        made = mapped(c, x, x.form, w, b, stored, off, made)
+        made = mapped(c, x, x.form, w, b, (stored, own), off, made)
     else:
-        reach = (lengths + off * stored) * x.length * MORE + off * np.abs(b)
+        reach = (lengths + off * stored) * x.length * MORE + off * own
         made = both(made, between(c.shape, b - reach, b + reach))
         if x.even and x.carrier is not None and x.carrier.simple:
             z = x.carrier
             error = np.minimum(np.abs(w) @ z.error, lengths * z.slip) + 1e-6 * lengths * z.length
-            tail = off * (stored * x.length + np.abs(b)) + error
+            tail = off * (stored * x.length + own) + error
             middle = w @ z.centre / 2 + b
             a = w * z.rows if z.rows.ndim == 1 else w @ z.rows
             reach = z.radius * np.linalg.norm(a, axis=1) / 2
@@ -59,16 +60,23 @@ def linear(c: Call, x: Known, w: Array, bias: Array | None) -> Known:
             made = both(made, between(c.shape, low, high))
     if made.form is None:
         most = sigma(w) + off * float(np.linalg.norm(stored))
-        own = float(np.linalg.norm(b)) * (1 + off)
-        made = replace(made, lengths=(lambda: most * x.length + own,))
+        longest = float(np.linalg.norm(np.abs(b) + off * own))
+        made = replace(made, lengths=(lambda: most * x.length + longest,))
     return replace(made, lost=x.lost)
 
 
 def mapped(
-    c: Call, x: Known, form: Form, w: Array, b: Array, stored: Array, off: float, made: Known
+    c: Call,
+    x: Known,
+    form: Form,
+    w: Array,
+    b: Array,
+    held: tuple[Array, Array],
+    off: float,
+    made: Known,
 ) -> Known:
     """A linear map of a form, row by row of the tensor, the sum of what each ball gives."""
-    lengths, rows = np.linalg.norm(w, axis=1), rows_of(form, x.shape[-1])
+    (stored, own), lengths, rows = held, np.linalg.norm(w, axis=1), rows_of(form, x.shape[-1])
     ends: list[tuple[Array, Array]] = []
     length = form.length if form.simple and form.rows.ndim == 1 else inf
     kept = None
@@ -76,7 +84,7 @@ def mapped(
         size = np.abs(form.centre[at]) + form.reach[at]
         error = np.minimum(np.abs(w) @ form.error[at], lengths * form.slip)
         inside = np.minimum(np.abs(w) @ size + 2.0**-14 * size.sum(), stored * length)
-        error = error + off * (inside + np.abs(b))
+        error = error + off * (inside + own)
         reach, balls, a = np.zeros(len(w)), np.unique(ball), w
         for one in balls:
             part = at[ball == one]
@@ -106,6 +114,8 @@ def affine(c: Call) -> Known:
             w = w.T
         if node.attributes.get("transA"):
             return c.unknown()
+        if w is None and node.op == "aten.linear":
+            return computed(c, x, c["weight"])
     elif "mat1" in c.given:
         x, w = c["mat1"], c.array("mat2")
         w = None if w is None else w.T
@@ -118,16 +128,32 @@ def affine(c: Call) -> Known:
     a, b = (1.0 if (n := c.number(k)) is None else n for k in ("alpha", "beta"))
     if a == b == 1:
         return linear(c, x, w, bias)
+    if not min(abs(a), abs(b)) > 2.0**-14:
+        return c.unknown()
     bias = None if bias is None else b * bias.astype(np.float64)
-    return rescaled(linear(c, x, a * w.astype(np.float64), bias), x, a * w, bias, abs(a))
+    made = linear(c, x, a * w.astype(np.float64), bias)
+    return rescaled(made, x, a * w, np.zeros(1) if bias is None else bias, (abs(a), abs(b)))
 
 
-def rescaled(made: Known, x: Known, w: Array, bias: Array | None, a: float) -> Known:
+def rescaled(made: Known, x: Known, w: Array, bias: Array, by: tuple[float, float]) -> Known:
     """With numbers that may be stored, each of which is off by 2^-11 of what it is a factor of."""
     size = np.minimum(np.abs(w).sum(1) * x.amax, np.linalg.norm(w, axis=1) * x.length)
-    off = 1.01 * U * (size + (0.0 if bias is None else np.abs(bias).ravel()))
-    off = off + TINY * (1 + (1 + a) * w.shape[1] * x.amax)
+    off = 1.01 * U * (size + np.abs(bias).ravel())
+    off = off + TINY * (by[1] * bool(bias.any()) + max(by[0] - 1, 0.0) * w.shape[1] * x.amax)
     return between(made.shape, made.low - off, made.high + off, made.lost)
+
+
+def computed(c: Call, x: Known, w: Known) -> Known:
+    """The middle of all weights, and half of how far they are apart times |x|."""
+    b = c["bias"] if "bias" in c.given else between((), 0.0, 0.0)
+    if not np.isfinite(max(x.amax, w.amax, b.amax)):
+        return c.unknown()
+    low, high = (np.broadcast_to(e, w.shape) for e in (w.low, w.high))
+    made = linear(c, x, (low + high) / 2, None)
+    size = np.broadcast_to(x.size, (*x.size.shape[:-1], x.shape[-1]))
+    reach = size @ ((high - low) / 2).T * (1 + 2 * sums(x.shape[-1] + 1)) + 2 * V * b.amax
+    low, high = made.low + b.low - reach, made.high + b.high + reach
+    return between(c.shape, low, high, x.lost or w.lost or b.lost)
 
 
 def matmul(c: Call) -> Known:

@@ -87,10 +87,10 @@ def windows(c: Call, w: Array, spare: Array) -> Known:
     up, down = np.maximum(w, 0).sum(-1), np.minimum(w, 0).sum(-1)
     least, most = ((up * p + down * q).sum(-1).ravel() for p, q in ((low, high), (high, low)))
     b = [np.broadcast_to(e.ravel(), (groups * out,)) for e in (ends.low, ends.high)]
+    size = np.maximum(*np.abs(b))
+    size = size + 2.0**-14 * (size != 0)
     n, amax = into * taps, max(-low.min(), high.max())
-    off = (sums(n + 1) + 1.01 * U) * (
-        (np.abs(w).sum((2, 3)).ravel() + 2.0**-14 * n) * amax + np.maximum(*np.abs(b))
-    )
+    off = (sums(n + 1) + 1.01 * U) * ((np.abs(w).sum((2, 3)).ravel() + 2.0**-14 * n) * amax + size)
     off = off + 1.01 * (spare.sum(-1) * np.maximum(-low, high)).sum(-1).ravel()
     shape = (1, -1, *(1,) * (len(c.shape) - 2))
     low, high = least + b[0] - off, most + b[1] + off
