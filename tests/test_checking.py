@@ -4,6 +4,7 @@ import ast
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,9 +12,15 @@ from typer.testing import CliRunner
 
 import halfsafe
 from bench.architectures import ARCHITECTURES
+from halfsafe.bounds.bound import Bound
+from halfsafe.bounds.interpreter import Interpreter
+from halfsafe.certificate import rounded_up
 from halfsafe.checking import Checked, check
+from halfsafe.checking.known import MORE, Known, between
+from halfsafe.checking.walk import Walk
 from halfsafe.cli import app
-from tests.test_bounds import Averaging, network
+from tests.test_bounds import COMPUTED, OPERATORS, Averaging, boxes, halved, named, network
+from tests.test_bounds import _half as stored_in_half
 from tests.test_certify import file_of
 
 IDS = torch.zeros(2, 6, dtype=torch.int64)
@@ -172,3 +179,101 @@ def test_a_network_with_a_region_of_autocast_is_recognised():
     net, x = Kept().eval(), torch.zeros(2, 4)
     told = halfsafe.certify(net, {"x": (-1.0, 1.0)}, sample=x)
     assert check(told, net, sample=x).confirmed
+
+
+# Rules by themselves
+
+
+def known_of(one, box) -> dict[str, Known]:
+    """What the checker knows of an operator's outputs, of operands within intervals."""
+    walk = Walk(one, dict.fromkeys(one.graph.inputs))
+    walk.bounds |= {n: between(low.shape, low, high) for n, (low, high) in box.items()}
+    (node,) = one.graph.nodes
+    return dict(zip(node.outputs, walk._outputs(node), strict=True))
+
+
+def drawn(one, box, draw, i):
+    """Operands within intervals: of all, or at their ends, as FP16 stores them, or as they are."""
+    given = {
+        n: np.where(draw.random(low.shape) < 0.5, low, high) if i % 2 else draw.uniform(low, high)
+        for n, (low, high) in box.items()
+    }
+    if i % 3:
+        given = {n: stored_in_half(x) for n, x in given.items()} | halved(one)
+    return {n: np.asarray(x).astype(one.arrays[n].dtype) for n, x in given.items()}
+
+
+UNKNOWN = {
+    "aten._grouped_mm", "aten.col2im", "aten.einsum", "aten.linalg_vector_norm",
+    "aten.norm", "com.microsoft.Attention", "com.microsoft.FusedConv", "com.microsoft.FusedGemm",
+    "com.microsoft.GroupQueryAttention", "onnx.Col2Im", "onnx.MaxRoiPool", "onnx.Resize",
+    "onnx.RoiAlign", "onnx.Shrink", "onnx.Swish",
+}  # fmt: skip
+"""Operators of which the checker knows nothing, or nothing of some options."""
+
+LOOSER = {
+    "onnx.LogSoftmax",  # of all entries from the axis on, as opsets before 13 have it
+}
+"""Operators of which the checker knows less in some cases."""
+
+CHECKED = [one for one in OPERATORS + [o for o in COMPUTED if len(o.inputs) > 1] if one.inputs]
+
+
+@pytest.mark.parametrize("one", CHECKED, ids=named)
+def test_rules_are_never_passed_and_confirm_what_bounds_claim(one):
+    draw, (node,) = np.random.default_rng(1), one.graph.nodes
+    box = boxes(one, draw)
+    known = known_of(one, box)
+    for i in range(4):
+        for name, x in zip(
+            node.outputs, one.run_node(node.name, drawn(one, box, draw, i)), strict=True
+        ):
+            if x.dtype.kind == "f":
+                x = stored_in_half(x) if i % 3 else x
+                low, high = known[name].low, known[name].high
+                assert (np.isnan(x) | ((low <= x) & (x <= high))).all(), (name, x, low, high)
+    domain = {n: Bound.between(low.shape, low, high) for n, (low, high) in box.items()}
+    for name, bound in Interpreter(one, domain).walk().items():
+        if name in known and bound.is_finite and node.op not in LOOSER:
+            found = known[name].amax
+            confirmed = found <= rounded_up(bound.amax) * MORE
+            assert confirmed or (not np.isfinite(found) and node.op in UNKNOWN), (bound.amax, found)
+
+
+def test_what_is_said_to_be_unknown_or_looser_is():
+    seen = {"unknown": set(), "looser": set()}
+    for one in CHECKED:
+        (node,), box = one.graph.nodes, boxes(one, np.random.default_rng(1))
+        if node.op in UNKNOWN | LOOSER:
+            domain = {n: Bound.between(low.shape, low, high) for n, (low, high) in box.items()}
+            bound = Interpreter(one, domain).walk()[node.outputs[0]]
+            found = known_of(one, box)[node.outputs[0]].amax
+            if bound.is_finite and not found <= rounded_up(bound.amax) * MORE:
+                seen["looser" if np.isfinite(found) else "unknown"].add(node.op)
+    assert seen == {"unknown": UNKNOWN, "looser": LOOSER}
+
+
+def test_lengths_of_which_none_is_a_number_are_unknown():
+    known = Known((2,), np.full(1, np.nan), np.full(1, np.nan))
+    assert known.length == np.inf
+
+
+class Clipped(nn.Module):
+    """What is clipped behind an operator of which nothing is known, and a layer behind that."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(nn.functional.hardtanh(torch.special.bessel_j0(x)))
+
+
+def test_a_claim_that_is_missed_because_of_an_operator_without_a_rule_names_it():
+    net, x = Clipped().eval(), torch.zeros(2, 4)
+    told = halfsafe.certify(net, {"x": (-1.0, 1.0)}, sample=x)
+    name = next(n for n, v in told.values.items() if v.where.startswith("linear "))
+    (why,) = check(resized(told, name, 0.5), net, sample=x).why
+    assert "is found, as nothing is known of what comes from" in why
+    assert "bessel_j0" in why
+    assert "\n" not in why

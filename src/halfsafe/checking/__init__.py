@@ -99,7 +99,8 @@ def _unconfirmed(told: Certificate, name: str, known: Mapping[str, Known], sourc
         return (
             f"{claim.where}: {claim.bound:.4g} is claimed, and nothing is known here: {found.lost}"
         )
-    return f"{claim.where}: {claim.bound:.4g} is claimed, and {found.amax:.4g} is found"
+    why = f", as nothing is known of what comes from {found.lost}" if found.lost else ""
+    return f"{claim.where}: {claim.bound:.4g} is claimed, and {found.amax:.4g} is found{why}"
 
 
 def _left_out(told: Certificate, source: Source, known: Mapping[str, Known]) -> list[str]:

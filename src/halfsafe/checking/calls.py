@@ -60,8 +60,13 @@ class Call:
         one = self.graph.values[value].size == 1 and self.walk.is_fixed(value)
         return float(self.walk.array(value).ravel()[0]) if one else None
 
+    def computes(self, *operands: str) -> bool:
+        """Whether any of these depends on an input."""
+        return any(n in self.given and not self.walk.is_fixed(self.given[n]) for n in operands)
+
     def unknown(self) -> Known:
-        lost = next((self.walk[v].lost for v in self.tensors if self.walk[v].lost), "")
+        bounds = [self.walk[v] for v in self.tensors]
+        lost = next((b.lost for b in bounds if b.lost and not np.isfinite(b.amax)), "")
         return nothing(self.shape, lost or f"{self.node}, of which no rule is known")
 
     def axes(self) -> tuple[int, ...]:
@@ -69,7 +74,9 @@ class Call:
         if given is None and "axes" in self.given:
             given = self.array("axes")
         rank = len(self.first.shape)
-        found = () if given is None else tuple(int(a) % rank for a in np.ravel(given))
+        found = () if given is None else tuple(int(a) % rank for a in np.ravel(given) if rank)
+        if not found and self.node.attributes.get("noop_with_empty_axes"):
+            return ()
         return found or tuple(range(rank))
 
 

@@ -106,7 +106,7 @@ class Known:
             found.append(self.form.length)
         elif self.form is not None:
             found.append(self._by_balls(self.form))
-        return min(x for x in found if not np.isnan(x))
+        return min((x for x in found if not np.isnan(x)), default=inf)
 
     def _by_balls(self, form: Form) -> float:
         longest = 0.0

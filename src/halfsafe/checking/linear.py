@@ -32,23 +32,24 @@ def linear(c: Call, x: Known, w: Array, bias: Array | None) -> Known:
     n = w.shape[1]
     b = np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64).ravel()
     b = np.broadcast_to(b, (len(w),))
+    own = np.abs(b) + 2.0**-14 * (b != 0)  # of which half a step is off, 2^-25 at least
     lengths = np.linalg.norm(w, axis=1)
     stored, off = lengths + 2.0**-14 * sqrt(n), sums(n + 1) + U * (1 + sums(n + 1))
     low, high = (np.broadcast_to(e, (*e.shape[:-1], n)) for e in (x.low, x.high))
     made = c.unknown()
     if np.isfinite(x.amax):
         middle, reach = (low + high) / 2 @ w.T + b, (high - low) / 2 @ np.abs(w).T
-        reach = reach + off * (x.amax * (np.abs(w).sum(1) + 2.0**-14 * n) + np.abs(b))
+        reach = reach + off * (x.amax * (np.abs(w).sum(1) + 2.0**-14 * n) + own)
         made = between(c.shape, middle - reach, middle + reach)
     if x.form is not None:
-        made = mapped(c, x, x.form, w, b, stored, off, made)
+        made = mapped(c, x, x.form, w, b, (stored, own), off, made)
     else:
-        reach = (lengths + off * stored) * x.length * MORE + off * np.abs(b)
+        reach = (lengths + off * stored) * x.length * MORE + off * own
         made = both(made, between(c.shape, b - reach, b + reach))
         if x.even and x.carrier is not None and x.carrier.simple:
             z = x.carrier
             error = np.minimum(np.abs(w) @ z.error, lengths * z.slip) + 1e-6 * lengths * z.length
-            tail = off * (stored * x.length + np.abs(b)) + error
+            tail = off * (stored * x.length + own) + error
             middle = w @ z.centre / 2 + b
             a = w * z.rows if z.rows.ndim == 1 else w @ z.rows
             reach = z.radius * np.linalg.norm(a, axis=1) / 2
@@ -59,16 +60,23 @@ def linear(c: Call, x: Known, w: Array, bias: Array | None) -> Known:
             made = both(made, between(c.shape, low, high))
     if made.form is None:
         most = sigma(w) + off * float(np.linalg.norm(stored))
-        own = float(np.linalg.norm(b)) * (1 + off)
-        made = replace(made, lengths=(lambda: most * x.length + own,))
-    return replace(made, lost="" if np.isfinite(made.amax) else x.lost)
+        longest = float(np.linalg.norm(np.abs(b) + off * own))
+        made = replace(made, lengths=(lambda: most * x.length + longest,))
+    return replace(made, lost=x.lost)
 
 
 def mapped(
-    c: Call, x: Known, form: Form, w: Array, b: Array, stored: Array, off: float, made: Known
+    c: Call,
+    x: Known,
+    form: Form,
+    w: Array,
+    b: Array,
+    held: tuple[Array, Array],
+    off: float,
+    made: Known,
 ) -> Known:
     """A linear map of a form, row by row of the tensor, the sum of what each ball gives."""
-    lengths, rows = np.linalg.norm(w, axis=1), rows_of(form, x.shape[-1])
+    (stored, own), lengths, rows = held, np.linalg.norm(w, axis=1), rows_of(form, x.shape[-1])
     ends: list[tuple[Array, Array]] = []
     length = form.length if form.simple and form.rows.ndim == 1 else inf
     kept = None
@@ -76,7 +84,7 @@ def mapped(
         size = np.abs(form.centre[at]) + form.reach[at]
         error = np.minimum(np.abs(w) @ form.error[at], lengths * form.slip)
         inside = np.minimum(np.abs(w) @ size + 2.0**-14 * size.sum(), stored * length)
-        error = error + off * (inside + np.abs(b))
+        error = error + off * (inside + own)
         reach, balls, a = np.zeros(len(w)), np.unique(ball), w
         for one in balls:
             part = at[ball == one]
@@ -106,15 +114,46 @@ def affine(c: Call) -> Known:
             w = w.T
         if node.attributes.get("transA"):
             return c.unknown()
+        if w is None and node.op == "aten.linear":
+            return computed(c, x, c["weight"])
     elif "mat1" in c.given:
         x, w = c["mat1"], c.array("mat2")
         w = None if w is None else w.T
     bias = next((c.array(n) for n in ("bias", "self") if c.array(n) is not None), None)
     named = [n for n in ("bias", "self") if n in c.given]
-    scaled = any(c.number(n) not in (None, 1.0) for n in ("alpha", "beta"))
-    if w is None or x is None or scaled or (named and bias is None):
+    if w is None or x is None or (named and bias is None):
         return c.unknown()
-    return linear(c, x, w, bias)
+    if bias is not None and bias.size not in (1, len(w)):
+        return c.unknown()
+    a, b = (1.0 if (n := c.number(k)) is None else n for k in ("alpha", "beta"))
+    if a == b == 1:
+        return linear(c, x, w, bias)
+    if not min(abs(a), abs(b)) > 2.0**-14:
+        return c.unknown()
+    bias = None if bias is None else b * bias.astype(np.float64)
+    made = linear(c, x, a * w.astype(np.float64), bias)
+    return rescaled(made, x, a * w, np.zeros(1) if bias is None else bias, (abs(a), abs(b)))
+
+
+def rescaled(made: Known, x: Known, w: Array, bias: Array, by: tuple[float, float]) -> Known:
+    """With numbers that may be stored, each of which is off by 2^-11 of what it is a factor of."""
+    size = np.minimum(np.abs(w).sum(1) * x.amax, np.linalg.norm(w, axis=1) * x.length)
+    off = 1.01 * U * (size + np.abs(bias).ravel())
+    off = off + TINY * (by[1] * bool(bias.any()) + max(by[0] - 1, 0.0) * w.shape[1] * x.amax)
+    return between(made.shape, made.low - off, made.high + off, made.lost)
+
+
+def computed(c: Call, x: Known, w: Known) -> Known:
+    """The middle of all weights, and half of how far they are apart times |x|."""
+    b = c["bias"] if "bias" in c.given else between((), 0.0, 0.0)
+    if not np.isfinite(max(x.amax, w.amax, b.amax)):
+        return c.unknown()
+    low, high = (np.broadcast_to(e, w.shape) for e in (w.low, w.high))
+    made = linear(c, x, (low + high) / 2, None)
+    size = np.broadcast_to(x.size, (*x.size.shape[:-1], x.shape[-1]))
+    reach = size @ ((high - low) / 2).T * (1 + 2 * sums(x.shape[-1] + 1)) + 2 * V * b.amax
+    low, high = made.low + b.low - reach, made.high + b.high + reach
+    return between(c.shape, low, high, x.lost or w.lost or b.lost)
 
 
 def matmul(c: Call) -> Known:
@@ -124,18 +163,26 @@ def matmul(c: Call) -> Known:
         return linear(c, x, c.walk.array(c.tensors[1]).T, None)
     if x.convex and len(y.shape) > 1:
         return mixed(c, y, x.shape[-1])
-    turned = replace(nothing((*y.shape[:-2], *y.shape[:-3:-1]), y.lost))
-    if len(y.shape) > 1:
-        turned = replace(turned, low=np.swapaxes(y.low, -1, -2), high=np.swapaxes(y.high, -1, -2))
-        if y.form is not None:
-            at, ball = np.swapaxes(y.form.at, -1, -2), np.swapaxes(y.form.ball, -1, -2)
-            form = replace(y.form, at=at, ball=ball, slip=inf, origin=object())
-            turned = replace(turned, form=form)
-    else:
-        turned = y
+    return inner(c, x, y)
+
+
+def inner(c: Call, x: Known, y: Known) -> Known:
+    """|a b| <= ||a||_2 ||b||_2, or n max |a| max |b|."""
     n = x.shape[-1]
-    found = min(x.length * turned.length, n * x.amax * y.amax) * (1 + sums(n))
-    return between(c.shape, -found, found, "" if np.isfinite(found) else x.lost or y.lost)
+    found = min(x.length * turned(y).length, n * x.amax * y.amax) * (1 + sums(n))
+    return between(c.shape, -found, found, x.lost or y.lost)
+
+
+def turned(y: Known) -> Known:
+    """Its last two axes exchanged."""
+    if len(y.shape) < 2:
+        return y
+    made = nothing((*y.shape[:-2], y.shape[-1], y.shape[-2]), y.lost)
+    made = replace(made, low=np.swapaxes(y.low, -1, -2), high=np.swapaxes(y.high, -1, -2))
+    if y.form is None:
+        return made
+    at, ball = np.swapaxes(y.form.at, -1, -2), np.swapaxes(y.form.ball, -1, -2)
+    return replace(made, form=replace(y.form, at=at, ball=ball, slip=inf, origin=object()))
 
 
 def mixed(c: Call, v: Known, count: int) -> Known:
@@ -169,11 +216,6 @@ def mixed(c: Call, v: Known, count: int) -> Known:
     )
 
 
-def attention(c: Call) -> Known:
-    """softmax(q k^T) v."""
-    return mixed(c, c["value"], c["key"].shape[-2])
-
-
 def softmax(c: Call) -> Known:
     """Not negative, and of sum 1."""
     axis = c.node.attributes.get("dim", c.node.attributes.get("axis"))
@@ -182,10 +224,12 @@ def softmax(c: Call) -> Known:
 
 
 def log_softmax(c: Call) -> Known:
-    """From -(span + log n) to 0."""
-    x = c.first
+    """From -(span + log n) to 0; before opset 13 of ONNX n are all entries from the axis on."""
+    x, shape, options = c.first, c.shape or (1,), c.node.attributes
+    axis = int(options.get("dim", options.get("axis", min(1, len(shape) - 1))))
+    n = shape[axis] if "dim" in options else prod(shape[axis:])
     span = float(x.high.max() - x.low.min())
-    return between(c.shape, -(span + np.log(c.shape[-1])) * (1 + 16 * V), 16 * V, x.lost)
+    return between(c.shape, -(span + np.log(n)) * (1 + 16 * V), 16 * V, x.lost)
 
 
 def behind_norm(shape: tuple[int, ...], g: Array | None, b: Array | None, radius: float) -> Known:
@@ -200,12 +244,3 @@ def behind_norm(shape: tuple[int, ...], g: Array | None, b: Array | None, radius
         radius * (1 + 2 * sums(n + 8)), np.arange(n).reshape(last), np.zeros(last, np.int64),
         slip=1.01 * U * longest + (sqrt(n) + radius) * TINY,
     ))  # fmt: skip
-
-
-def layer_norm(c: Call) -> Known:
-    """g u + b, u no longer than sqrt(d)."""
-    axes = c.node.attributes.get("normalized_shape")
-    width = prod(axes) if axes else prod(c.shape[int(c.node.attributes.get("axis", -1)) :])
-    if width != c.shape[-1]:
-        return c.unknown()
-    return behind_norm(c.shape, c.array("weight"), c.array("bias"), sqrt(width))

@@ -11,7 +11,7 @@ import numpy as np
 from halfsafe.checking.calls import Call, sums
 from halfsafe.checking.known import TINY, Array, Known, U, V, between, nothing, rounded
 from halfsafe.checking.linear import behind_norm
-from halfsafe.checking.operators import RULES, moved, same
+from halfsafe.checking.operators import moved, rule_of, same
 from halfsafe.graph import Kind, Node
 from halfsafe.progress import Progress
 from halfsafe.source import Source
@@ -60,7 +60,8 @@ class Walk:
                     exact = rounded(exact, relative, least + 2.0**-20 * largest)
                 made.append(exact)
             return made
-        if not values[0].floating:
+        rule = rule_of(node.op, floating=values[0].floating)
+        if not values[0].floating and rule is None:
             first = next((self.bounds[v] for v in node.inputs.values() if v in self.bounds), None)
             ends = (
                 (float(first.low.min()), float(first.high.max()))
@@ -70,7 +71,6 @@ class Walk:
             return [between(v.shape, *ends) for v in values]
         found = self._special(node)
         if found is None:
-            rule = RULES.get(node.op.rpartition(".")[2])
             found = Call(self, node).unknown() if rule is None else rule(Call(self, node))
         listed = found if isinstance(found, list) else [found]
         listed += [nothing(v.shape, str(node)) for v in values[len(listed) :]]
@@ -116,7 +116,7 @@ class Walk:
         found = {n for n, v in graph.values.items() if v.kind in (Kind.CONSTANT, Kind.LITERAL)}
         for node in graph.nodes:
             drawn = any(word in node.op.lower() for word in ("rand", "bernoulli"))
-            moves = node.moves or RULES.get(node.op.rpartition(".")[2]) in (moved, same)
+            moves = node.moves or rule_of(node.op, floating=True) in (moved, same)
             alone = not any(
                 graph.values[v].floating and graph.values[v].number is None
                 for v in node.inputs.values()
@@ -251,7 +251,7 @@ class Walk:
         off = 3 * (U + 16 * V) * h.amax + h.shape[1] * TINY * (1 + h.amax) / divisor
         low, high = h.low.min(1, keepdims=True), h.high.max(1, keepdims=True)
         low, high = (e[:, 0] if len(shape) == 2 else e for e in (low, high))
-        return between(shape, np.minimum(low, 0.0) - off, np.maximum(high, 0.0) + off)
+        return between(shape, np.minimum(low, 0.0) - off, np.maximum(high, 0.0) + off, h.lost)
 
     def _counts(self, c: Call) -> bool:
         """Whether a sum is over the tokens of a mask that comes in, each row of which has a 1."""
