@@ -511,6 +511,39 @@ def test_a_quotient_by_less_than_the_sum_of_weights_is_no_mean():
     assert passed(source, bounds, [(ids, one)]) == []
 
 
+def test_a_log_softmax_is_over_its_own_axis():
+    net = nn.LogSoftmax(1).eval()
+    x = torch.zeros(1, 1000, 2)
+    source, bounds = bounds_of(net, x, {"input_1": (-0.01, 0.01)})
+    assert passed(source, bounds, [x]) == []
+
+
+def test_a_bias_is_stored_as_well():
+    """1.02 of the least steps is stored as 2 of half of them, and so is the weight."""
+    net, least = nn.Linear(1, 1), 2.0**-25
+    for parameter in net.parameters():
+        _ = parameter.data.fill_(1.02 * least)
+    _, bounds = bounds_of(net.eval(), torch.ones(1, 1), {"input_1": (0.0, 1.6)})
+    assert bounds["linear"].amax >= (2 + 2 * 1.6) * least
+
+
+def test_what_cancels_in_a_sum_of_products_is_off_by_itself():
+    """3 A B - 3 c is 0, of parts of 300: numbers that are stored are off by a share of those."""
+    a = torch.ones(1, 1)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.b, self.c = (nn.Parameter(torch.full((1, 1), n)) for n in (100.0, -100.0))
+
+        def forward(self, x):
+            return torch.addmm(self.c[0], x, self.b, beta=3.0003, alpha=3.0003)
+
+    _, bounds = bounds_of(Net().eval(), a, {"x": (1.0, 1.0)})
+    (amax,) = (b.amax for n, b in bounds.items() if n.startswith("addmm"))
+    assert amax >= 3.9 * 300 * 2.0**-11  # of A B, c and both numbers
+
+
 class Routed(nn.Module):
     """Weights of the two experts of four that are picked, as mixtures of experts have them."""
 

@@ -211,11 +211,6 @@ UNKNOWN = {
 }  # fmt: skip
 """Operators of which the checker knows nothing, or nothing of some options."""
 
-LOOSER = {
-    "onnx.LogSoftmax",  # of all entries from the axis on, as opsets before 13 have it
-}
-"""Operators of which the checker knows less in some cases."""
-
 CHECKED = [one for one in OPERATORS + [o for o in COMPUTED if len(o.inputs) > 1] if one.inputs]
 
 
@@ -234,23 +229,22 @@ def test_rules_are_never_passed_and_confirm_what_bounds_claim(one):
                 assert (np.isnan(x) | ((low <= x) & (x <= high))).all(), (name, x, low, high)
     domain = {n: Bound.between(low.shape, low, high) for n, (low, high) in box.items()}
     for name, bound in Interpreter(one, domain).walk().items():
-        if name in known and bound.is_finite and node.op not in LOOSER:
+        if name in known and bound.is_finite:
             found = known[name].amax
             confirmed = found <= rounded_up(bound.amax) * MORE
             assert confirmed or (not np.isfinite(found) and node.op in UNKNOWN), (bound.amax, found)
 
 
-def test_what_is_said_to_be_unknown_or_looser_is():
-    seen = {"unknown": set(), "looser": set()}
+def test_what_is_said_to_be_unknown_is():
+    seen = set()
     for one in CHECKED:
         (node,), box = one.graph.nodes, boxes(one, np.random.default_rng(1))
-        if node.op in UNKNOWN | LOOSER:
+        if node.op in UNKNOWN:
             domain = {n: Bound.between(low.shape, low, high) for n, (low, high) in box.items()}
             bound = Interpreter(one, domain).walk()[node.outputs[0]]
-            found = known_of(one, box)[node.outputs[0]].amax
-            if bound.is_finite and not found <= rounded_up(bound.amax) * MORE:
-                seen["looser" if np.isfinite(found) else "unknown"].add(node.op)
-    assert seen == {"unknown": UNKNOWN, "looser": LOOSER}
+            if bound.is_finite and not np.isfinite(known_of(one, box)[node.outputs[0]].amax):
+                seen.add(node.op)
+    assert seen == UNKNOWN
 
 
 def test_lengths_of_which_none_is_a_number_are_unknown():

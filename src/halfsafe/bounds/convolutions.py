@@ -39,7 +39,7 @@ class Windows:
         sums = (size @ reach).ravel()
         amax = float(reach.max(initial=0.0))
         slack = (summed(terms + 1) + 1.01 * ROUNDED) * (
-            FLUSHED / ROUNDED * terms * amax + size.sum(axis=2).ravel() * amax + c
+            FLUSHED / ROUNDED * (1 + terms * amax) + size.sum(axis=2).ravel() * amax + c
         )
         if self.off is not None:
             slack = slack + 1.01 * (self.off.sum(axis=3) @ reach).ravel()

@@ -111,7 +111,8 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
         mapped = _mapped_form(b.shape, x, x.form, matrix, keep=b.is_read)
         made = made.meeting(mapped)
     else:
-        reach = (matrix.lengths + off * matrix.lengths_stored) * x.length * SLACK + np.abs(c) * off
+        reach = (matrix.lengths + off * matrix.lengths_stored) * x.length * SLACK
+        reach = reach + off * matrix.bias_stored
         if np.isfinite(reach).all():
             made = made.meeting(Bound.between(b.shape, c - reach, c + reach, by="lengths"))
         if x.even and x.carrier is not None and x.carrier.is_plain:
@@ -119,8 +120,8 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
     made = replace(made, summed=matrix.summed(x))
     if made.form is not None:  # which says no more
         return made
-    longer = (lambda: matrix.longest(x.length) + float(np.linalg.norm(c)) * (1 + off),)
-    return replace(made, lengths=longer)
+    own = float(np.linalg.norm(c)) + off * float(np.linalg.norm(matrix.bias_stored))
+    return replace(made, lengths=(lambda: matrix.longest(x.length) + own,))
 
 
 def _mapped_halves(shape: tuple[int, ...], x: Bound, form: Form, matrix: Matrix) -> Bound:
@@ -133,7 +134,7 @@ def _mapped_halves(shape: tuple[int, ...], x: Bound, form: Form, matrix: Matrix)
     around = reach / 2 + errors + 1e-6 * matrix.lengths * form.length
     low = centre - (around + down * form.length / 2) * SLACK
     high = centre + (around + up * form.length / 2) * SLACK
-    off = matrix.off * (matrix.lengths_stored * x.length + np.abs(matrix.bias))
+    off = matrix.off * (matrix.lengths_stored * x.length + matrix.bias_stored)
     return Bound.between(shape, low - off, high + off, by="halves")
 
 
@@ -141,13 +142,15 @@ class Matrix:
     """Weights W and a bias c, and what of their rows bounds are made of, some rows at a time: no
     copy in FP64 is ever held whole.
 
-    What FP16 adds to weights is a share of 2^-11 of |w| + 2^-14, the second for its subnormals.
+    What FP16 adds to weights is a share of 2^-11 of |w| + 2^-14, the second for its subnormals; so
+    it is of a bias.
     """
 
     def __init__(self, weight: Array, bias: Array | None) -> None:
         self.weight = weight
         self.rows, self.terms = weight.shape
         self.bias = np.zeros(self.rows) if bias is None else np.asarray(bias, np.float64).ravel()
+        self.bias_stored = np.abs(self.bias) + (FLUSHED / ROUNDED if bias is not None else 0.0)
         self.off = summed(self.terms + 1) + ROUNDED * (1 + summed(self.terms + 1))
         self.lengths = row_lengths(weight)
         self.lengths_stored = self.lengths + FLUSHED / ROUNDED * sqrt(self.terms)
@@ -199,7 +202,7 @@ class Matrix:
         inside = inside + FLUSHED / ROUNDED * spread.sum()
         errors = np.minimum(errors, self.lengths * form.slip)
         inside = np.minimum(inside, self.lengths_stored * length)
-        errors = errors + self.off * (inside + np.abs(self.bias))
+        errors = errors + self.off * (inside + self.bias_stored)
         parts = [form.factor(chosen) for chosen in groups(index, ball)]
         columns = [ball == one for one in np.unique(ball)]
         reach, held = np.zeros(self.rows), None
@@ -245,7 +248,7 @@ def _mapped_entries(shape: tuple[int, ...], x: Bound, matrix: Matrix) -> Bound:
     centre = matrix.times(middle)[0] + matrix.bias
     reach, stored = matrix.size_times(half, one)
     stored = x.amax * (stored + FLUSHED / ROUNDED * matrix.terms)
-    reach = reach + matrix.off * (stored + np.abs(matrix.bias))
+    reach = reach + matrix.off * (stored + matrix.bias_stored)
     return Bound.between(shape, centre - reach, centre + reach)
 
 
@@ -323,9 +326,13 @@ def general_product(b: Operands) -> Bound:
     if alpha == beta == 1:
         return mapped(b, b["input"], weight, bias)
     c = None if bias is None else beta * bias.astype(np.float64)
-    made = mapped(b, b["input"], alpha * weight.astype(np.float64), c)
-    least = FLUSHED * (abs(alpha) + abs(beta)) * (1 + weight.shape[1] * b["input"].amax)
-    return made.plain().stored(2 * ROUNDED, least)
+    made, x = mapped(b, b["input"], alpha * weight.astype(np.float64), c), b["input"]
+    # each part, |alpha A B| <= |sum| + |beta c|, is off by itself, though the sum may be small
+    parts = made.size + 2 * np.abs(0.0 if c is None else c)
+    off = 2 * ROUNDED * parts + FLUSHED * (abs(alpha) + abs(beta) + 1) * (
+        1 + weight.shape[1] * x.amax
+    )
+    return Bound.between(b.shape, made.low - off, made.high + off, made.lost, made.by)
 
 
 def fused_general_product(b: Operands) -> Bound:
@@ -439,7 +446,9 @@ def log_softmax(b: Operands) -> Bound:
     """x - max - log sum exp(x - max): from -(span + log n) to 0."""
     x = b.first
     span = float(x.high.max() - x.low.min()) if x.is_finite else inf
-    terms = b.shape[-1] if b.shape else 1
+    axis = int(b.attributes.get("dim", b.attributes.get("axis", 1))) % max(len(b.shape), 1)
+    after = b.shape[axis : axis + 1] if b.op.startswith("aten") else b.shape[axis:]
+    terms = prod(after)  # of ONNX before opset 13 all axes from that one on, 1 where it is left out
     return Bound.between(b.shape, -(span + np.log(terms)) * (1 + 16 * UNIT), 16 * UNIT, x.lost)
 
 

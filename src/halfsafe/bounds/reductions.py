@@ -96,8 +96,10 @@ def _norm(b: Operands, order: float) -> Bound:
     if order == -inf:
         low, high = least.min(axes, keepdims=True), x.size.min(axes, keepdims=True)
     elif 0 < order < inf:
+        flushed = 2.0 ** (-126 / max(order, 1.0))  # its power may be 0 in FP32
         with np.errstate(over="ignore"):
-            low, high = (_counted(x, end**order, axes) ** (1 / order) for end in (least, x.size))
+            ends = np.where(least > flushed, least, 0.0), x.size
+            low, high = (_counted(x, end**order, axes) ** (1 / order) for end in ends)
         if order == 2 and axes == (len(x.shape) - 1,):
             high = np.minimum(high, x.length)
     elif order != inf:
