@@ -157,7 +157,7 @@ def together(claims: Certificate, parts: list[Attacked]) -> Attacked:
     bits = {
         n: math.log2(bound / largest[n])
         for n, v in claims.values.items()
-        if (bound := v.bound) and n in parts[0].bits and largest[n]
+        if (bound := v.bound) and n in parts[0].bits and 0 < largest[n] < math.inf
     }
     return replace(
         parts[0],
