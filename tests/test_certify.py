@@ -244,6 +244,32 @@ def test_what_cannot_be_certified_gets_the_plan_of_the_samples():
     assert fixed.report.safe
 
 
+def test_a_gate_takes_its_gate_form_where_only_that_leaves_room_for_its_bound():
+    """Samples reach half of what FP16 holds, and their bound is twice that."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up, self.down = nn.LayerNorm(64), nn.Linear(64, 8), nn.Linear(8, 8)
+            self.last = nn.LayerNorm(8)
+
+        def forward(self, x):
+            return self.last(self.down(nn.functional.gelu(self.up(self.norm(x)))))
+
+    torch.manual_seed(0)
+    net = Gated().eval()
+    with torch.no_grad():
+        _ = net.up.weight.mul_(15_000 / net.up.weight.norm(dim=1, keepdim=True))
+        _ = net.down.weight.mul_(1e-4)
+    xs = [torch.randn(16, 64) for _ in range(3)]
+    plain, fixed = halfsafe.fix(net, xs), halfsafe.fix(net, xs, certify={"x": (-9.0, 9.0)})
+    assert not plain.report.forms
+    assert len(fixed.report.forms) == 1
+    assert fixed.report.safe
+    assert fixed.certificate.certified
+    assert certify(net, {"x": (-9.0, 9.0)}, sample=xs[0]).worst[1] > 65504
+
+
 def test_samples_of_other_lengths_are_bounded_by_the_first_one():
     net = deep(2e3)
     fixed = halfsafe.fix(net, [torch.randint(0, 40, (2, n)) for n in (6, 9, 4)], certify={})
