@@ -47,6 +47,14 @@ CALLS: list[Case] = [
     *calls("einsum", "", "bhqd,bhkd->bhqk", [normal(1, 2, 3, 4), normal(1, 2, 5, 4)]),
     *calls("einsum", "", "ij,ij->", [normal(3, 4), normal(3, 4)]),
     *calls("einsum", "", "ij->j", [normal(3, 4)]),
+    *calls("lstm.input", "", normal(2, 5, 3), [9 * normal(1, 2, 4), 5 * normal(1, 2, 4)],
+           [normal(16, 3), normal(16, 4)], False, 1, 0.0, False, False, True),
+    *calls("lstm.input", "", normal(5, 2, 3), [9 * normal(1, 2, 2), 5 * normal(1, 2, 4)],
+           [normal(16, 3), normal(16, 2), normal(2, 4)], False, 1, 0.0, False, False, False),
+    *calls("gru.input", "", normal(5, 2, 3), 5 * normal(1, 2, 4), [normal(12, 3), normal(12, 4)],
+           False, 1, 0.0, False, False, False),
+    *calls("rnn_tanh.input", "", normal(5, 2, 3), 5 * normal(1, 2, 4), [normal(4, 3), normal(4, 4)],
+           False, 1, 0.0, False, False, False),
 ]
 
 _RNN = x(4, 2, 3)

@@ -229,6 +229,7 @@ NOTHING_KNOWN = {
     "aten.avg_pool2d.default",  # another divisor
     "aten.batch_norm.default",  # one that trains
     "aten.div.Scalar_mode", "aten.div.Tensor_mode",  # rounded
+    "aten.lstm.input",  # one that projects
     "aten.masked_fill.Scalar",  # with -inf
     "aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor",  # of what may be 0, to what is computed
     "aten.stack.default",  # whole numbers among floats

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from halfsafe.bounds import activations as a
-from halfsafe.bounds import attention, convolutions, linear, moving, norms
+from halfsafe.bounds import attention, convolutions, linear, moving, norms, recurrent
 from halfsafe.bounds import families as f
 from halfsafe.bounds import reductions as over
 from halfsafe.bounds import resampling as between
@@ -72,6 +72,9 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     a.rising(lambda x: np.clip(x / 6 + 0.5, 0, 1)): ["hardsigmoid"],
     a.rising(lambda x: np.clip(x, 0, 6)): ["relu6"],
     a.softplus: ["softplus"],
+    recurrent.lstm: ["lstm"],
+    recurrent.gru: ["gru"],
+    recurrent.rnn: ["rnn_tanh"],
     a.within(-1.0, 1.0): ["sin", "cos", "erf", "sign", "frac"],
     a.within(0.0, 2.0): ["erfc"],
     a.within(-a.ANGLE, a.ANGLE): ["asin", "acos", "atan2"],

@@ -14,12 +14,13 @@ WHOLE = 2048
 
 def _steps(b: Operands) -> int:
     """How long the sequence is."""
-    return max(b.first.shape[1 if b.attributes.get("layout") else 0], 1)
+    first = b.attributes.get("layout") or b.attributes.get("batch_first")
+    return max(b.first.shape[1 if first else 0], 1)
 
 
-def _state(b: Operands, name: str) -> float:
+def _state(b: Operands, *names: str) -> float:
     """The largest entry of a state at the beginning, 0 where there is none."""
-    return b[name].amax if name in b else 0.0
+    return next((b[name].amax for name in names if name in b), 0.0)
 
 
 def _has(b: Operands, *functions: str) -> bool:
@@ -35,7 +36,9 @@ def lstm(b: Operands) -> list[Bound]:
     number that FP16 has."""
     if not _has(b, "Sigmoid", "Tanh", "Tanh"):
         return [Bound.unknown(shape, f"{b.name}, whose functions are others") for shape in b.shapes]
-    steps, start = _steps(b), _state(b, "cell" if "cell" in b else "6")
+    if "hx.1" in b and b.shapes[1] != b.shapes[2]:
+        return [Bound.unknown(shape, f"{b.name}, which projects") for shape in b.shapes]
+    steps, start = _steps(b), _state(b, "cell", "hx.1", "6")
     most = ((ceil(start) if isfinite(start) else start) + steps) * STEPS**steps
     if most > WHOLE:
         most = most * (1 + ROUNDED) ** (2 * steps)
@@ -48,7 +51,7 @@ def gru(b: Operands) -> list[Bound]:
     entry of h_0, which FP16 has, and FP32 adds little at each step."""
     if not _has(b, "Sigmoid", "Tanh"):
         return [Bound.unknown(shape, f"{b.name}, whose functions are others") for shape in b.shapes]
-    reach = max(_state(b, "state"), 1.0) * STEPS ** _steps(b)
+    reach = max(_state(b, "state", "hx"), 1.0) * STEPS ** _steps(b)
     return [Bound.between(shape, -reach, reach) for shape in b.shapes]
 
 

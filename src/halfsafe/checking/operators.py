@@ -83,9 +83,9 @@ _NAMES: Mapping[Rule, str] = {
     pictures.padded: "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
     "replication_pad1d replication_pad2d replication_pad3d Pad",
     pictures.cut: "tril triu Trilu",
-    recurrent.lstm: "onnx.LSTM",
-    recurrent.gru: "GRU",
-    recurrent.rnn: "RNN",
+    recurrent.lstm: "onnx.LSTM lstm",
+    recurrent.gru: "GRU gru",
+    recurrent.rnn: "RNN rnn_tanh",
     quantised.dequantised: "DequantizeLinear",
     plus(1.0): "add Add",
     plus(-1.0): "sub Sub",

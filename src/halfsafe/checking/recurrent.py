@@ -20,7 +20,8 @@ def usual(c: Call, *functions: str) -> bool:
 
 def steps(c: Call) -> int:
     """How long the sequence is."""
-    return max(c.first.shape[1 if c.node.attributes.get("layout") else 0], 1)
+    options = c.node.attributes
+    return max(c.first.shape[1 if options.get("layout") or options.get("batch_first") else 0], 1)
 
 
 def spans(c: Call, *reaches: float) -> list[Known]:
@@ -34,7 +35,10 @@ def lstm(c: Call) -> list[Known]:
     does not pass up to 2048."""
     if not usual(c, "sigmoid", "tanh", "tanh"):
         return [c.unknown()]
-    n, start = steps(c), next((c[k].amax for k in ("cell", "6") if k in c.given), 0.0)
+    shapes = [c.graph.values[o].shape for o in c.node.outputs]
+    if "hx.1" in c.given and shapes[1] != shapes[2]:  # h is a projection of that
+        return [c.unknown()]
+    n, start = steps(c), next((c[k].amax for k in ("cell", "hx.1", "6") if k in c.given), 0.0)
     most = (ceil(start) + n) * STEP**n if start < inf else inf
     return spans(c, STEP, STEP, most if most <= 2048 else most * (1 + U) ** (2 * n))
 
@@ -43,7 +47,7 @@ def gru(c: Call) -> list[Known]:
     """h = (1 - z) tanh(.) + z h: in the hull of -1, 1 and the first h."""
     if not usual(c, "sigmoid", "tanh"):
         return [c.unknown()]
-    start = next((c[k].amax for k in ("state", "5") if k in c.given), 0.0)
+    start = next((c[k].amax for k in ("state", "hx", "5") if k in c.given), 0.0)
     return spans(c, *(max(start, 1.0) * STEP ** steps(c),) * 2)
 
 
