@@ -499,7 +499,7 @@ class Module:
         runs = [(run.seen, True)]
         for rounding in (True, False) if half else ():
             lower = _Run(self, inputs, torch.float32 if rounding else torch.float16, "", rounding)
-            lower.masked = run.masked
+            lower.masked, lower.fills = run.masked, run.fills
             try:
                 lower.all()
             except (RuntimeError, NotImplementedError) as error:
@@ -518,6 +518,8 @@ class _Run(fx.Interpreter):
         self.of, self.inputs, self.dtype, self.rounding = module, inputs, dtype, rounding
         self.target, self.seen, self.whole = target, Seen(), True
         self.masked: set[str] = set()
+        self.fills: set[str] = set()  # finite in FP32, and infinite in FP16
+        self.beyond = False  # whether one of them has been stored so: no claim is of what follows
         self.height: Tensor | None = None
         self.slopes: dict[str, Tensor] = {}
         self.leaves: dict[str, Tensor] = {}
@@ -589,11 +591,14 @@ class _Run(fx.Interpreter):
         if not bool(finite.all()):
             if lower and name not in self.masked:
                 self.whole = False
-                self.seen[name] = math.inf
+                self.seen[name] = self.seen.get(name, 0.0) if self.beyond else math.inf
                 raise _Stop
+            self.beyond |= lower and name in self.fills
             size = torch.where(finite, size, 0.0)
         if not lower and (not bool(finite.all()) or _largest(size) > MASKED):
             self.masked.add(name)
+            if bool(finite.all()):
+                self.fills.add(name)
         self.seen[name] = _largest(size)
         if name == self.target:
             self._backward(x)
