@@ -230,6 +230,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     certified = [row for row in families if row["certified"]]
     return {
         "networks": len(rows),
+        "not_measured": sorted({*TRANSFORMERS, *CONVOLUTIONAL} - {row["name"] for row in rows}),
         "attacks": sum(row.get("attacks", 0) for row in rows),
         "bounds_passed": sum(len(row.get("passed", ())) for row in rows),
         "transformers": len(families),

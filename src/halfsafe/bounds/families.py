@@ -366,8 +366,8 @@ def largest(b: Operands) -> list[Bound]:
 
 
 def _option(b: Operands, *names: str) -> object:
-    """An attribute that has one of these names; which dialect leaves out what is 1 or -1 by
-    itself."""
+    """An attribute by one of its names; -1 where it is left out, as ONNX may leave out the last
+    axis and what is true."""
     return next((b.attributes[n] for n in names if n in b.attributes), -1)
 
 

@@ -332,7 +332,11 @@ def general_product(b: Operands) -> Bound:
     off = 2 * ROUNDED * parts + FLUSHED * (abs(alpha) + abs(beta) + 1) * (
         1 + weight.shape[1] * x.amax
     )
-    return Bound.between(b.shape, made.low - off, made.high + off, made.lost, made.by)
+    found = Bound.between(b.shape, made.low - off, made.high + off, made.lost, made.by)
+    if made.summed is None or not alpha:
+        return found
+    before = max(1.0, 1 / abs(alpha)) * (1 + 4 * ROUNDED)  # alpha may come behind the sum
+    return replace(found, summed=made.summed * before)
 
 
 def fused_general_product(b: Operands) -> Bound:
