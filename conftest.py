@@ -20,9 +20,16 @@ PAGES = {"other-tools.md": ("openvino", "polygraphy"), "tensorrt-11.md": ("tenso
 """What a page of the documentation needs beyond the extra `test`."""
 
 
+SLOW = ("bisecting.md",)
+"""Pages that take long."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before what is slow is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips the pages whose packages are not here."""
     for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
         for package in PAGES.get(item.path.name, ()):
             if find_spec(package) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{package} is not installed"))

@@ -10,7 +10,7 @@ import halfsafe
 from bench.architectures import ARCHITECTURES
 from halfsafe.verdict import TOLERANCE, Answer
 
-FAST = ("resnet", "bert", "llama", "t5_relu", "autoencoder_kl")
+FAST = ("resnet", "bert", "llama")
 
 
 @pytest.mark.parametrize(

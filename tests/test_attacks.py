@@ -40,7 +40,7 @@ def file_of(path):
     return path, {"x": np.zeros((3, 8), np.float32)}, {"x": (-2.0, 2.0)}
 
 
-@pytest.fixture(params=["tokens", "pictures", "file"])
+@pytest.fixture(params=[pytest.param("tokens", marks=pytest.mark.slow), "pictures", "file"])
 def case(request, tmp_path):
     if request.param == "tokens":
         return network(), IDS, {}

@@ -42,6 +42,7 @@ def test_without_a_gpu_it_is_said_what_is_missing(monkeypatch, capsys):
     assert told[-1].endswith("this needs a CUDA device")
 
 
+@pytest.mark.slow
 def test_a_network_runs_on_engines_before_and_after():
     """The code that `make gpu` runs, on engines that need none."""
     rows = list(measured("resnet", TINY, at_hand(ENGINES["cpu"]), turns=2))

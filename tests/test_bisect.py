@@ -122,7 +122,7 @@ PLANTS = {
 
 
 @pytest.mark.parametrize("engine", ["torch", "strict"])
-@pytest.mark.parametrize("place", [0, 3, 5])
+@pytest.mark.parametrize("place", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 5))])
 @pytest.mark.parametrize("kind", PLANTS)
 def test_the_culprit_is_exact(kind, place, engine):
     plant, op = PLANTS[kind]

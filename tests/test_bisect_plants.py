@@ -35,20 +35,21 @@ def assert_is_found(trial, engine):
     assert row["within"] or len(trial.culprits) > 1, row
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
 def test_planted_operators_of_a_module_are_named(name):
     base = bisect_plants.network(name)
     for asked in MODULES[name]:
         assert_is_found(next(bisect_plants.drawn(base, asked, 1)), "torch")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["resnet", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_planted_nodes_of_a_file_are_named(name):
     base = bisect_files.file(name)
     for asked in FILES[name]:
         assert_is_found(next(bisect_files.drawn(base, asked, 1)), "strict")
 
 
+@pytest.mark.slow
 def test_brute_force_finds_what_was_planted():
     """The figure is only as good as the plants: all prefixes tried, by code of the bench alone."""
     trial = next(bisect_plants.drawn(bisect_plants.network("resnet"), ("epsilon",), 1))
@@ -59,6 +60,7 @@ def test_brute_force_finds_what_was_planted():
     assert found.name == file.culprits[0].name
 
 
+@pytest.mark.slow
 def test_a_healthy_network_is_right_at_every_prefix():
     base = bisect_plants.network("resnet")
     assert first_culprit(TorchPrefixes(base.model, base.samples), base.tolerance) is None

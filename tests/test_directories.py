@@ -165,6 +165,7 @@ def test_a_setting_is_one_number_for_all_layers(tmp_path):
     assert len({fold.split(" times ")[1] for fold in edits}) == 1
 
 
+@pytest.mark.slow
 def test_epsilons_that_nobody_sees_stay(tmp_path):
     row = ROWS["autoencoder_kl"]
     found = fix_directory(saved(tmp_path / "vae", row.build(), row.amplify))
@@ -184,6 +185,7 @@ def test_epsilons_that_are_seen_are_refused_with_the_reason(tmp_path):
     assert report.verification.bit_equal  # nothing is written that is another function
 
 
+@pytest.mark.slow
 def test_what_no_constant_can_hold_is_refused_with_what_pins_it(tmp_path):
     row = ROWS["gemma2_residual"]
     found = fix_directory(saved(tmp_path / "gemma", row.build(), row.amplify))
@@ -192,6 +194,7 @@ def test_what_no_constant_can_hold_is_refused_with_what_pins_it(tmp_path):
                for c in found.reports[""].conflicts)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_states_have_exponents_of_their_own(tmp_path):
     row = ROWS["clip"]
     place = saved(tmp_path / "clip", row.build(), row.amplify)
@@ -324,6 +327,7 @@ def pipeline(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_fixed_network_by_network(pipeline, tmp_path):
     found = fix_directory(pipeline)
     assert set(found.networks) == {"text_encoder", "unet", "vae"}
@@ -343,6 +347,7 @@ def test_a_pipeline_is_fixed_network_by_network(pipeline, tmp_path):
         assert torch.isfinite(half(**in_half(sample)).sample).all()
 
 
+@pytest.mark.slow
 def test_several_networks_have_no_single_model(pipeline):
     found = fix_directory(pipeline)
     with pytest.raises(BadInput, match="take one of"):
@@ -389,6 +394,7 @@ def test_a_recipe_of_another_architecture_is_refused(fixed, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_tensors_that_no_file_holds_stay(tmp_path):
     """Marian's sinusoidal positions are in its state_dict, and in no checkpoint."""
     sizes = {"vocab_size": 99, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
@@ -405,6 +411,7 @@ def test_tensors_that_no_file_holds_stay(tmp_path):
     assert found.recipe().only.exponents
 
 
+@pytest.mark.slow
 def test_states_are_no_outputs_for_the_proof(tmp_path):
     place = saved(tmp_path / "t5", ROWS["t5_tied"].build(), {r"\.o\.weight|wo\.weight": 1e6})
     report = fix_directory(place).reports[""]
@@ -489,6 +496,7 @@ def test_what_is_excluded_of_a_pipeline_is_refused(loud, tmp_path):
         fix_directory(tmp_path, exclude="*")
 
 
+@pytest.mark.slow
 def test_texts_of_the_user_go_through_it_two_at_once(tmp_path):
     place = saved(tmp_path / "llama", llama(), {RESIDUAL: 1e6})
     tokenizer(place)
@@ -620,6 +628,7 @@ def test_arguments_are_made_up_in_the_form_that_a_class_takes(build, tmp_path):
     assert len({x.sum().item() for x in (s[next(iter(shapes))].float() for s in made)}) > 1
 
 
+@pytest.mark.slow
 def test_a_picture_has_its_tokens_in_the_text(tmp_path):
     torch.manual_seed(0)
     model, _ = looking()
@@ -644,6 +653,7 @@ def test_what_fits_in_no_form_is_refused_with_what_the_class_says(tmp_path):
         fix_directory(place)
 
 
+@pytest.mark.slow
 def test_sequences_are_classified_by_their_last_token(tmp_path):
     torch.manual_seed(0)
     place = saved(tmp_path / "t5", classifying()[0], LOUD_T5)
@@ -655,6 +665,7 @@ def test_sequences_are_classified_by_their_last_token(tmp_path):
 # What lies in memory and in files
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_written_yet_is_not_measured(tmp_path):
     """Multi-head latent attention makes keys with new_empty, and writes them in two parts."""
     config = transformers.DeepseekV3Config(
@@ -756,6 +767,7 @@ def test_tensors_that_each_loading_draws_are_told(tmp_path):
     assert note.startswith("no file holds 'classifier.bias' and 1 more")
 
 
+@pytest.mark.slow
 def test_complex_values_that_other_kernels_round_otherwise_are_captured(tmp_path):
     """DeepSeek-V2 turns queries in complex values; its capture is some roundings off in FP32."""
     config = transformers.DeepseekV2Config(
@@ -771,6 +783,7 @@ def test_complex_values_that_other_kernels_round_otherwise_are_captured(tmp_path
     assert found.recipe().only.exponents
 
 
+@pytest.mark.slow
 def test_a_plan_that_gives_values_up_is_not_better_than_none(tmp_path):
     """Random weights behind twenty BatchNorms are small: FP16 bears them as they are."""
     torch.manual_seed(0)

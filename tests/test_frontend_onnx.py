@@ -259,7 +259,7 @@ def test_constants_beside_the_file_are_written_beside_it(tmp_path):
     assert (tmp_path / "net.onnx.data").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit", "llama"])
+@pytest.mark.parametrize("name", ["resnet", "vit", pytest.param("llama", marks=pytest.mark.slow)])
 def test_an_exported_architecture_is_fixed_to_the_floor(name, tmp_path):
     model, inputs = ARCHITECTURES[name].build()
     path = tmp_path / f"{name}.onnx"

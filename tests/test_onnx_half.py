@@ -752,6 +752,7 @@ def test_every_operator_of_the_standard(operators):
     assert faults.count("") > 1000
 
 
+@pytest.mark.slow
 def test_whatever_computes_in_fp32_is_told(operators):
     """In a model converted without islands no operator gives FP32 that `kept` does not hold.
 
@@ -794,7 +795,7 @@ def test_the_limitations_name_what_the_standard_has_in_fp32_only():
 @pytest.mark.parametrize(
     ("every", "io"),
     [
-        (2, "float16"),
+        pytest.param(2, "float16", marks=pytest.mark.slow),
         pytest.param(2, "float32", marks=pytest.mark.slow),
         pytest.param(1, "float16", marks=pytest.mark.slow),
         pytest.param(1, "float32", marks=pytest.mark.slow),

@@ -129,6 +129,7 @@ def compared(folder):
 
 
 @needs("polygraphy")
+@pytest.mark.slow
 def test_polygraphys_command_line_finds_the_fixed_file_equal(folder):
     (fix,) = commands("halfsafe fix")
     assert_runs(fix, folder)
@@ -138,6 +139,7 @@ def test_polygraphys_command_line_finds_the_fixed_file_equal(folder):
 
 
 @needs("polygraphy", "onnxconverter_common")
+@pytest.mark.slow
 def test_polygraphys_own_conversion_cuts_constants_off(folder):
     assert_runs("polygraphy convert model.onnx --fp-to-fp16 -o model_fp16.onnx", folder)
     model = onnx.load(folder / "model_fp16.onnx")
@@ -148,6 +150,7 @@ def test_polygraphys_own_conversion_cuts_constants_off(folder):
 
 
 @needs("polygraphy")
+@pytest.mark.slow
 def test_the_loader_stands_before_polygraphys_other_loaders():
     from polygraphy.backend.onnx import BytesFromOnnx, OnnxFromPath
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
@@ -316,6 +319,7 @@ def in_openvino(model, x, precision):
 
 
 @needs("openvino")
+@pytest.mark.slow
 def test_the_detector_becomes_an_ir_with_constants_in_fp16(tmp_path):
     (feed,) = detector.drawn(1)
     fixed = halfsafe.fix(str(detector.file()), feed)

@@ -36,6 +36,7 @@ def notes(found, name):
     return found.reports[name].notes
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_breaks_draws_the_same_picture_in_fp32_and_nearly_so_in_half(
     xl, fixed, tmp_path
 ):
@@ -205,9 +206,9 @@ ATTENTION = {r"to_v": 1e6, r"to_out": 1e-5}
 @pytest.mark.parametrize(
     ("build", "factors"),
     [
-        (diffusion.unet_xl, diffusion.UNET),
+        pytest.param(diffusion.unet_xl, diffusion.UNET, marks=pytest.mark.slow),
         (diffusion.sd3, diffusion.JOINT),
-        (diffusion.flux, diffusion.JOINT),
+        pytest.param(diffusion.flux, diffusion.JOINT, marks=pytest.mark.slow),
         (captions, ATTENTION),
         (films, ATTENTION),
     ],

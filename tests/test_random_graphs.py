@@ -49,7 +49,7 @@ def specs(draw, kind):
 @pytest.mark.parametrize("kind", rg.KINDS)
 def test_random_graphs_end_in_a_true_verdict(kind):
     @settings(
-        max_examples=20, deadline=None, derandomize=True, database=None,
+        max_examples=12, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(specs(kind))

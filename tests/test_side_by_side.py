@@ -122,7 +122,7 @@ def test_a_sample_that_does_not_fit_is_named(kind):
         source.evaluate_on([*given, misfit], FORMATS)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
 def test_reports_do_not_depend_on_it(monkeypatch, kind):
     def reports() -> list[str]:
         if kind == "torch":

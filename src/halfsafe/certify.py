@@ -51,7 +51,8 @@ def certify(
     (True, 'input_1')
     """
     progress("capturing")
-    source = open_model(model, Samples(_sample(model) if sample is None else sample).first)
+    first = Samples(_sample(model) if sample is None else sample).first
+    source = open_model(model, first, runs=False)
     return certificate_of(source, domain or {}, progress)
 
 

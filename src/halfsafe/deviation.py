@@ -160,8 +160,10 @@ def _worst(
 
 
 def _difference(found: Array, known: Array, measure: Callable[[Array, Array], float]) -> float:
+    if np.array_equal(found, known):
+        return 0.0
     if found.shape != known.shape or known.dtype.kind != "f":
-        return 0.0 if np.array_equal(found, known) else inf
+        return inf
     odd = ~np.isfinite(known) & ~((found == known) | (np.isnan(found) & np.isnan(known)))
     return inf if odd.any() else measure(found, known)
 

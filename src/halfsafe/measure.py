@@ -263,7 +263,8 @@ def fingerprint(graph: Graph, constants: Iterable[tuple[str, Any]]) -> str:
     digest = blake2b(text.encode(), digest_size=16)
     for name, x in constants:
         digest.update(f"{name} {x.dtype} {x.shape}".encode())
-        digest.update(np.ascontiguousarray(x).tobytes())
+        flat = np.ascontiguousarray(x).reshape(-1)
+        digest.update(repr(flat.tolist()).encode() if flat.dtype.hasobject else flat.view(np.uint8))
     return digest.hexdigest()
 
 

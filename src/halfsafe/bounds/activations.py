@@ -65,7 +65,7 @@ def under(made: Bound, x: Bound, factor: float) -> Bound:
     carrier = x.form or x.carrier
     if carrier is not None and factor != 1:
         carrier = carrier.scaled(factor)
-    return replace(made, lengths=(lambda: factor * x.length,), carrier=carrier)
+    return replace(made, lengths=(x.longest.times(factor),), carrier=carrier)
 
 
 def rectified(b: Operands) -> Bound:
@@ -95,7 +95,7 @@ def gated_unit(b: Operands) -> Bound:
     halves = [end.take(range(x.shape[axis] // 2), axis) for end in x.expanded()]
     low, high = np.minimum(halves[0], 0.0), np.maximum(halves[1], 0.0)
     made = Bound.between(b.shape, low, high, x.lost)
-    return replace(made, lengths=(lambda: x.length,))
+    return replace(made, lengths=(x.longest,))
 
 
 def leaky(default: float) -> Callable[[Operands], Bound]:

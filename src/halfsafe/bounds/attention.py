@@ -79,7 +79,7 @@ def _averaged(b: Operands, value: Bound) -> Bound:
 def _by_columns(b: Operands, value: Bound) -> Bound:
     """Of rows of several heads side by side, each of which is averaged in another way: no row of
     them is one of the values, and what is known of those is not of it."""
-    return replace(mixed(b.shape, value.plain(), value.shape[-2]), lengths=(), _length=[])
+    return replace(mixed(b.shape, value.plain(), value.shape[-2]), lengths=())
 
 
 def _over_all(b: Operands, bounds: list[Bound], count: int) -> Bound:

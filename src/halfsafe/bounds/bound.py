@@ -113,7 +113,7 @@ class Form:
 
     def scaled(self, factor: float) -> Form:
         """Times a number."""
-        rows, off = narrowed(factor * self.rows.astype(np.float64), self.radius)
+        rows, off = scaled(self.rows, factor, self.radius)
         error = abs(factor) * self.error + off
         slip = abs(factor) * self.slip if factor and rows.ndim == 1 else inf
         made = replace(self, centre=factor * self.centre, rows=rows, error=error, slip=slip)
@@ -127,6 +127,30 @@ class Form:
         if any(x.size != n or x.shape[-1] != n for x in (self.index, self.ball)):
             return False  # entries vary along another axis, or rows of the tensor differ
         return _counts_up(self.index.ravel()) and bool((self.ball == self.ball[..., :1]).all())
+
+
+class Length:
+    """No row is longer than the least of some answers, which are computed when it is asked for.
+
+    What these are made of is let go then: what a layer reads is not held to the end of a network.
+    """
+
+    def __init__(self, *ways: Callable[[], float]) -> None:
+        self._ways, self._known = ways, inf
+
+    def __call__(self) -> float:
+        ways, self._ways = self._ways, ()
+        self._known = min((way() for way in ways), default=self._known)
+        return self._known
+
+    def settle(self) -> None:
+        """From now on the first of the answers has to do, if none has been asked for."""
+        self._ways = self._ways[:1]
+        self()
+
+    def times(self, factor: float, off: float = 0.0) -> Length:
+        """Of rows that are longer by a factor, and by so much."""
+        return Length(lambda: self() * factor + off)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +175,6 @@ class Bound:
     even: bool = False
     summed: float | None = None
     by: str = "intervals"
-    _length: list[float] = field(default_factory=list[float])
 
     @classmethod
     def of(cls, array: Any) -> Bound:
@@ -189,13 +212,20 @@ class Bound:
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.amax))
 
+    @cached_property
+    def longest(self) -> Length:
+        """What no row along the last axis is longer than, in ||.||_2, when it is asked for."""
+        return Length(self._by_entries, self._by_form, *self.lengths)
+
     @property
     def length(self) -> float:
-        """No row along the last axis is longer, in ||.||_2."""
-        if not self._length:
-            found = [bound() for bound in self.lengths]
-            self._length.append(min(self._by_entries(), self._by_form(), *found, inf))
-        return self._length[0]
+        """The same as a number."""
+        return self.longest()
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it holds a matrix."""
+        return any(form is not None and form.rows.ndim == 2 for form in (self.form, self.carrier))
 
     def _by_entries(self) -> float:
         """sqrt(sum max |x_i|^2)."""
@@ -250,11 +280,9 @@ class Bound:
         form = self.form.stored(relative, absolute) if self.form else None
         carrier = self.carrier.stored(2 * relative, 2 * absolute) if self.carrier else None
         width = self.shape[-1] if self.shape else 1
-        lengths = tuple(
-            _longer(length, relative, absolute * sqrt(width)) for length in self.lengths
-        )
-        made = replace(self, low=low, high=high, form=form, carrier=carrier)
-        return replace(made, lengths=lengths, _length=[])
+        off = absolute * sqrt(width)
+        lengths = tuple(Length(length).times(1 + relative, off) for length in self.lengths)
+        return replace(self, low=low, high=high, form=form, carrier=carrier, lengths=lengths)
 
     def meeting(self, other: Bound) -> Bound:
         """What two bounds of one tensor say together."""
@@ -267,7 +295,6 @@ class Bound:
             lengths=(*self.lengths, *other.lengths),
             by=other.by if other.amax < self.amax else self.by,
             lost="" if np.isfinite(low).all() and np.isfinite(high).all() else self.lost,
-            _length=[],
         )
 
 
@@ -275,10 +302,6 @@ def _share(ends: Array, relative: float, absolute: float) -> Array:
     """What rounding may add to the ends of intervals; to those that are infinite, nothing."""
     finite = np.isfinite(ends)
     return np.where(finite, np.abs(np.where(finite, ends, 0.0)) * relative + absolute, 0.0)
-
-
-def _longer(length: Callable[[], float], relative: float, absolute: float) -> Callable[[], float]:
-    return lambda: length() * (1 + relative) + absolute
 
 
 def with_form(shape: Sequence[int], form: Form) -> Bound:
@@ -329,7 +352,7 @@ def largest_gain(matrix: Array) -> float:
         return frobenius * SLACK
     work = np.float32 if matrix.size > LARGE else np.float64
     smaller = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    return frobenius * _gain((smaller / frobenius).astype(work), POWERS) * SLACK
+    return frobenius * _gain((smaller / frobenius).astype(work, copy=False), POWERS) * SLACK
 
 
 def _gain(a: Array, powers: int) -> float:
@@ -344,7 +367,10 @@ def _gain(a: Array, powers: int) -> float:
         gram += part @ part.T  # symmetric: half the work
     off = 1.01 * (min(COLUMNS, a.shape[1]) + 8) * unit
     size = float(np.linalg.norm(gram))
-    rest = _gain((gram / size).astype(a.dtype), powers - 1) if powers and size else 1.0
+    if not powers or not size:
+        return min(sqrt(size + off), 1.0 + off)
+    gram /= size
+    rest = _gain(gram.astype(a.dtype, copy=False), powers - 1)
     return min(sqrt(size * rest + off), 1.0 + off)
 
 
@@ -353,11 +379,11 @@ def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
     FP32, whose sums are off by g(n) ||a_i||_2 ||B||_F in length."""
     if b.ndim == 1:
         return a * b, np.zeros(len(a))
-    amax, bmax = (float(np.abs(x).max(initial=0.0)) for x in (a, b))
+    amax, bmax = (float(max(x.max(initial=0.0), -x.min(initial=0.0))) for x in (a, b))
     narrow = max(amax, bmax) < 2.0**100 and 2.0**-40 < amax * bmax * len(b) < 2.0**80
     if b.size <= LARGE or not narrow:
         return a @ b.astype(np.float64), np.zeros(len(a))
-    one, other = a.astype(np.float32), b.astype(np.float32)
+    one, other = (x.astype(np.float32, copy=False) for x in (a, b))
     made = np.zeros((len(a), b.shape[1]))
     for start in range(0, len(b), COLUMNS):
         made += one[:, start : start + COLUMNS] @ other[start : start + COLUMNS]
@@ -373,6 +399,17 @@ def narrowed(rows: Array, radius: float) -> tuple[Array, Array]:
         return rows, np.zeros(len(rows))
     off = UNIT * row_lengths(rows) + 2.0**-149 * sqrt(rows.shape[1])
     return rows.astype(np.float32), radius * off * SLACK
+
+
+def scaled(rows: Array, factor: float, radius: float) -> tuple[Array, Array]:
+    """Rows of a form times a number, as they are held, and how far off that makes an entry."""
+    if rows.ndim == 1:
+        return factor * rows, np.zeros(len(rows))
+    made, off = np.empty(rows.shape, np.float32), np.empty(len(rows))
+    for start in range(0, len(rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        made[part], off[part] = narrowed(factor * rows[part].astype(np.float64), radius)
+    return made, off
 
 
 def row_lengths(matrix: Array) -> Array:

@@ -57,8 +57,8 @@ def _sum(b: Operands, x: Bound, y: Bound, factor: float) -> Bound:
     if form is not None:
         made = replace(made.meeting(with_form(b.shape, form)), form=form)
     if x.shape == y.shape and b.shape:
-        lengths = (lambda: x.length + abs(factor) * y.length,)
-        made = replace(made, lengths=lengths)
+        one, other = x.longest, y.longest.times(abs(factor))
+        made = replace(made, lengths=(lambda: one() + other(),))
     return made
 
 
@@ -115,7 +115,7 @@ def product(b: Operands) -> Bound:
         lengths.append(_joint_length(made, x, y))
     carrier = next((c for one, other in pairs if (c := _under(one, other))), None)
     form = next((f for one, other in pairs if (f := _gained(b, one, other))), None)
-    return replace(made, lengths=tuple(lengths), form=form, carrier=carrier, _length=[])
+    return replace(made, lengths=tuple(lengths), form=form, carrier=carrier)
 
 
 def _row_products(p: Array, q: Array) -> Array:
@@ -138,9 +138,11 @@ def _under(x: Bound, y: Bound) -> Form | None:
 def _joint_length(made: Bound, x: Bound, y: Bound) -> Callable[[], float]:
     """sum (x y)^2 <= max |x y| sum |x y| <= max |x y| ||x||_2 ||y||_2."""
 
+    one, other, amax = x.longest, y.longest, made.amax
+
     def length() -> float:
-        lengths = x.length * y.length if x.length and y.length else 0.0
-        return sqrt(made.amax * lengths) if lengths and made.amax else 0.0
+        lengths = one() * other() if one() and other() else 0.0
+        return sqrt(amax * lengths) if lengths and amax else 0.0
 
     return length
 
@@ -160,7 +162,8 @@ def _joint(shape: tuple[int, ...], x: Bound, y: Bound) -> Bound:
 
 
 def _product_length(x: Bound, y: Bound) -> Callable[[], float]:
-    return lambda: x.length * y.amax if x.length else 0.0
+    longest, amax = x.longest, y.amax
+    return lambda: longest() * amax if longest() else 0.0
 
 
 def _gained(b: Operands, x: Bound, y: Bound) -> Form | None:
@@ -207,8 +210,7 @@ def _times(x: Bound, factor: float) -> Bound:
         even=False,
         convex=x.convex and factor == 1,
         summed=None,
-        lengths=(lambda: x.length * abs(factor),),
-        _length=[],
+        lengths=(x.longest.times(abs(factor)),),
     )
 
 
@@ -256,7 +258,7 @@ def magnitude(b: Operands) -> Bound:
     """|x|."""
     x = b.first
     low = np.where((x.low < 0) & (x.high > 0), 0.0, np.minimum(np.abs(x.low), np.abs(x.high)))
-    return replace(Bound.between(b.shape, low, x.size, x.lost), lengths=(lambda: x.length,))
+    return replace(Bound.between(b.shape, low, x.size, x.lost), lengths=(x.longest,))
 
 
 def negated(b: Operands) -> Bound:

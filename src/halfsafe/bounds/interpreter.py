@@ -9,6 +9,7 @@ operands are not bounded where it needs it, gives values of which nothing is kno
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from halfsafe.bounds.aten import BOUNDS as ATEN
 from halfsafe.bounds.aten import WHOLE as TRUTHS
-from halfsafe.bounds.bound import Array, Bound
+from halfsafe.bounds.bound import Array, Bound, Length
 from halfsafe.bounds.moving import moved as moved_family
 from halfsafe.bounds.moving import same
 from halfsafe.bounds.norms import on_ball
@@ -46,6 +47,9 @@ HELD = (Kind.CONSTANT, Kind.LITERAL)
 SIZES = ("onnx.Shape", "onnx.Size")
 """Operators that tell shapes, which are those of the sample."""
 
+WAITING = 4
+"""Of how many values matrices are held that may be asked for their length."""
+
 SMALL = 2**20
 """Entries up to which what is computed of constants alone is kept."""
 
@@ -72,6 +76,7 @@ class Interpreter:
         self.network, self.graph = network, network.graph
         self.bounds: dict[str, Bound] = dict(domain)
         self._arrays: dict[str, Array] = {}
+        self._heavy: deque[Length] = deque()
         self._fixed = _independent(self.graph)
 
     def walk(self, progress: Progress = lambda _: None) -> dict[str, Bound]:
@@ -83,9 +88,19 @@ class Interpreter:
                 self.bounds[name] = bound
             for value in node.inputs.values():
                 if last[value] == i and value in self.bounds:
-                    self.bounds[value] = self.bounds[value].plain()  # matrices are not needed again
-                    self._arrays.pop(value, None)
+                    self._let_go(value)
         return {n: b for n, b in self.bounds.items() if self.graph.values[n].floating}
+
+    def _let_go(self, value: str) -> None:
+        """Keeps the intervals of what is not read again. Its matrices wait only as long as those
+        of some others do for a length that may be asked for."""
+        bound = self.bounds[value]
+        self.bounds[value] = bound.plain()
+        self._arrays.pop(value, None)
+        if bound.is_heavy:
+            self._heavy.append(bound.longest)
+            if len(self._heavy) > WAITING:
+                self._heavy.popleft().settle()
 
     def _outputs(self, node: Node) -> list[Bound]:
         try:

@@ -121,7 +121,8 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
     if made.form is not None:  # which says no more
         return made
     own = float(np.linalg.norm(c)) + off * float(np.linalg.norm(matrix.bias_stored))
-    return replace(made, lengths=(lambda: matrix.longest(x.length) + own,))
+    longest = x.longest
+    return replace(made, lengths=(lambda: matrix.longest(longest()) + own,))
 
 
 def _mapped_halves(shape: tuple[int, ...], x: Bound, form: Form, matrix: Matrix) -> Bound:
@@ -477,7 +478,7 @@ def mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
     low, high = over(value.low, np.min), over(value.high, np.max)
     made = Bound.between(shape, low - off * amax, high + off * amax, value.lost, "hulls")
     form = value.form
-    longest = (lambda: value.length * (1 + off),)
+    longest = (value.longest.times(1 + off),)
     if form is None or form.index.shape[-2] > 1 or not _one_ball(form, value.shape[-1]):
         return replace(made, lengths=longest)
     index = over(form.index, np.max)

@@ -55,7 +55,7 @@ def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
         low, high = (x.ravel()[source] for x in bound.expanded())
         made = Bound.between(source.shape, low, high, lost, bound.by)
         kept = _keeps_rows(bound, source)
-        lengths = (lambda: bound.length,) if kept else ()
+        lengths = (bound.longest,) if kept else ()
         convex = bound.convex and kept and source.shape[-1] == bound.shape[-1]  # the whole row
         return replace(made, form=form, lengths=lengths, convex=convex)
     low, high = (
@@ -140,7 +140,7 @@ def cut_off(b: Operands) -> Bound:
     """Some entries where they were, and 0 elsewhere."""
     x = b.first
     made = Bound.between(b.shape, np.minimum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
-    return replace(made, lengths=(lambda: x.length,))
+    return replace(made, lengths=(x.longest,))
 
 
 def laid_out(b: Operands) -> Bound:
@@ -176,7 +176,7 @@ def bordered(b: Operands) -> Bound:
     number = b["value"] if "value" in b else Bound.between((), stated, stated)
     ends = np.minimum(low, number.low.min()), np.maximum(high, number.high.max())
     made = Bound.between(b.shape, *ends, lost or number.lost)
-    return made if number.amax else replace(made, lengths=(lambda: x.length,))
+    return made if number.amax else replace(made, lengths=(x.longest,))
 
 
 def _borders(b: Operands, rank: int) -> tuple[int, ...] | None:
@@ -248,4 +248,4 @@ def turned(b: Operands) -> Bound:
         return Bound.unknown(b.shape, x.lost or c.lost or s.lost)
     reach = x.size.max(-1, keepdims=True) * each
     made = Bound.between(b.shape, -reach, reach)
-    return replace(made, lengths=(lambda: x.length * whole,))
+    return replace(made, lengths=(x.longest.times(whole),))

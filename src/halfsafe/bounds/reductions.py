@@ -212,4 +212,4 @@ def partly_normalised(b: Operands) -> Bound:
     share = bias**-power * (1 + 1e-5)
     ends = np.minimum(x.low, 0.0) * share, np.maximum(x.high, 0.0) * share
     made = Bound.between(b.shape, *ends, x.lost)
-    return replace(made, lengths=(lambda: x.length * share,))
+    return replace(made, lengths=(x.longest.times(share),))

@@ -51,7 +51,8 @@ def check(
     """
     told = certificate if isinstance(certificate, Certificate) else Certificate.load(certificate)
     progress("capturing")
-    source = open_model(model, Samples(_sample(model) if sample is None else sample).first)
+    first = Samples(_sample(model) if sample is None else sample).first
+    source = open_model(model, first, runs=False)
     why = _misfits(told, source)
     if not why:
         known = Walk(source, told.domain).known(progress)

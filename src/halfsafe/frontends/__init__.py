@@ -18,17 +18,20 @@ def open_model(
     dynamic_shapes: Any = None,
     others: Sequence[Call] = (),
     weights: Any = None,
+    *,
+    runs: bool = True,
 ) -> Source:
     """The source for a user's model. Raises BadInput for what no front end takes.
 
     It is captured on `call`; sizes on which `others` differ from it are left free. `weights` are
-    those of a PyTorch module on the meta device.
+    those of a PyTorch module on the meta device. What never `runs` on other samples is not asked at
+    which sizes it holds.
     """
     if any(kind.__module__.startswith("torch.") for kind in type(model).__mro__):
         with needing("torch", "PyTorch models"):
             from halfsafe.frontends.torch.source import TorchSource
 
-        return TorchSource.open(model, call, dynamic_shapes, others, weights)
+        return TorchSource.open(model, call, dynamic_shapes, others, weights, runs=runs)
     if weights is not None:
         raise BadInput("weights are given for what is no torch.nn.Module on the meta device")
     if isinstance(model, (str, Path)) and Path(model).is_dir():

@@ -50,13 +50,19 @@ class Capture:
 
 
 def capture(
-    model: nn.Module | Opened, call: Call, dynamic_shapes: Any = None, others: Sequence[Call] = ()
+    model: nn.Module | Opened,
+    call: Call,
+    dynamic_shapes: Any = None,
+    others: Sequence[Call] = (),
+    *,
+    runs: bool = True,
 ) -> Capture:
     """Captures a model for calls like `call`, and of any size on axes on which `others` differ.
 
     A capture in bfloat16 that is as close to the model as one in FP32 is preferred, since it shows
-    the model's own upcasts. Raises BadInput for a model or sample that cannot be used as it is, and
-    CaptureError, with the line of the user's code, when torch.export cannot follow the model.
+    the model's own upcasts. What never `runs` on others is not asked at which sizes it holds.
+    Raises BadInput for a model or sample that cannot be used as it is, and CaptureError, with the
+    line of the user's code, when torch.export cannot follow the model.
     """
     opened = model if isinstance(model, Opened) else Opened.of(model)
     check_call(call)
@@ -66,7 +72,8 @@ def capture(
         found = _of_any_size(asked, others)
     if found is None:
         found = _closest(asked)
-    mark_held(found.program.fx, call, others, partial(_holds, opened, found))
+    if runs:
+        mark_held(found.program.fx, call, others, partial(_holds, opened, found))
     return found
 
 

@@ -86,10 +86,12 @@ class TorchSource(TorchPart):
         dynamic_shapes: Any = None,
         others: Sequence[Call] = (),
         weights: Weights | None = None,
+        *,
+        runs: bool = True,
     ) -> Self:
         """Captures a module, sizes on which `others` differ free. Raises BadInput, CaptureError."""
         opened = Opened.of(model, weights)
-        found = capture(opened, call, dynamic_shapes, others)
+        found = capture(opened, call, dynamic_shapes, others, runs=runs)
         if found.difference > CAPTURED:
             raise CaptureError(
                 f"torch.export gives another function than {type(model).__name__}: their outputs "
