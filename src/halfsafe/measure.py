@@ -264,7 +264,9 @@ def fingerprint(graph: Graph, constants: Iterable[tuple[str, Any]]) -> str:
     for name, x in constants:
         digest.update(f"{name} {x.dtype} {x.shape}".encode())
         flat = np.ascontiguousarray(x).reshape(-1)
-        digest.update(repr(flat.tolist()).encode() if flat.dtype.hasobject else flat.view(np.uint8))
+        digest.update(
+            repr(flat.tolist()).encode() if flat.dtype.hasobject else flat.view(np.uint8).data
+        )
     return digest.hexdigest()
 
 
