@@ -244,8 +244,8 @@ def _climb(watch: _Watch, box: Box, target: str, start: Inputs, until: int,
 class Box:
     """Inputs of a domain with the shapes and types of a sample.
 
-    Along the first axis are rows, where all inputs have as many. A mask has a 1 in each row, of its
-    last axis.
+    Along the first axis are rows, where all inputs have as many, and not all of them are vectors. A
+    mask has a 1 in each row, of its last axis.
     """
 
     def __init__(self, given: Inputs, domain: Mapping[str, Any], tables: Mapping[str, Tensor],
@@ -253,8 +253,9 @@ class Box:
         self.given, self.tables, self.held = given, tables, held
         self._kept: Inputs = {}
         self.draw = torch.Generator().manual_seed(seed)
-        sizes = {x.shape[0] if x.ndim > 1 else 1 for x in given.values()}
-        self.rows = max(sizes) if len(sizes) == 1 else 1
+        sizes = {x.shape[:1] for x in given.values()}
+        batched = len(sizes) == 1 and any(x.ndim > 1 for x in given.values())
+        self.rows = next(iter(sizes)).numel() if batched else 1
         self.spans, self.counts = {}, {}
         for name, x in given.items():
             span = domain.get(name)
@@ -281,10 +282,9 @@ class Box:
         return dict(self._kept)
 
     def _drawn(self, name: str, x: Tensor, i: int) -> Tensor:
-        rows = self.rows if x.ndim > 1 else 1
-        shape = x.shape[1:] if rows > 1 else x.shape
-        made = [self._row(name, shape, i * rows + r) for r in range(rows)]
-        return (torch.stack(made) if rows > 1 else made[0]).reshape(x.shape).to(x.dtype)
+        shape = x.shape[1:] if self.rows > 1 else x.shape
+        made = [self._row(name, shape, i * self.rows + r) for r in range(self.rows)]
+        return (torch.stack(made) if self.rows > 1 else made[0]).reshape(x.shape).to(x.dtype)
 
     def _row(self, name: str, shape: torch.Size, i: int) -> Tensor:
         if name in self.spans:
