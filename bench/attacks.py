@@ -252,6 +252,7 @@ class Box:
                  most: dict[str, int], seed: int, held: Mapping[str, int]) -> None:  # fmt: skip
         self.given, self.tables, self.held = given, tables, held
         self._kept: Inputs = {}
+        self._loud: Inputs = {}
         self.draw = torch.Generator().manual_seed(seed)
         sizes = {x.shape[:1] for x in given.values()}
         batched = len(sizes) == 1 and any(x.ndim > 1 for x in given.values())
@@ -307,11 +308,15 @@ class Box:
         """Tokens of the longest rows, and some others."""
         if name not in self.tables:
             return random.flatten()
-        lengths = self.tables[name].norm(dim=1)[: self.counts[name][1]]
-        top = lengths.topk(min(64, len(lengths))).indices
-        single = self.tables[name][: len(lengths)].abs().amax(1).topk(len(top)).indices
-        other = torch.randint(0, len(lengths), (len(top),), generator=self.draw)
-        return torch.stack([top, single, other], 1).flatten()
+        count = self.counts[name][1]
+        if name not in self._loud:
+            rows = self.tables[name][:count]
+            each = min(64, len(rows))
+            sizes = rows.norm(dim=1), rows.abs().amax(1)
+            self._loud[name] = torch.stack([size.topk(each).indices for size in sizes], 1)
+        loud = self._loud[name]
+        other = torch.randint(0, len(self.tables[name][:count]), (len(loud),), generator=self.draw)
+        return torch.cat([loud, other[:, None]], 1).flatten()
 
     def _shares(self, shape: torch.Size, i: int) -> Tensor:
         """Places between the ends, from 0 to 1."""
@@ -476,6 +481,7 @@ class Module:
         for n in self.graph.nodes:
             found = {i for a in n.all_input_nodes for i in self.depends[a.name]}
             self.depends[n.name] = found | ({n.name} if n.name in self.inputs else set())
+        self.whole = fx.GraphModule(nn.Module(), self.graph)
         self.last: Inputs = {}
         self.kept: dict[str, Any] = {}
         self.looked_up = _tables(self.graph, set(self.inputs), set(self.held))
@@ -514,7 +520,7 @@ class _Run(fx.Interpreter):
 
     def __init__(self, module: Module, inputs: Inputs, dtype: torch.dtype, target: str,
                  rounding: bool = False) -> None:  # fmt: skip
-        super().__init__(fx.GraphModule(nn.Module(), module.graph))
+        super().__init__(module.whole)
         self.of, self.inputs, self.dtype, self.rounding = module, inputs, dtype, rounding
         self.target, self.seen, self.whole = target, Seen(), True
         self.masked: set[str] = set()

@@ -117,7 +117,7 @@ MOST = {"magika": {"bytes": 257}}
 
 USUAL: dict[str, Any] = {"half": 16, "seconds": 600.0}
 SLOW: dict[str, dict[str, Any]] = {
-    "whisper tiny.en": {"half": 101, "seconds": 1_500.0, "held": {"input_features": 25}}
+    "whisper tiny.en": {"half": 101, "seconds": 3_000.0, "held": {"input_features": 25}}
 }
 """How often drawn inputs run in FP16 as well, for how many seconds at most, and how many texts are
 drawn for a spectrum, of which one takes seconds."""
