@@ -711,7 +711,7 @@ class File:
         seen = {n: float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for n, x in floats.items()}
         height = None
         if target:
-            x = torch.as_tensor(np.abs(np.nan_to_num(floats[target])))
+            x = torch.as_tensor(np.asarray(np.abs(np.nan_to_num(floats[target]))))
             rows = {len(i) for i in inputs.values() if i.ndim > 1}
             height = x.flatten(1).amax(1) if x.ndim > 1 and rows == {len(x)} else x.max()[None]
         return Look([(seen, True)], height)
