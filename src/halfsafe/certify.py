@@ -88,17 +88,30 @@ def _positions(graph: Graph) -> frozenset[str]:
 
 def _constants(source: Source) -> dict[str, Bounded]:
     """Weights and other constants, which FP16 has to hold as well."""
-    values = source.graph.values
+    values = source.graph.values.values()
+    largest = {
+        value: _largest(source.array(value.name) if value.number is None else [value.number])
+        for value in values
+        if value.floating and value.kind is Kind.CONSTANT
+    }
     return {
-        name: Bounded(
-            rounded_up(max(found.amax, _as_stored(found.amax, values[name]))),
-            f"the constant {name}",
-            values[name].bounded,
+        value.name: Bounded(
+            rounded_up(max(amax, _as_stored(amax, value))),
+            f"the constant {value.name}",
+            value.bounded,
             by="constants",
         )
-        for name, found in source.constants().items()
-        if values[name].kind is Kind.CONSTANT
+        for value, amax in largest.items()
     }
+
+
+def _largest(entries: Any) -> float:
+    """The largest finite magnitude, found without a second array where all are finite."""
+    array = np.asarray(entries)
+    largest = float(max(array.max(initial=0.0), -array.min(initial=0.0)))
+    if not isfinite(largest):
+        largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+    return largest
 
 
 def bounds_of(

@@ -416,7 +416,7 @@ def row_lengths(matrix: Array) -> Array:
     """||a_i||_2 of each row, without a copy of them."""
     made = np.empty(len(matrix))
     for start in range(0, len(matrix), BLOCK):
-        part = matrix[start : start + BLOCK].astype(np.float64)
+        part = matrix[start : start + BLOCK].astype(np.float64, copy=False)
         made[start : start + BLOCK] = np.sqrt(np.einsum("ij,ij->i", part, part))
     return made
 

@@ -16,6 +16,7 @@ from halfsafe.bounds.bound import (
     Array,
     Bound,
     Form,
+    Length,
     groups,
     hull,
     largest_gain,
@@ -27,6 +28,9 @@ from halfsafe.bounds.bound import (
 from halfsafe.bounds.moving import moved
 from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, UNIT, summed
+
+WHOLE = 2**22
+"""Entries up to which a matrix is held in FP64 while it is looked at."""
 
 WEIGHTS = 2.0**-10
 """What rounding may add to weights of a softmax that sum to 1, stored in FP16: each is off by
@@ -121,8 +125,15 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
     if made.form is not None:  # which says no more
         return made
     own = float(np.linalg.norm(c)) + off * float(np.linalg.norm(matrix.bias_stored))
-    longest = x.longest
-    return replace(made, lengths=(lambda: matrix.longest(longest()) + own,))
+    return replace(made, lengths=(_mapped_length(matrix, x.longest, own),))
+
+
+def _mapped_length(matrix: Matrix, longest: Length, own: float) -> Length:
+    """||W x + c||, W off by so much of each entry: sigma(W) ||x||, and the lengths of what is off
+    and of c. Nothing but the weights is held until it is asked for."""
+    off = matrix.off * float(np.linalg.norm(matrix.lengths_stored))
+    weight = matrix.weight
+    return Length(lambda: (largest_gain(weight) + off) * longest() + own)
 
 
 def _mapped_halves(shape: tuple[int, ...], x: Bound, form: Form, matrix: Matrix) -> Bound:
@@ -140,8 +151,8 @@ def _mapped_halves(shape: tuple[int, ...], x: Bound, form: Form, matrix: Matrix)
 
 
 class Matrix:
-    """Weights W and a bias c, and what of their rows bounds are made of, some rows at a time: no
-    copy in FP64 is ever held whole.
+    """Weights W and a bias c, and what of their rows bounds are made of, some rows at a time: of a
+    large one no copy in FP64 is ever held whole.
 
     What FP16 adds to weights is a share of 2^-11 of |w| + 2^-14, the second for its subnormals; so
     it is of a bias.
@@ -153,14 +164,18 @@ class Matrix:
         self.bias = np.zeros(self.rows) if bias is None else np.asarray(bias, np.float64).ravel()
         self.bias_stored = np.abs(self.bias) + (FLUSHED / ROUNDED if bias is not None else 0.0)
         self.off = summed(self.terms + 1) + ROUNDED * (1 + summed(self.terms + 1))
-        self.lengths = row_lengths(weight)
+        self._wide = weight.astype(np.float64, copy=False) if weight.size <= WHOLE else None
+        self.lengths = row_lengths(weight if self._wide is None else self._wide)
         self.lengths_stored = self.lengths + FLUSHED / ROUNDED * sqrt(self.terms)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Rows in FP64, and which."""
         for start in range(0, self.rows, BLOCK):
             rows = slice(start, min(start + BLOCK, self.rows))
-            yield rows, self.weight[rows].astype(np.float64)
+            if self._wide is not None:
+                yield rows, self._wide[rows]
+            else:
+                yield rows, self.weight[rows].astype(np.float64)
 
     def times(self, *vectors: Array) -> list[Array]:
         """W v for some v."""
@@ -174,7 +189,7 @@ class Matrix:
         """|W| v for some v."""
         made = [np.empty((*v.shape[:-1], self.rows)) for v in vectors]
         for rows, weight in self.blocks():
-            size = np.abs(weight, out=weight)
+            size = np.abs(weight)
             for found, vector in zip(made, vectors, strict=True):
                 found[..., rows] = vector @ size.T
         return made
@@ -187,11 +202,6 @@ class Matrix:
         ]
         up, down = (np.concatenate(side) for side in zip(*parts, strict=True))
         return up, down
-
-    def longest(self, length: float) -> float:
-        """||W x||_2, W off by so much of each entry: sigma(W) and the length of what it is off."""
-        off = self.off * float(np.linalg.norm(self.lengths_stored))
-        return (largest_gain(self.weight) + off) * length
 
     def of_form(
         self, form: Form, index: Array, ball: Array, length: float, *, keep: bool
