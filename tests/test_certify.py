@@ -2,6 +2,7 @@
 
 import json
 import math
+from weakref import WeakSet
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 import halfsafe
 from halfsafe import BadInput, Certificate, certify
 from halfsafe.asked import Asked
+from halfsafe.bounds.bound import Form
 from halfsafe.certify import certified
 from halfsafe.cli import app
 from halfsafe.frontends import open_model
@@ -410,3 +412,39 @@ def test_a_constant_of_fp16_that_is_cast_up_is_bounded_as_it_is_stored():
     net, x = Turned().eval(), torch.ones(1)
     told = certify(net, {"x": (-1.0, 1.0)}, sample=x)
     assert told.values["mul_1"].bound >= abs(float(net.half()(x.half())))
+
+
+class Gated(nn.Module):
+    """Residual blocks, each with a gate behind a norm; no norm at the end."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(16) for _ in range(blocks))
+        self.ups = nn.ModuleList(nn.Linear(16, 48) for _ in range(2 * blocks))
+        self.downs = nn.ModuleList(nn.Linear(48, 16) for _ in range(blocks))
+
+    def forward(self, x):
+        for i, (norm, down) in enumerate(zip(self.norms, self.downs, strict=True)):
+            y = norm(x)
+            x = x + down(nn.functional.silu(self.ups[2 * i](y)) * self.ups[2 * i + 1](y))
+        return x
+
+
+def test_no_matrix_outlives_its_layer(monkeypatch):
+    alive, init = WeakSet(), Form.__init__
+
+    def noted(self, *args, **options):
+        init(self, *args, **options)
+        alive.add(self)
+
+    def most(blocks):
+        counts = []
+        torch.manual_seed(0)
+        halfsafe.certify(
+            Gated(blocks).eval(), {"x": (-1.0, 1.0)}, sample=torch.zeros(2, 16),
+            progress=lambda _: counts.append(len({id(f.rows) for f in alive if f.rows.ndim == 2})),
+        )  # fmt: skip
+        return max(counts)
+
+    monkeypatch.setattr(Form, "__init__", noted)
+    assert most(8) == most(3) > 0
