@@ -231,11 +231,10 @@ def quotient(b: Operands) -> Bound:
 
 def powers(b: Operands) -> Bound:
     """x^n, for whole n > 0 from the ends, or 0 where those have both signs and n is even; for
-    others of an x > 0."""
+    others, and for exponents that vary, of an x > 0, from the corners, since y log x is linear in
+    each."""
     x, n = b["self"], b.number("exponent")
-    if n is None:
-        return Bound.unknown(b.shape, b.name)
-    if n > 0 and n == int(n):
+    if n is not None and n > 0 and n == int(n):
         ends = x.low**n, x.high**n
         low, high = np.minimum(*ends), np.maximum(*ends)
         if n % 2 == 0:
@@ -243,8 +242,10 @@ def powers(b: Operands) -> Bound:
         return Bound.between(b.shape, low, high, x.lost)
     if not (x.low > 0).all():
         return Bound.unknown(b.shape, x.lost or f"{b.name} of what may be 0")
-    ends = x.low**n, x.high**n
-    return Bound.between(b.shape, np.minimum(*ends), np.maximum(*ends), x.lost)
+    y = b["exponent"]
+    ends = [p**q for p in (x.low, x.high) for q in (y.low, y.high)]
+    low, high = reduce(np.minimum, ends), reduce(np.maximum, ends)
+    return Bound.between(b.shape, low, high, x.lost or y.lost)
 
 
 def square(b: Operands) -> Bound:

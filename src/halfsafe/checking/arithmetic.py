@@ -161,10 +161,17 @@ def quotient(c: Call) -> Known:
 
 
 def power(c: Call) -> Known:
-    """x^n."""
+    """x^n for a whole n; of other exponents, and such as vary, and an x > 0, what corners span."""
     x, n = c["self"], c.number("exponent")
-    if n is None or not ((n > 0 and n == int(n)) or (x.low > 0).all()):
+    if n is not None and n > 0 and n == int(n):
+        ends = x.low**n, x.high**n
+        low = np.where((x.low < 0) & (x.high > 0) & (n % 2 == 0), 0.0, np.minimum(*ends))
+        return between(c.shape, low, np.maximum(*ends), x.lost)
+    if not (x.low > 0).all():
         return c.unknown()
-    ends = x.low**n, x.high**n
-    low = np.where((x.low < 0) & (x.high > 0) & (n % 2 == 0), 0.0, np.minimum(*ends))
-    return between(c.shape, low, np.maximum(*ends), x.lost)
+    y = c["exponent"]
+    corners = np.broadcast_arrays(
+        *[np.log(p) * q for p in (x.low, x.high) for q in (y.low, y.high)]
+    )
+    low, high = np.exp(np.minimum.reduce(corners)), np.exp(np.maximum.reduce(corners))
+    return between(c.shape, low, high, x.lost or y.lost)
