@@ -35,7 +35,7 @@ def assert_is_found(trial, engine):
     assert row["within"] or len(trial.culprits) > 1, row
 
 
-@pytest.mark.parametrize("name", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in MODULES])
 def test_planted_operators_of_a_module_are_named(name):
     base = bisect_plants.network(name)
     for asked in MODULES[name]:

@@ -231,7 +231,7 @@ NOTHING_KNOWN = {
     "aten.div.Scalar_mode", "aten.div.Tensor_mode",  # rounded
     "aten.lstm.input",  # one that projects
     "aten.masked_fill.Scalar",  # with -inf
-    "aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor",  # of what may be 0, to what is computed
+    "aten.pow.Tensor_Scalar",  # of what may be 0
     "aten.stack.default",  # whole numbers among floats
     "aten.view.dtype",  # bits of another type
     "aten.scatter.reduce", "aten.scatter.value_reduce",  # which multiply
@@ -239,7 +239,6 @@ NOTHING_KNOWN = {
     "onnx.BatchNormalization",  # one that trains
     "onnx.Gemm",  # whose bias is a matrix
     "onnx.LpNormalization",  # of another norm
-    "onnx.Pow",  # to what is computed
     "onnx.RNN",  # of other functions
 }  # fmt: skip
 """Calls among the cases of which nothing is known."""

@@ -277,7 +277,7 @@ class Branches(nn.Module):
         return self.other(h)
 
 
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("nested", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_branches_of_a_condition_are_computed_in_float32(nested, sign):
     model = Branches(nested=nested).eval()

@@ -46,7 +46,7 @@ def test_a_certificate_is_confirmed_and_one_percent_less_is_not():
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet", "vit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("t5_gated", "llama"))],
+    ["vit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("t5_gated", "llama", "resnet"))],
 )
 def test_certificates_of_architectures_are_confirmed(name):
     model, samples = ARCHITECTURES[name].build()

@@ -147,6 +147,7 @@ def test_files_beside_are_copied_and_other_weights_are_not(loud, tmp_path):
 # Restrictions
 
 
+@pytest.mark.slow
 def test_tied_embeddings_have_one_exponent(tmp_path):
     place = saved(tmp_path / "t5", ROWS["t5_tied"].build(), {r"\.o\.weight|wo\.weight": 1e6})
     found = fix_directory(place)
@@ -174,6 +175,7 @@ def test_epsilons_that_nobody_sees_stay(tmp_path):
     assert any("no bit shows it" in note for note in found.reports[""].notes)
 
 
+@pytest.mark.slow
 def test_epsilons_that_are_seen_are_refused_with_the_reason(tmp_path):
     row = ROWS["whisper_residual"]
     found = fix_directory(saved(tmp_path / "whisper", row.build(), row.amplify))

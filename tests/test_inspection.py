@@ -268,6 +268,7 @@ def test_lanes_draw_the_same_random_numbers():
     assert report.values[output].comparison.half.relative < 1e-3
 
 
+@pytest.mark.slow
 def test_no_value_outlives_its_last_reader():
     alive: list[weakref.ref] = []
     most = 0
@@ -451,6 +452,7 @@ def torchrun(folder: Path, *arguments: str, what: str = "inspect") -> subprocess
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_report_on_all_samples(tmp_path):
     ran = torchrun(tmp_path, "--samples", "zoo_of_shards:samples", "-o", "r.json")
     report = Report.load(tmp_path / "r.json")
@@ -478,6 +480,7 @@ def test_two_processes_fix_as_one_does(tmp_path):
     assert together == {**alone, "command": together["command"]}
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_both(tmp_path):
     ran = torchrun(tmp_path, "--samples", "zoo_of_shards:broken", "-o", "r.json")
     assert ran.returncode != 0

@@ -746,6 +746,7 @@ def fault(case, **options):
     return ""
 
 
+@pytest.mark.slow
 def test_every_operator_of_the_standard(operators):
     faults = [fault(case) for case in operators]
     assert not [text for text in faults if text]

@@ -209,8 +209,8 @@ ATTENTION = {r"to_v": 1e6, r"to_out": 1e-5}
         pytest.param(diffusion.unet_xl, diffusion.UNET, marks=pytest.mark.slow),
         (diffusion.sd3, diffusion.JOINT),
         pytest.param(diffusion.flux, diffusion.JOINT, marks=pytest.mark.slow),
-        (captions, ATTENTION),
-        (films, ATTENTION),
+        pytest.param(captions, ATTENTION, marks=pytest.mark.slow),
+        pytest.param(films, ATTENTION, marks=pytest.mark.slow),
     ],
 )
 def test_arguments_are_drawn_by_their_names_and_the_configuration(build, factors, tmp_path):
