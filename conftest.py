@@ -26,7 +26,7 @@ SLOW = ("bisecting.md",)
 
 @pytest.hookimpl(tryfirst=True)  # before what is slow is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the pages whose packages are not here."""
+    """Marks pages that take long, and skips those whose packages are not here."""
     for item in items:
         if item.path.name in SLOW:
             item.add_marker(pytest.mark.slow)

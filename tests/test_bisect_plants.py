@@ -35,14 +35,17 @@ def assert_is_found(trial, engine):
     assert row["within"] or len(trial.culprits) > 1, row
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in MODULES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODULES)
 def test_planted_operators_of_a_module_are_named(name):
     base = bisect_plants.network(name)
     for asked in MODULES[name]:
         assert_is_found(next(bisect_plants.drawn(base, asked, 1)), "torch")
 
 
-@pytest.mark.parametrize("name", ["resnet", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [n if n == "resnet" else pytest.param(n, marks=pytest.mark.slow) for n in FILES]
+)
 def test_planted_nodes_of_a_file_are_named(name):
     base = bisect_files.file(name)
     for asked in FILES[name]:

@@ -130,7 +130,7 @@ def mapped(b: Operands, x: Bound, weight: Array, bias: Array | None) -> Bound:
 
 def _mapped_length(matrix: Matrix, longest: Length, own: float) -> Length:
     """||W x + c||, W off by so much of each entry: sigma(W) ||x||, and the lengths of what is off
-    and of c. Nothing but the weights is held until it is asked for."""
+    and of c. W and the length of x are held until it is asked for, not the rest of a Matrix."""
     off = matrix.off * float(np.linalg.norm(matrix.lengths_stored))
     weight = matrix.weight
     return Length(lambda: (largest_gain(weight) + off) * longest() + own)
