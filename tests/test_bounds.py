@@ -11,15 +11,8 @@ import torch
 from torch import fx, nn
 
 from halfsafe.bounds.aten import BOUNDS
-from halfsafe.bounds.bound import (
-    Bound,
-    Form,
-    groups,
-    largest_gain,
-    multiplied,
-    row_lengths,
-    with_form,
-)
+from halfsafe.bounds.bound import Bound, Form, groups, with_form
+from halfsafe.bounds.gains import largest_gain, multiplied, row_lengths
 from halfsafe.bounds.interpreter import Interpreter
 from halfsafe.bounds.onnx import BOUNDS as ONNX
 from halfsafe.frontends import open_model

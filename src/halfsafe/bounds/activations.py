@@ -8,8 +8,10 @@ from math import inf, pi
 
 import numpy as np
 
-from halfsafe.bounds.bound import Array, Bound
+from halfsafe.bounds.bound import Bound
+from halfsafe.bounds.gains import Array
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.patches import of_parts
 from halfsafe.bounds.rounding import ROUNDED, STEPS
 
 GELU, SILU, MISH, HARDSWISH = -0.1701, -0.2785, -0.3089, -0.3751
@@ -65,7 +67,8 @@ def under(made: Bound, x: Bound, factor: float) -> Bound:
     carrier = x.form or x.carrier
     if carrier is not None and factor != 1:
         carrier = carrier.scaled(factor)
-    return replace(made, lengths=(x.longest.times(factor),), carrier=carrier)
+    windows = tuple(patches.times(factor) for patches in x.all_windows)
+    return replace(made, lengths=(x.longest.times(factor),), carrier=carrier, windows=windows)
 
 
 def rectified(b: Operands) -> Bound:
@@ -95,7 +98,8 @@ def gated_unit(b: Operands) -> Bound:
     halves = [end.take(range(x.shape[axis] // 2), axis) for end in x.expanded()]
     low, high = np.minimum(halves[0], 0.0), np.maximum(halves[1], 0.0)
     made = Bound.between(b.shape, low, high, x.lost)
-    return replace(made, lengths=(x.longest,))
+    windows = tuple(of_parts(b.shape, (patches,)) for patches in x.all_windows)
+    return replace(made, lengths=(x.longest,), windows=windows)
 
 
 def leaky(default: float) -> Callable[[Operands], Bound]:

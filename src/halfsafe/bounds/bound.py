@@ -1,12 +1,13 @@
 """What is known of a tensor for every input of a domain.
 
-Three abstractions, each true by itself, of which the least is taken:
+Abstractions, each true by itself, of which the least is taken:
 
 - an *interval* of each entry;
 - an *affine form over balls*: entries are c + <a, u> + e with ||u||_2 <= r and |e| small. Behind a
   norm of width d all entries of a token are such, u the normalised vector and r = sqrt(d); a linear
   map of that token has its product with a, and is bounded by r ||a||_2, exactly;
-- the *length* of rows, ||x||_2 along the last axis.
+- the *length* of rows, ||x||_2 along the last axis;
+- the same of *patches* of pictures, over some places and all their channels.
 
 Which of them says the least is told by name (`by`).
 
@@ -24,18 +25,9 @@ from math import inf, prod, sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from halfsafe.bounds.rounding import UNIT
-
-Array = NDArray[Any]
-
-BLOCK = 256
-"""Rows of a matrix that are gone through at a time."""
-
-SLACK = 1 + 1e-9
-"""What the bounds' own arithmetic, in FP64, may lose: sums of up to 10^6 terms lose 10^-10."""
-
+from halfsafe.bounds.gains import SLACK, Array, largest_gain, row_lengths, scaled
+from halfsafe.bounds.patches import Convolved, Patches, by_entries
 
 ONCE = count()
 """Numbers, each once."""
@@ -160,7 +152,8 @@ class Bound:
     A `convex` one has rows that are not negative and whose sum is 1. `lengths` are further
     bounds of the length of a row, computed when they are asked for. No entry is larger than that
     of the `carrier`, as behind a gate; behind an `even` one it is half the carrier's, and between 0
-    and half of its magnitude more. `summed` is the largest partial sum of products from which
+    and half of its magnitude more. `windows` are further bounds of patches, and a `convolved` one
+    is a convolution times numbers. `summed` is the largest partial sum of products from which
     entries are made, in any order. `by` names the inequality that says the least.
     """
 
@@ -173,6 +166,8 @@ class Bound:
     lost: str = ""
     carrier: Form | None = None
     even: bool = False
+    windows: tuple[Patches, ...] = ()
+    convolved: Convolved | None = None
     summed: float | None = None
     by: str = "intervals"
 
@@ -221,6 +216,32 @@ class Bound:
     def length(self) -> float:
         """The same as a number."""
         return self.longest()
+
+    @cached_property
+    def patches(self) -> Patches:
+        """What no patch of a picture is longer than; of two axes or less there is none."""
+        windows = self.windows
+        if self.convolved is not None:
+            windows = (*windows, self.convolved.patches(self.shape))
+        entries = by_entries(self.size, self.shape[1])
+        return Patches(self.shape, (entries, *windows), windows)
+
+    def patches_as(self, shape: tuple[int, ...]) -> Patches:
+        """The same where entries are repeated to fill a shape."""
+        if self.shape == shape:
+            return self.patches
+        size = self.size.reshape((1,) * (len(shape) - self.size.ndim) + self.size.shape)
+        return Patches(shape, (by_entries(size, shape[1]),))
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether entries are not all that is known of them."""
+        return len(self.shape) > 2 and (bool(self.windows) or self.convolved is not None)
+
+    @property
+    def all_windows(self) -> tuple[Patches, ...]:
+        """What is known of patches, for what is no larger than this, entry by entry."""
+        return (self.patches,) if self.has_patches else ()
 
     @property
     def is_heavy(self) -> bool:
@@ -282,7 +303,16 @@ class Bound:
         width = self.shape[-1] if self.shape else 1
         off = absolute * sqrt(width)
         lengths = tuple(Length(length).times(1 + relative, off) for length in self.lengths)
-        return replace(self, low=low, high=high, form=form, carrier=carrier, lengths=lengths)
+        return replace(
+            self,
+            low=low,
+            high=high,
+            form=form,
+            carrier=carrier,
+            lengths=lengths,
+            windows=tuple(patches.times(1 + relative, absolute) for patches in self.windows),
+            convolved=self.convolved.stored(relative, absolute) if self.convolved else None,
+        )
 
     def meeting(self, other: Bound) -> Bound:
         """What two bounds of one tensor say together."""
@@ -293,6 +323,8 @@ class Bound:
             high=high,
             form=self.form or other.form,
             lengths=(*self.lengths, *other.lengths),
+            windows=(*self.windows, *other.windows),
+            convolved=self.convolved or other.convolved,
             by=other.by if other.amax < self.amax else self.by,
             lost="" if np.isfinite(low).all() and np.isfinite(high).all() else self.lost,
         )
@@ -332,93 +364,6 @@ def thinned(array: Array) -> Array:
 def groups(index: Array, ball: Array) -> list[Array]:
     """The numbers of rows that have a ball in common, ball by ball."""
     return [index[ball == one] for one in np.unique(ball)]
-
-
-POWERS = 3
-"""How often a Gram matrix is squared: its norm is then off by n^(1/16) at most."""
-
-COLUMNS = 512
-"""Products in FP32 whose sum is rounded as one, before it is added in FP64."""
-
-LARGE = 2**16
-"""Entries from which on a matrix is squared in FP32."""
-
-
-def largest_gain(matrix: Array) -> float:
-    """An upper bound of sigma_max(A): ||G^p||_F^(1/2p), G the smaller Gram matrix and p = 8, since
-    the eigenvalues of G^p are those of G to the p, and none is larger than ||G^p||_F."""
-    frobenius = float(np.sqrt((row_lengths(matrix) ** 2).sum()))
-    if not 1e-140 < frobenius < 1e140:  # of what squares are not held
-        return frobenius * SLACK
-    work = np.float32 if matrix.size > LARGE else np.float64
-    smaller = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    return frobenius * _gain((smaller / frobenius).astype(work, copy=False), POWERS) * SLACK
-
-
-def _gain(a: Array, powers: int) -> float:
-    """Of an A with ||A||_F = 1: sigma(A)^2 = sigma(A A^T), that product computed again and again.
-
-    What A is rounded by, and what n products in sums add, is no more than u and g(n) of ||A||_F^2.
-    """
-    unit = UNIT if a.dtype == np.float32 else 2.0**-53
-    gram = np.zeros((len(a), len(a)))
-    for start in range(0, a.shape[1], COLUMNS):
-        part = a[:, start : start + COLUMNS]
-        gram += part @ part.T  # symmetric: half the work
-    off = 1.01 * (min(COLUMNS, a.shape[1]) + 8) * unit
-    size = float(np.linalg.norm(gram))
-    if not powers or not size:
-        return min(sqrt(size + off), 1.0 + off)
-    gram /= size
-    rest = _gain(gram.astype(a.dtype, copy=False), powers - 1)
-    return min(sqrt(size * rest + off), 1.0 + off)
-
-
-def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
-    """A B, for a matrix B or a diagonal, and how much longer its rows may be; of large matrices in
-    FP32, whose sums are off by g(n) ||a_i||_2 ||B||_F in length."""
-    if b.ndim == 1:
-        return a * b, np.zeros(len(a))
-    amax, bmax = (float(max(x.max(initial=0.0), -x.min(initial=0.0))) for x in (a, b))
-    narrow = max(amax, bmax) < 2.0**100 and 2.0**-40 < amax * bmax * len(b) < 2.0**80
-    if b.size <= LARGE or not narrow:
-        return a @ b.astype(np.float64), np.zeros(len(a))
-    one, other = (x.astype(np.float32, copy=False) for x in (a, b))
-    made = np.zeros((len(a), b.shape[1]))
-    for start in range(0, len(b), COLUMNS):
-        made += one[:, start : start + COLUMNS] @ other[start : start + COLUMNS]
-    relative = 1.01 * (min(COLUMNS, len(b)) + 8) * UNIT
-    size = float(np.sqrt((row_lengths(b) ** 2).sum()))
-    flushed = 2.0**-126 * (1 + bmax) * len(b) * sqrt(b.shape[1])
-    return made, relative * row_lengths(a) * size + flushed
-
-
-def narrowed(rows: Array, radius: float) -> tuple[Array, Array]:
-    """Rows of a form as they are held, a matrix in FP32, and how far off that makes an entry."""
-    if rows.ndim == 1:
-        return rows, np.zeros(len(rows))
-    off = UNIT * row_lengths(rows) + 2.0**-149 * sqrt(rows.shape[1])
-    return rows.astype(np.float32), radius * off * SLACK
-
-
-def scaled(rows: Array, factor: float, radius: float) -> tuple[Array, Array]:
-    """Rows of a form times a number, as they are held, and how far off that makes an entry."""
-    if rows.ndim == 1:
-        return factor * rows, np.zeros(len(rows))
-    made, off = np.empty(rows.shape, np.float32), np.empty(len(rows))
-    for start in range(0, len(rows), BLOCK):
-        part = slice(start, start + BLOCK)
-        made[part], off[part] = narrowed(factor * rows[part].astype(np.float64), radius)
-    return made, off
-
-
-def row_lengths(matrix: Array) -> Array:
-    """||a_i||_2 of each row, without a copy of them."""
-    made = np.empty(len(matrix))
-    for start in range(0, len(matrix), BLOCK):
-        part = matrix[start : start + BLOCK].astype(np.float64, copy=False)
-        made[start : start + BLOCK] = np.sqrt(np.einsum("ij,ij->i", part, part))
-    return made
 
 
 def _counts_up(numbers: Array) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from halfsafe.bounds.bound import Array, Bound, hull
+from halfsafe.bounds.bound import Bound, hull
+from halfsafe.bounds.gains import SLACK, Array, Kernel
 from halfsafe.bounds.linear import weights
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.patches import Convolved, of_sum
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
 
 
@@ -23,9 +26,9 @@ class Windows:
     low_bias: Array
     high_bias: Array
 
-    def of(self, b: Operands, x: Bound) -> Bound:
-        """sum over a window of W x + c, of intervals; where the border is filled up, 0 is among
-        x."""
+    def of(self, b: Operands, x: Bound, longest: float) -> Bound:
+        """sum over a window of W x + c, of intervals, or of an x under the window that is no longer
+        than this; where the border is filled up, 0 is among x."""
         groups, _, into, taps = self.weight.shape
         axis = len(x.shape) - len(b.shape) + 1
         others = tuple(i for i in range(len(x.shape)) if i != axis)
@@ -47,7 +50,45 @@ class Windows:
         made_high = (up @ most + down @ least).ravel() + self.high_bias + slack
         shape = (-1, *(1 for _ in b.shape[2:]))
         made = Bound.between(b.shape, made_low.reshape(shape), made_high.reshape(shape))
-        return replace(made, summed=float((sums + c + slack).max(initial=0.0)))
+        if self.off is not None:
+            return replace(made, summed=float((sums + c + slack).max(initial=0.0)))
+        up, down, summed_up = self._by_length(longest, positive=bool((least >= 0).all()))
+        ends = self.low_bias - down, self.high_bias + up
+        low, high = (end.reshape(shape) for end in ends)
+        made = made.meeting(Bound.between(b.shape, low, high, by="patches"))
+        sums = np.minimum(sums + c + slack, summed_up + c)
+        return replace(made, summed=float(sums.max(initial=0.0)))
+
+    def _by_length(self, longest: float, *, positive: bool) -> list[Array]:
+        """||W_i||_2 ||x||_2, of x >= 0 by its entries above 0, and by those under it; and what no
+        sum on the way passes; with what sums in FP32 are off, and constants in FP16."""
+        count, (groups, out, into, taps) = summed(self.weight[0, 0].size + 1), self.weight.shape
+        c = np.maximum(np.abs(self.low_bias), np.abs(self.high_bias))
+        rows = self.weight.reshape(groups * out, into * taps)
+        whole = np.linalg.norm(rows, axis=1)
+        stored = whole + FLUSHED / ROUNDED * sqrt(into * taps)
+        off = (count + 1.01 * ROUNDED) * (stored * longest + c) + FLUSHED * (c > 0)
+        sides = [np.maximum(rows, 0.0), np.maximum(-rows, 0.0)] if positive else [rows, rows]
+        found = [np.linalg.norm(side, axis=1) for side in sides]
+        return [(lengths * longest + off) * SLACK for lengths in (*found, whole)]
+
+    def convolved(
+        self, b: Operands, weight: Array, kernel: Kernel, *, transposed: bool = False
+    ) -> Convolved:
+        """What is known of patches of it, of weights as they are held."""
+        count = len(self.low_bias)
+        c = np.maximum(np.abs(self.low_bias), np.abs(self.high_bias))
+        terms = summed(self.weight[0, 0].size + 1)
+        return Convolved(
+            weight=weight.reshape(self.weight.shape),
+            bias=c,
+            kernel=kernel,
+            source=b["input"].patches,
+            gain=np.ones(count),
+            beside=(terms + 1.01 * ROUNDED) * c + FLUSHED * (c > 0),
+            transposed=transposed,
+            sharp=b.is_sharp,
+        )
 
 
 def convolution(b: Operands) -> Bound:
@@ -65,7 +106,11 @@ def convolution(b: Operands) -> Bound:
     ends = _bias(b, len(weight))
     if ends is None:
         return Bound.unknown(b.shape, b["bias"].lost)
-    made = Windows(in_groups(weight), None if off is None else in_groups(off), *ends).of(b, x)
+    windows = Windows(in_groups(weight), None if off is None else in_groups(off), *ends)
+    kernel = _kernel(b, weight)
+    made = windows.of(b, x, x.patches(kernel.seen((1,) * (weight.ndim - 2))))
+    if off is None:
+        made = replace(made, convolved=windows.convolved(b, weight, kernel))
     return activated(b, made)
 
 
@@ -84,19 +129,31 @@ def transposed(b: Operands) -> Bound:
         found = array.astype(np.float64).reshape(groups, -1, *weight.shape[1:])
         return np.swapaxes(found, 1, 2)
 
-    stride, dilation = (
-        _each(b, names, rank) for names in (("stride", "strides"), ("dilation", "dilations"))
-    )
-    steps = zip(weight.shape[2:], stride, dilation, strict=True)
+    kernel = _kernel(b, weight)
+    steps = zip(kernel.sizes, kernel.strides, kernel.dilations, strict=True)
     phases: list[Array] = [np.arange(size) * d % s for size, s, d in steps]
     w, o, found = in_groups(weight), None if off is None else in_groups(off), list[Bound]()
+    longest = x.patches(kernel.spreads((1,) * rank))
     for phase in product(*(np.unique(p) for p in phases)):
         chosen = np.ix_(*(np.flatnonzero(p == one) for p, one in zip(phases, phase, strict=True)))
         taps = w[(..., *chosen)].reshape(*w.shape[:3], -1)
         spare = None if o is None else o[(..., *chosen)].reshape(taps.shape)
-        found.append(Windows(taps, spare, *ends).of(b, x))
+        found.append(Windows(taps, spare, *ends).of(b, x, longest))
     largest = max((made.summed or 0.0 for made in found), default=0.0)
-    return replace(hull(found, b.shape), summed=largest)
+    made = replace(hull(found, b.shape), summed=largest)
+    if off is not None:
+        return made
+    windows = Windows(w.reshape(*w.shape[:3], -1), None, *ends)
+    turned = np.swapaxes(weight.reshape(groups, -1, *weight.shape[1:]), 1, 2)
+    return replace(made, convolved=windows.convolved(b, turned, kernel, transposed=True))
+
+
+def _kernel(b: Operands, weight: Array) -> Kernel:
+    rank = weight.ndim - 2
+    strides, dilations = (
+        _each(b, names, rank) for names in (("stride", "strides"), ("dilation", "dilations"))
+    )
+    return Kernel(weight.shape[2:], tuple(strides), tuple(dilations))
 
 
 def _groups(b: Operands) -> int:
@@ -127,16 +184,21 @@ def activated(b: Operands, made: Bound) -> Bound:
     """What is added behind a convolution, and the function behind that."""
     if "addend" in b:
         low, high = made.low + b["addend"].low, made.high + b["addend"].high
-        made = replace(Bound.between(b.shape, low, high, b["addend"].lost), summed=made.summed)
+        added = Bound.between(b.shape, low, high, b["addend"].lost)
+        parts = made.patches, b["addend"].patches_as(b.shape)
+        made = replace(added, summed=made.summed, windows=(of_sum(b.shape, parts),))
     name = b.attributes.get("activation")
-    if name in (None, "", "Relu"):
-        return made if not name else replace(made, low=np.maximum(made.low, 0.0),
-                                             high=np.maximum(made.high, 0.0))  # fmt: skip
+    if not name:
+        return made
+    if name == "Relu":
+        ends = np.maximum(made.low, 0.0), np.maximum(made.high, 0.0)
+        found = Bound.between(b.shape, *ends, made.lost, made.by)
+        return replace(found, summed=made.summed, windows=(made.patches,))
     if name in ("Tanh", "Sigmoid", "HardSigmoid"):
         return Bound.between(b.shape, -1.0 if name == "Tanh" else 0.0, 1.0)
     if name == "LeakyRelu" and abs((b.attributes.get("activation_params") or [0.01])[0]) <= 1:
         ends = np.minimum(made.low, -np.abs(made.low)), np.maximum(made.high, np.abs(made.low))
-        return Bound.between(b.shape, *ends)
+        return replace(Bound.between(b.shape, *ends), windows=(made.patches,))
     return Bound.unknown(b.shape, f"{b.name}, behind which is {name}")
 
 

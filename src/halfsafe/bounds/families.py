@@ -15,18 +15,11 @@ from math import inf, prod, sqrt
 
 import numpy as np
 
-from halfsafe.bounds.activations import times_zero
-from halfsafe.bounds.bound import (
-    BLOCK,
-    SLACK,
-    Array,
-    Bound,
-    Form,
-    hull,
-    narrowed,
-    with_form,
-)
+from halfsafe.bounds.activations import times_zero, under
+from halfsafe.bounds.bound import Bound, Form, hull, with_form
+from halfsafe.bounds.gains import BLOCK, SLACK, Array, narrowed
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.patches import Convolved, of_sum
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
 
 
@@ -59,7 +52,28 @@ def _sum(b: Operands, x: Bound, y: Bound, factor: float) -> Bound:
     if x.shape == y.shape and b.shape:
         one, other = x.longest, y.longest.times(abs(factor))
         made = replace(made, lengths=(lambda: one() + other(),))
+    if (x.has_patches or y.has_patches) and len(b.shape) > 2:
+        parts = x.patches_as(b.shape), y.patches_as(b.shape).times(abs(factor))
+        moved = _moved_channels(b, x, y, factor) or _moved_channels(b, y, x, 1.0)
+        made = replace(made, windows=(of_sum(b.shape, parts),), convolved=moved)
     return made
+
+
+def _moved_channels(b: Operands, x: Bound, y: Bound, factor: float) -> Convolved | None:
+    """A convolution whose channels are added to by constants."""
+    channels = _by_channels(b, y) if x.convolved is not None and x.shape == b.shape else None
+    if x.convolved is None or channels is None:
+        return None
+    middle, off = channels
+    return x.convolved.scaled(np.ones(1), abs(factor) * (np.abs(middle) + off))
+
+
+def _by_channels(b: Operands, y: Bound) -> tuple[Array, Array] | None:
+    """Middle and half width of a constant that is the same in all places; None for others."""
+    size = y.low.reshape((1,) * (len(b.shape) - y.low.ndim) + y.low.shape)
+    if y.by != "constants" or any(n > 1 for i, n in enumerate(size.shape) if i != 1):
+        return None
+    return ((y.low + y.high) / 2).ravel(), ((y.high - y.low) / 2).ravel()
 
 
 def _sum_of_forms(b: Operands, x: Bound, y: Bound, factor: float) -> Form | None:
@@ -115,7 +129,19 @@ def product(b: Operands) -> Bound:
         lengths.append(_joint_length(made, x, y))
     carrier = next((c for one, other in pairs if (c := _under(one, other))), None)
     form = next((f for one, other in pairs if (f := _gained(b, one, other))), None)
-    return replace(made, lengths=tuple(lengths), form=form, carrier=carrier)
+    made = replace(made, lengths=tuple(lengths), form=form, carrier=carrier)
+    windows = [one.patches.times(other.amax) for one, other in pairs if one.has_patches]
+    gained = next((c for one, other in pairs if (c := _gained_channels(b, one, other))), None)
+    return replace(made, windows=tuple(windows), convolved=gained)
+
+
+def _gained_channels(b: Operands, x: Bound, y: Bound) -> Convolved | None:
+    """A convolution whose channels are multiplied by constants that are not 0."""
+    channels = _by_channels(b, y) if x.convolved is not None else None
+    if x.convolved is None or channels is None or (channels[0] == 0).any():
+        return None
+    middle, off = channels
+    return x.convolved.scaled(middle, np.zeros(1), 1 + float((off / np.abs(middle)).max()))
 
 
 def _row_products(p: Array, q: Array) -> Array:
@@ -211,6 +237,8 @@ def _times(x: Bound, factor: float) -> Bound:
         convex=x.convex and factor == 1,
         summed=None,
         lengths=(x.longest.times(abs(factor)),),
+        windows=tuple(patches.times(abs(factor)) for patches in x.windows),
+        convolved=x.convolved.scaled(np.array([factor]), np.zeros(1)) if x.convolved else None,
     )
 
 
@@ -259,7 +287,8 @@ def magnitude(b: Operands) -> Bound:
     """|x|."""
     x = b.first
     low = np.where((x.low < 0) & (x.high > 0), 0.0, np.minimum(np.abs(x.low), np.abs(x.high)))
-    return replace(Bound.between(b.shape, low, x.size, x.lost), lengths=(x.longest,))
+    made = Bound.between(b.shape, low, x.size, x.lost)
+    return replace(made, lengths=(x.longest,), windows=x.all_windows)
 
 
 def negated(b: Operands) -> Bound:
@@ -268,16 +297,19 @@ def negated(b: Operands) -> Bound:
 
 
 def clipped(b: Operands) -> Bound:
-    """min(max(x, a), b)."""
+    """min(max(x, a), b); for a <= 0 <= b no larger than |x|."""
     x = b.first
-    low, high = x.low, x.high
+    low, high, nearer = x.low, x.high, x.shape == b.shape
     for name in ("min", "min_val"):
         if name in b:
             low, high = np.maximum(low, b[name].low), np.maximum(high, b[name].high)
+            nearer = nearer and bool((b[name].high <= 0).all())
     for name in ("max", "max_val"):
         if name in b:
             low, high = np.minimum(low, b[name].low), np.minimum(high, b[name].high)
-    return Bound.between(b.shape, low, high, x.lost)
+            nearer = nearer and bool((b[name].low >= 0).all())
+    made = Bound.between(b.shape, low, high, x.lost)
+    return under(made, x, 1.0) if nearer else made
 
 
 def larger(b: Operands) -> Bound:

@@ -10,14 +10,15 @@ operands are not bounded where it needs it, gives values of which nothing is kno
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from halfsafe.bounds.aten import BOUNDS as ATEN
 from halfsafe.bounds.aten import WHOLE as TRUTHS
-from halfsafe.bounds.bound import Array, Bound, Length
+from halfsafe.bounds.bound import Bound, Length
+from halfsafe.bounds.gains import Array
 from halfsafe.bounds.moving import moved as moved_family
 from halfsafe.bounds.moving import same
 from halfsafe.bounds.norms import on_ball
@@ -72,12 +73,19 @@ class Constants(Protocol):
 class Interpreter:
     """One walk over a graph."""
 
-    def __init__(self, network: Constants, domain: Mapping[str, Bound]) -> None:
+    def __init__(
+        self,
+        network: Constants,
+        domain: Mapping[str, Bound],
+        sharp: Container[str] = frozenset[str](),
+    ) -> None:
         self.network, self.graph = network, network.graph
         self.bounds: dict[str, Bound] = dict(domain)
         self._arrays: dict[str, Array] = {}
         self._heavy: deque[Length] = deque()
         self._fixed = _independent(self.graph)
+        self._has_pictures = any("conv" in node.op.lower() for node in self.graph.nodes)
+        self.sharp = sharp
 
     def walk(self, progress: Progress = lambda _: None) -> dict[str, Bound]:
         """Bounds of all inputs and computed floating values, those of constants alone as well."""
@@ -134,7 +142,16 @@ class Interpreter:
         if family is None or not (self.graph.values[output].floating or node.op in WHOLE):
             return [self._unknown(o, node) for o in node.outputs]
         run = self.network.run_node
-        operands = Operands(self.graph, node, self.bound, self._array, self._is_fixed, run)
+        operands = Operands(
+            self.graph,
+            node,
+            self.bound,
+            self._array,
+            self._is_fixed,
+            run,
+            has_pictures=self._has_pictures,
+            is_sharp=node.name in self.sharp,
+        )
         try:
             found = family(operands)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -9,20 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from halfsafe.bounds.bound import (
+from halfsafe.bounds.bound import ONCE, Bound, Form, Length, groups, hull, positions
+from halfsafe.bounds.gains import (
     BLOCK,
-    ONCE,
     SLACK,
     Array,
-    Bound,
-    Form,
-    Length,
-    groups,
-    hull,
     largest_gain,
     multiplied,
     narrowed,
-    positions,
     row_lengths,
 )
 from halfsafe.bounds.moving import moved

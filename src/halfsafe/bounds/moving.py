@@ -8,16 +8,10 @@ from math import inf, prod, sqrt
 
 import numpy as np
 
-from halfsafe.bounds.bound import (
-    ONCE,
-    Array,
-    Bound,
-    Form,
-    hull,
-    positions,
-    thinned,
-)
+from halfsafe.bounds.bound import ONCE, Bound, Form, hull, positions, thinned
+from halfsafe.bounds.gains import Array
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.patches import Patches, of_parts
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
 
 FIRST = 2**40
@@ -35,7 +29,10 @@ def moved(b: Operands) -> list[Bound]:
         moves = all(x.dtype == np.int64 and (x >= FIRST).all() for x in found)
         lost = f"{b.name}, which does more than move"
         return [
-            _gathered(bounds, x - FIRST) if moves else Bound.unknown(x.shape, lost) for x in found
+            _gathered(bounds, x - FIRST, pictures=b.has_pictures)
+            if moves
+            else Bound.unknown(x.shape, lost)
+            for x in found
         ]
     return [over_all(b.every_floating, shape) for shape in b.shapes]
 
@@ -46,7 +43,7 @@ def over_all(bounds: Sequence[Bound], shape: Sequence[int]) -> Bound:
     return Bound.between(shape, *ends, next((x.lost for x in bounds if x.lost), ""))
 
 
-def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
+def _gathered(bounds: Sequence[Bound], source: Array, *, pictures: bool) -> Bound:
     """Entries by their numbers among all those of the operands."""
     lost = next((bound.lost for bound in bounds if bound.lost), "")
     if len(bounds) == 1:
@@ -55,14 +52,67 @@ def _gathered(bounds: Sequence[Bound], source: Array) -> Bound:
         low, high = (x.ravel()[source] for x in bound.expanded())
         made = Bound.between(source.shape, low, high, lost, bound.by)
         kept = _keeps_rows(bound, source)
-        lengths = (bound.longest,) if kept else ()
+        lengths = (bound.longest,) if kept else _of_patch(bound, source)
+        windows = _windows([bound], source) or (_of_rows(bound, source) if pictures else ())
         convex = bound.convex and kept and source.shape[-1] == bound.shape[-1]  # the whole row
-        return replace(made, form=form, lengths=lengths, convex=convex)
+        return replace(made, form=form, lengths=lengths, convex=convex, windows=windows)
     low, high = (
         np.concatenate([bound.expanded()[side].ravel() for bound in bounds])[source]
         for side in (0, 1)
     )
-    return Bound.between(source.shape, low, high, lost)
+    return replace(Bound.between(source.shape, low, high, lost), windows=_windows(bounds, source))
+
+
+def _windows(bounds: Sequence[Bound], source: Array) -> tuple[Patches, ...]:
+    """Of channels that are those of others, each once at most, where every place stays."""
+    shapes = [bound.shape for bound in bounds]
+    lead, last = source.shape[:1], source.shape[2:]
+    same = all(len(s) > 2 and (s[:1], s[2:]) == (lead, last) for s in shapes)
+    if not same or not source.size or not any(bound.has_patches for bound in bounds):
+        return ()
+    batch, places = source.shape[0], prod(last)
+    numbers = source.reshape(batch, -1, places)
+    first = numbers[:, :, :1]
+    in_order = np.array_equal(numbers, first + np.arange(places))
+    if not in_order or (first % places).any():
+        return ()
+    counts = np.cumsum([0, *(prod(shape) for shape in shapes)])
+    which = np.searchsorted(counts, first[:, :, 0], "right") - 1
+    channels = np.array([shape[1] for shape in shapes])[which]
+    sample = (first[:, :, 0] - counts[which]) // (channels * places)
+    every = np.broadcast_to(np.arange(batch, dtype=np.int64)[:, None], sample.shape)
+    stays = np.array_equal(sample, every)
+    if not stays or len(np.unique(first)) < first.size:
+        return ()
+    return (of_parts(source.shape, [bound.patches for bound in bounds]),)
+
+
+def _of_patch(bound: Bound, source: Array) -> tuple[Callable[[], float], ...]:
+    """The length of rows that are made of entries of a patch, each of them once at most."""
+    if not bound.has_patches or not source.size or not source.shape:
+        return ()
+    rows = source.reshape(-1, source.shape[-1])
+    samples, places = rows // prod(bound.shape[1:]), rows % prod(bound.shape[2:])
+    one = (samples == samples[:, :1]).all()
+    once = bool((np.diff(np.sort(rows, axis=1), axis=1) > 0).all())
+    if not one or not once:
+        return ()
+    patches, where = bound.patches, np.unravel_index(places, bound.shape[2:])
+    size = tuple(int(np.ptp(axis, axis=1).max()) + 1 for axis in where)
+    return (lambda: patches(size),)
+
+
+def _of_rows(bound: Bound, source: Array) -> tuple[Patches, ...]:
+    """Of places whose channels are entries of a row, each of them once at most."""
+    if len(source.shape) < 3 or not source.size or not (bound.form or bound.lengths):
+        return ()
+    rows = np.moveaxis(source, 1, -1).reshape(-1, source.shape[1])
+    numbers = rows // bound.shape[-1]
+    one = (numbers == numbers[:, :1]).all()
+    if not one or not (np.diff(np.sort(rows, axis=1), axis=1) > 0).all():
+        return ()
+    longest = bound.longest
+    return (Patches(source.shape, (lambda size: sqrt(prod(size)) * longest(),)),)
 
 
 def _keeps_rows(bound: Bound, source: Array) -> bool:
@@ -140,7 +190,7 @@ def cut_off(b: Operands) -> Bound:
     """Some entries where they were, and 0 elsewhere."""
     x = b.first
     made = Bound.between(b.shape, np.minimum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
-    return replace(made, lengths=(x.longest,))
+    return replace(made, lengths=(x.longest,), windows=x.all_windows)
 
 
 def laid_out(b: Operands) -> Bound:
@@ -176,7 +226,10 @@ def bordered(b: Operands) -> Bound:
     number = b["value"] if "value" in b else Bound.between((), stated, stated)
     ends = np.minimum(low, number.low.min()), np.maximum(high, number.high.max())
     made = Bound.between(b.shape, *ends, lost or number.lost)
-    return made if number.amax else replace(made, lengths=(x.longest,))
+    if number.amax:
+        return made
+    windows = tuple(of_parts(b.shape, (patches,)) for patches in x.all_windows)
+    return replace(made, lengths=(x.longest,), windows=windows)
 
 
 def _borders(b: Operands, rank: int) -> tuple[int, ...] | None:

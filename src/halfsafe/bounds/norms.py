@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod, sqrt
 
 import numpy as np
 
-from halfsafe.bounds.bound import (
-    Array,
-    Bound,
-    Form,
-    with_form,
-)
+from halfsafe.bounds.bound import Bound, Form, with_form
+from halfsafe.bounds.gains import SLACK, Array
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.patches import Patches
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
 
 
@@ -47,17 +45,31 @@ def on_ball(shape: tuple[int, ...], gain: Array | None, bias: Array | None, radi
     return with_form(shape, form)
 
 
-def _spread(b: Operands, radius: float) -> Bound:
-    """A norm over more than the last axis: entries are under sqrt(d) each, by channel."""
+def _spread(b: Operands, radius: float, width: int | None = None) -> Bound:
+    """A norm over more than the last axis: entries are under sqrt(d) each, by channel; of groups of
+    some channels, g u over all places is no longer than r max |g|."""
     gain, bias = (_by_channels(b, b.known(name)) for name in ("weight", "bias"))
     g = 1.0 if gain is None else np.abs(gain.astype(np.float64))
     c = 0.0 if bias is None else bias.astype(np.float64)
-    reach = radius * (1 + 2 * summed(int(radius**2) + 8)) * g
+    inside = 1 + 2 * summed(int(radius**2) + 8)
+    reach = radius * inside * g
     reach = reach + 1.01 * ROUNDED * (reach + np.abs(c)) + (1 + radius) * FLUSHED
     if np.ndim(reach) == 1 and len(b.shape) > 2:  # by channels, which are the second axis
         reach, c = (np.reshape(x, (1, -1, *(1 for _ in b.shape[2:]))) if np.ndim(x) else x
                     for x in (reach, c))  # fmt: skip
-    return Bound.between(b.shape, c - reach, c + reach)
+    made = Bound.between(b.shape, c - reach, c + reach)
+    if width is None or len(b.shape) < 3:
+        return made
+    size = np.broadcast_to(np.abs(g).ravel(), b.shape[1:2]).reshape(-1, width)
+    longest = radius * inside * float(np.linalg.norm(size.max(axis=1)))
+    own = float(np.linalg.norm(np.broadcast_to(np.ravel(c), b.shape[1:2])))
+    off = (1 + radius) * FLUSHED * sqrt(b.shape[1])
+
+    def way(box: tuple[int, ...]) -> float:
+        each = sqrt(prod(box))
+        return (longest + own * each) * (1 + 1.01 * ROUNDED) * SLACK + off * each
+
+    return replace(made, windows=(Patches(b.shape, (way,)),))
 
 
 def _by_channels(b: Operands, array: Array | None) -> Array | None:
@@ -71,14 +83,14 @@ def group_norm(b: Operands) -> Bound:
     """g u + c, u in a ball of radius sqrt(d) for each group of channels and all places."""
     given = (b.number(n) or b.attributes.get(n) for n in ("num_groups", "group"))
     count = int(next((n for n in given if n), 1))
-    return _spread(b, sqrt(prod(b.shape[1:]) / count))
+    return _spread(b, sqrt(prod(b.shape[1:]) / count), b.shape[1] // count)
 
 
 def instance_norm(b: Operands) -> Bound:
     """g u + c, u in a ball of radius sqrt(d) for each channel and all places."""
     if not b.attributes.get("use_input_stats", True):
         return batch_norm(b)
-    return _spread(b, sqrt(prod(b.shape[2:])))
+    return _spread(b, sqrt(prod(b.shape[2:])), 1)
 
 
 def skip_norm(b: Operands) -> list[Bound]:
@@ -131,4 +143,17 @@ def batch_norm(b: Operands) -> Bound:
     reach = x.size + np.abs(mean)
     slack = off * (reach * np.abs(factor) + np.abs(c)) + FLUSHED * (1 + (reach + 1) * scale)
     low, high = np.minimum(*ends) + offset - slack, np.maximum(*ends) + offset + slack
-    return Bound.between(b.shape, low, high)
+    made = Bound.between(b.shape, low, high)
+    if not x.has_patches:
+        return made
+    reach = reach.max((0, *range(2, reach.ndim)), keepdims=True)
+    beside = np.abs(offset) + off * (np.abs(mean * factor) + np.abs(c))
+    beside = (beside + FLUSHED * (1 + (reach + 1) * scale)).ravel()
+    patches, factor = x.patches, factor.ravel()
+    largest, longest = float(np.abs(factor).max()) * (1 + off), float(np.linalg.norm(beside))
+
+    def way(size: tuple[int, ...]) -> float:
+        return (largest * patches(size) + longest * sqrt(prod(size))) * SLACK
+
+    convolved = x.convolved.scaled(factor, beside, 1 + off) if x.convolved else None
+    return replace(made, windows=(Patches(b.shape, (way,), (patches,)),), convolved=convolved)

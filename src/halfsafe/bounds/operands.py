@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from halfsafe.bounds.bound import Array, Bound
+from halfsafe.bounds.bound import Bound
+from halfsafe.bounds.gains import Array
 from halfsafe.graph import Graph, Node
 
 
@@ -24,11 +25,15 @@ class Operands:
         known: Callable[[str], Array],
         is_fixed: Callable[[str], bool],
         run: Callable[[str, Mapping[str, Array]], Sequence[Array]],
+        *,
+        has_pictures: bool = False,
+        is_sharp: bool = False,
     ) -> None:
         self._graph, self._node = graph, node
         self._bounds, self._known, self._is_fixed, self._run = bounds, known, is_fixed, run
         self.attributes: Mapping[str, Any] = node.attributes
         self.name, self.op = str(node), node.op
+        self.has_pictures, self.is_sharp = has_pictures, is_sharp
 
     def __getitem__(self, operand: str) -> Bound:
         return self._bounds(self._node.inputs[operand])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from halfsafe.bounds.bound import Array
+from halfsafe.bounds.gains import Array
 from halfsafe.graph import Graph, Node
 
 Arrays = Callable[[str], Array]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from halfsafe.bounds.bound import Array, Bound
+from halfsafe.bounds.bound import Bound
+from halfsafe.bounds.gains import Array
 from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED
 

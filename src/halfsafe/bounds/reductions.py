@@ -4,21 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf, prod
+from math import inf, prod, sqrt
 
 import numpy as np
 
-from halfsafe.bounds.bound import Array, Bound, hull
+from halfsafe.bounds.bound import Bound, hull
+from halfsafe.bounds.gains import Array
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.patches import Patches
 from halfsafe.bounds.rounding import summed
 
 
 def averaged(b: Operands) -> Bound:
     """A mean, or the largest or least, along some axes is in the hull of what it is of."""
-    return _reduced(
+    made = _reduced(
         b,
         lambda low, axes, n: low.min(axes, keepdims=True),
         lambda high, axes, n: high.max(axes, keepdims=True),
+    )
+    return _of_whole(b, made)
+
+
+def _of_whole(b: Operands, made: Bound) -> Bound:
+    """Of all places of a picture: a mean of n squares is no less than the square of their mean, so
+    that means of channels are no longer than ||x||_2 / sqrt(n), and the largest than ||x||_2."""
+    x = b.first
+    if not x.has_patches or axes_of(b, len(x.shape)) != tuple(range(2, len(x.shape))):
+        return made
+    count = prod(x.shape[2:])
+    share = (1 + summed(count + 2)) / sqrt(count) if "mean" in b.op.lower() else 1.0
+    patches = x.patches
+    if len(b.shape) == 2:
+        return replace(made, lengths=(lambda: patches.whole * share,))
+    return replace(
+        made, windows=(Patches(b.shape, (lambda _: patches.whole * share,), (patches,)),)
     )
 
 

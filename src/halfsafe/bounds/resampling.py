@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import prod, sqrt
+from typing import Any
 
 import numpy as np
 
 from halfsafe.bounds.bound import Bound
+from halfsafe.bounds.gains import Kernel
 from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.patches import Patches, of_windows
 from halfsafe.bounds.rounding import STEPS, summed
 
 CUBIC = -0.75
@@ -19,7 +22,60 @@ CUBIC = -0.75
 def pooled(b: Operands) -> Bound:
     """Maxima of windows, and what is linear between entries, by channels: in the hull of these and
     of 0, which is around them."""
-    return _between(b, _spatial(b), 0.0)
+    made = _between(b, _spatial(b), 0.0)
+    if "upsample" in b.op:
+        return replace(made, windows=nearest(b, b.first))
+    return replace(made, windows=_of_pool(b, means=False))
+
+
+def _of_pool(b: Operands, *, means: bool) -> tuple[Patches, ...]:
+    """Of an entry of each window, or of means of n: an entry of x is seen by some windows, and the
+    square of a mean is no more than the mean of squares."""
+    x = b.first
+    if not x.has_patches or len(b.shape) != len(x.shape) or len(_spatial(b)) != len(b.shape) - 2:
+        return ()
+    if prod(b.shape[2:]) == 1 and "max_unpool" not in b.op.lower():  # of the whole picture, or less
+        count, patches = prod(x.shape[2:]), x.patches
+        whole = any(word in b.op.lower() for word in ("global", "adaptive"))
+        share = (1 + summed(count + 2)) / sqrt(count) if means and whole else 1.0
+        return (Patches(b.shape, (lambda size: patches.whole * share,), (patches,)),)
+    sizes = b.attributes.get("kernel_size") or b.attributes.get("kernel_shape")
+    if not sizes or "unpool" in b.op.lower():
+        return ()
+    rank = len(b.shape) - 2
+
+    def each(*names: str, default: Any) -> tuple[int, ...]:
+        given = next((n for name in names if (n := b.attributes.get(name))), default)
+        found = [given] if isinstance(given, int) else list(given)
+        return tuple(int(n) for n in (found * rank if len(found) == 1 else found))
+
+    kernel = each("kernel_size", "kernel_shape", default=1)
+    strides = each("stride", "strides", default=1 if b.op.startswith("onnx") else kernel)
+    seen = Kernel(kernel, strides, each("dilation", "dilations", default=1))
+    factor = sqrt(seen.overlap)
+    border = any(each("padding", "pads", "ceil_mode", default=0))
+    if means and not border and b.attributes.get("auto_pad") in (None, "NOTSET", "VALID"):
+        factor *= (1 + summed(prod(kernel) + 2)) / sqrt(prod(kernel))
+    return (of_windows(b.shape, x.patches, seen, factor),)
+
+
+def nearest(b: Operands, x: Bound) -> tuple[Patches, ...]:
+    """Of entries each of which is repeated a whole number of times along each axis."""
+    if not x.has_patches or b.shape[:2] != x.shape[:2]:
+        return ()
+    pairs = list(zip(b.shape[2:], x.shape[2:], strict=True))
+    stated = [n for key, n in b.attributes.items() if "scale" in key and n is not None]
+    stated += [b.constant("scales")] if b.is_known("scales") else []
+    scales = [float(n) for given in stated for n in np.ravel(given) if n is not None]
+    if any(out % size for out, size in pairs) or not all(n.is_integer() for n in scales):
+        return ()
+    times, patches = [out // size for out, size in pairs], x.patches
+
+    def way(size: tuple[int, ...]) -> float:
+        seen = tuple((n - 2) // t + 2 for n, t in zip(size, times, strict=True))
+        return sqrt(prod(times)) * patches(seen)
+
+    return (Patches(b.shape, (way,), (patches,)),)
 
 
 def _spatial(b: Operands) -> tuple[int, ...]:
@@ -40,7 +96,8 @@ def averaged(b: Operands) -> Bound:
     sizes = [kernel] * len(spatial) if isinstance(kernel, int) else kernel
     if sizes is not None and len(sizes) == 1:
         sizes = list(sizes) * len(spatial)
-    return _between(b, spatial, summed(prod(sizes or (x.shape[a] for a in spatial)) + 2))
+    made = _between(b, spatial, summed(prod(sizes or (x.shape[a] for a in spatial)) + 2))
+    return replace(made, windows=_of_pool(b, means=True))
 
 
 def _between(b: Operands, axes: tuple[int, ...], off: float) -> Bound:
@@ -105,11 +162,22 @@ def resized(b: Operands) -> Bound:
             return Bound.unknown(b.shape, f"{b.name}, whose weights are others")
         gain = overshoot(a) ** len(axes)
     if not crops:
-        return Resampling(axes, gain).of(b, x)
+        made = Resampling(axes, gain).of(b, x)
+        return replace(made, windows=nearest(b, x)) if _repeats(b, mode) else made
     around = float(b.attributes.get("extrapolation_value", 0.0))
     made = Resampling(tuple(range(len(x.shape))), gain).of(b, x)
     ends = np.minimum(made.low, around), np.maximum(made.high, around)
     return Bound.between(b.shape, *ends, made.lost)
+
+
+def _repeats(b: Operands, mode: str) -> bool:
+    """Whether entries are repeated where sizes grow by whole numbers, each as often."""
+    how = (
+        b.attributes.get("coordinate_transformation_mode", "half_pixel"),
+        b.attributes.get("nearest_mode", "round_prefer_floor"),
+    )
+    usual = how in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
+    return mode == "nearest" and (usual or b.op == "onnx.Upsample")
 
 
 def _resized_axes(b: Operands, x: Bound) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from math import inf
 import numpy as np
 
 from halfsafe.checking.arithmetic import times_form
+from halfsafe.checking.boxes import all_of, beside
 from halfsafe.checking.calls import Call
 from halfsafe.checking.known import TINY, Array, Known, U, V, between, rounded
 
@@ -30,7 +31,8 @@ def under(made: Known, x: Known, s: float) -> Known:
     """No entry is larger than s |x|."""
     carrier = x.form or x.carrier
     carrier = times_form(carrier, s) if carrier is not None and s != 1 else carrier
-    return replace(made, carrier=carrier, lengths=((lambda: s * x.length),))
+    boxes = tuple(b.times(s) for b in all_of(x))
+    return replace(made, carrier=carrier, lengths=((lambda: s * x.length),), boxes=boxes)
 
 
 def swish(c: Call) -> Known:
@@ -62,7 +64,8 @@ def glu(c: Call) -> Known:
     half = slice(0, 1 if x.high.shape[axis] == 1 else x.shape[axis] // 2)
     high = x.high[(*(slice(None),) * axis, half)]
     made = between(c.shape, np.minimum(low, 0.0), np.maximum(high, 0.0), x.lost)
-    return replace(made, lengths=((lambda: x.length),))
+    boxes = tuple(beside(c.shape, [b]) for b in all_of(x))
+    return replace(made, lengths=((lambda: x.length),), boxes=boxes)
 
 
 def leaky(c: Call) -> Known:
@@ -246,22 +249,27 @@ def magnitude(c: Call) -> Known:
     """|x|."""
     x = c.first
     low = np.where((x.low < 0) & (x.high > 0), 0.0, np.minimum(np.abs(x.low), np.abs(x.high)))
-    return replace(between(c.shape, low, x.size, x.lost), lengths=((lambda: x.length),))
+    made = between(c.shape, low, x.size, x.lost)
+    return replace(made, lengths=((lambda: x.length),), boxes=all_of(x))
 
 
 def clipped(c: Call) -> Known:
-    """min(max(x, a), b)."""
+    """min(max(x, a), b), which is under |x| where 0 is between a and b."""
     low, high, lost = c.first.low, c.first.high, c.first.lost
+    zero = between(c.first.shape, 0.0, 0.0)
     for names, how in ((("min", "min_val"), np.maximum), (("max", "max_val"), np.minimum)):
         for name in names:
             limit = c[name] if name in c.given else None
             number = c.node.attributes.get(name) if limit is None else None
             if limit is not None:
                 low, high = how(low, limit.low), how(high, limit.high)
+                zero = between(c.shape, how(zero.low, limit.low), how(zero.high, limit.high))
                 lost = lost or limit.lost
             elif isinstance(number, (int, float)):
                 low, high = how(low, number), how(high, number)
-    return between(c.shape, low, high, lost)
+                zero = between(c.shape, how(zero.low, number), how(zero.high, number))
+    made = between(c.shape, low, high, lost)
+    return under(made, c.first, 1.0) if zero.amax == 0 and c.first.shape == c.shape else made
 
 
 def sigmoid(x: Array) -> Array:

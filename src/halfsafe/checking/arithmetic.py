@@ -8,8 +8,21 @@ from math import inf, sqrt
 
 import numpy as np
 
+from halfsafe.checking.boxes import added as sum_of
+from halfsafe.checking.boxes import boxes_of, by_channels, knows, repeated
 from halfsafe.checking.calls import Call
-from halfsafe.checking.known import MORE, Array, Form, Known, U, between, both, of_form, rounded
+from halfsafe.checking.known import (
+    MORE,
+    Array,
+    Convolved,
+    Form,
+    Known,
+    U,
+    between,
+    both,
+    of_form,
+    rounded,
+)
 
 
 def plus(sign: float, *, turned: bool = False) -> Callable[[Call], Known]:
@@ -28,9 +41,21 @@ def plus(sign: float, *, turned: bool = False) -> Callable[[Call], Known]:
             made = replace(both(made, of_form(c.shape, form)), form=form)
         if x.shape == y.shape and c.shape:
             made = replace(made, lengths=((lambda: x.length + abs(s) * y.length),))
-        return made
+        if len(c.shape) < 3 or not (knows(x) or knows(y)):
+            return made
+        parts = [repeated(x, c.shape), repeated(y, c.shape).times(abs(s))]
+        conv = shifted(c, x, y, s) or shifted(c, y, x, 1.0)
+        return replace(made, boxes=(sum_of(c.shape, parts),), conv=conv)
 
     return rule
+
+
+def shifted(c: Call, x: Known, y: Known, s: float) -> Convolved | None:
+    """A convolution, and a constant by channels."""
+    constant = by_channels(c.shape, y) if x.conv is not None and x.shape == c.shape else None
+    if x.conv is None or constant is None:
+        return None
+    return x.conv.scaled(1.0, abs(s) * (np.abs(constant[0]) + constant[1]))
 
 
 def times_form(form: Form, s: float) -> Form:
@@ -75,6 +100,8 @@ def scaled(x: Known, s: float) -> Known:
         form=times_form(x.form, s) if x.form else None,
         carrier=times_form(x.carrier, s) if x.carrier else None, even=False,
         convex=x.convex and s == 1, lengths=((lambda: x.length * abs(s)),), constant=False,
+        boxes=tuple(b.times(abs(s)) for b in x.boxes), kept=[],
+        conv=None if x.conv is None else x.conv.scaled(s, 0.0),
     )  # fmt: skip
 
 
@@ -117,7 +144,17 @@ def product(c: Call) -> Known:
         if under and not q.form and not q.carrier and np.isfinite(q.amax):
             made = replace(made, carrier=times_form(under, q.amax))
             break
-    return replace(made, lengths=tuple(lengths))
+    boxes = tuple(boxes_of(p).times(q.amax) for p, q in pairs if knows(p))
+    conv = next((g for p, q in pairs if (g := gained(c, p, q))), None)
+    return replace(made, lengths=tuple(lengths), boxes=boxes, conv=conv)
+
+
+def gained(c: Call, x: Known, y: Known) -> Convolved | None:
+    """A convolution times constants by channels, of which none is 0."""
+    constant = by_channels(c.shape, y) if x.conv is not None else None
+    if x.conv is None or constant is None or not constant[0].all():
+        return None
+    return x.conv.scaled(constant[0], 0.0, 1 + float((constant[1] / np.abs(constant[0])).max()))
 
 
 def _longer(x: Known, y: Known) -> Callable[[], float]:

@@ -16,6 +16,7 @@ class Walk(Protocol):
 
     source: Source
     graph: Graph
+    refined: frozenset[str]
 
     def __getitem__(self, value: str) -> Known: ...
 
@@ -33,6 +34,7 @@ class Call:
 
     def __init__(self, walk: Walk, node: Node) -> None:
         self.walk, self.node, self.graph = walk, node, walk.graph
+        self.refined = node.name in walk.refined
         self.given = node.inputs
         self.shape = self.graph.values[node.outputs[0]].shape
         self.tensors = [v for v in self.given.values() if self.graph.values[v].number is None]

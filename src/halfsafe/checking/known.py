@@ -1,11 +1,11 @@
-"""What is known of a tensor: intervals, a form over balls, lengths of rows."""
+"""What is known of a tensor: intervals, a form over balls, lengths of rows, and of boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, sqrt
-from typing import Any
+from math import inf, prod, sqrt
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,57 @@ def sigma(a: Array) -> float:
     return sqrt(max(largest, 0.0) * MORE)
 
 
+LEVELS = 200
+"""Boxes that are asked for one behind the other; then only what is of whole pictures is kept."""
+
+
+class Boxes:
+    """||x||_2 of no box of a picture, of all channels, is more: the least of some ways to say so,
+    by its sizes, times a factor, and something for each entry."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        ways: Sequence[Callable[[tuple[int, ...]], float]],
+        parts: Sequence[Boxes] = (),
+    ) -> None:
+        self.shape, self.ways, self.found = shape, list(ways), dict[tuple[int, ...], float]()
+        self.factor, self.each = 1.0, 0.0
+        self.level = 1 + max((b.level for b in (*parts, *ways) if isinstance(b, Boxes)), default=0)
+        if self.level > LEVELS:
+            self.ways, self.level = [*self.ways[:1], _always(self(shape[2:]))], 0
+
+    def __call__(self, box: tuple[int, ...]) -> float:
+        box = tuple(map(min, box, self.shape[2:]))
+        if box not in self.found:
+            least = inf
+            for way in self.ways:
+                least = min(least, way(box))
+            self.found[box] = least
+        return self.factor * self.found[box] + self.each * sqrt(prod(box) * self.shape[1])
+
+    def times(self, factor: float, each: float = 0.0) -> Boxes:
+        """Of entries so much larger."""
+        made = Boxes(self.shape, ())
+        made.ways, made.found, made.level = self.ways, self.found, self.level
+        made.factor, made.each = factor * self.factor, factor * self.each + each
+        return made
+
+
+def _always(number: float) -> Callable[[tuple[int, ...]], float]:
+    return lambda box: number
+
+
+class Convolved(Protocol):
+    """A convolution, whose channels may be multiplied and added to."""
+
+    def scaled(self, g: Any, more: Any, factor: float = 1.0) -> Self: ...
+
+    def rounded(self, relative: float, least: float) -> Self: ...
+
+    def boxes(self, shape: tuple[int, ...]) -> Boxes: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Known:
     """Entries between `low` and `high`, arrays of size 1 along axes on which all are alike."""
@@ -84,7 +135,10 @@ class Known:
     convex: bool = False
     constant: bool = False
     lengths: tuple[Callable[[], float], ...] = ()
+    boxes: tuple[Boxes, ...] = ()
+    conv: Convolved | None = None
     lost: str = ""
+    kept: list[Boxes] = field(default_factory=list[Boxes])
 
     @property
     def size(self) -> Array:
@@ -151,7 +205,8 @@ def thin(x: Array) -> Array:
 
 def both(a: Known, b: Known) -> Known:
     """Two bounds of one tensor, of which the first keeps what else it knows."""
-    return replace(a, low=np.maximum(a.low, b.low), high=np.minimum(a.high, b.high))
+    low, high = np.maximum(a.low, b.low), np.minimum(a.high, b.high)
+    return replace(a, low=low, high=high, kept=[])
 
 
 def of_form(shape: tuple[int, ...], form: Form) -> Known:
@@ -188,5 +243,7 @@ def rounded(x: Known, relative: float, least: float) -> Known:
 
     lengths = tuple(map(longer, x.lengths))
     return replace(
-        x, low=low, high=high, form=off(x.form), carrier=off(x.carrier, 2.0), lengths=lengths
-    )
+        x, low=low, high=high, form=off(x.form), carrier=off(x.carrier, 2.0), lengths=lengths,
+        boxes=tuple(b.times(1 + relative, least) for b in x.boxes), kept=[],
+        conv=None if x.conv is None else x.conv.rounded(relative, least),
+    )  # fmt: skip

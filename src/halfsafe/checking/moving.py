@@ -8,6 +8,7 @@ from math import inf, prod
 
 import numpy as np
 
+from halfsafe.checking.boxes import channels_of, pixels_of, rows_in
 from halfsafe.checking.calls import Call, sums
 from halfsafe.checking.known import TINY, Array, Known, U, between, nothing, rounded, thin
 
@@ -35,10 +36,11 @@ def moved(c: Call) -> list[Known]:
         made = [np.zeros(s) for s in shapes]
     if any(x.dtype != np.int64 or (x < 2**40).any() for x in made):
         return [nothing(s, f"{c.node}, which does more than move") for s in shapes]
-    return [gathered(parts, x - 2**40, lost) for x in made]
+    pictures = any("conv" in node.op.lower() for node in c.graph.nodes)
+    return [gathered(parts, x - 2**40, lost, pictures) for x in made]
 
 
-def gathered(parts: list[Known], place: Array, lost: str) -> Known:
+def gathered(parts: list[Known], place: Array, lost: str, pictures: bool) -> Known:
     """Entries by their numbers among those of all parts."""
     low, high = (
         np.concatenate(
@@ -48,14 +50,19 @@ def gathered(parts: list[Known], place: Array, lost: str) -> Known:
     )
     made = between(place.shape, low, high, lost)
     if len(parts) > 1 or not parts[0].shape or not place.shape or not place.size:
-        return replace(made, constant=all(p.constant for p in parts))
+        boxes = channels_of(parts, place)
+        return replace(made, constant=all(p.constant for p in parts), boxes=boxes)
     (x,) = parts
+    boxes = channels_of(parts, place) or (pixels_of(x, place) if pictures else ())
+    made = replace(made, boxes=boxes)
     rows = place // x.shape[-1]
     once = bool((rows == rows[..., :1]).all() and (np.diff(np.sort(place, -1), axis=-1) > 0).all())
     if once:
         made = replace(
             made, lengths=((lambda: x.length),), convex=x.convex and place.shape[-1] == x.shape[-1]
         )
+    else:
+        made = replace(made, lengths=rows_in(x, place))
     made = replace(made, constant=x.constant)
     if x.form is None:
         return made

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod, sqrt
 
 import numpy as np
 
+from halfsafe.checking.boxes import boxes_of, knows
 from halfsafe.checking.calls import Call, sums
-from halfsafe.checking.known import TINY, Array, Known, U, between, nothing
+from halfsafe.checking.known import MORE, TINY, Array, Boxes, Known, U, between, nothing
 from halfsafe.checking.linear import behind_norm
 
 
@@ -32,26 +34,39 @@ def spread(c: Call, radius: float, g: Array | None, b: Array | None) -> Known:
     return between(c.shape, centre - reach, centre + reach)
 
 
-def by_channels(c: Call, radius: float) -> Known:
-    """The same of gains by channels, or by groups of them."""
+def by_channels(c: Call, radius: float, width: int) -> Known:
+    """The same of gains by channels, or by groups of them; all of a group is no longer than the
+    radius times its largest gain."""
     if c.computes("weight", "bias"):
         return c.unknown()
     shape, found = (1, -1, *(1,) * (len(c.shape) - 2)), [c.array("weight"), c.array("bias")]
     g, b = (None if a is None else a.repeat(c.shape[1] // a.size).reshape(shape) for a in found)
-    return spread(c, radius, g, b)
+    made, n = spread(c, radius, g, b), c.shape[1]
+    if len(c.shape) < 3:
+        return made
+    gain = np.broadcast_to(1.0 if g is None else np.abs(g.astype(np.float64)).ravel(), (n,))
+    own = float(np.linalg.norm(np.zeros(1) if b is None else b.astype(np.float64)))
+    longest = float(np.linalg.norm(gain.reshape(-1, width).max(1)))
+    longest *= radius * (1 + 2 * sums(int(radius**2) + 8))
+
+    def way(box: tuple[int, ...]) -> float:
+        each = sqrt(prod(box))
+        return (longest + own * each) * (1 + 1.01 * U) * MORE + (1 + radius) * TINY * sqrt(n) * each
+
+    return replace(made, boxes=(Boxes(c.shape, [way]),))
 
 
 def group_norm(c: Call) -> Known:
     """u is no longer than the root of how many entries a group has."""
     groups = next(n for k in ("num_groups", "group", "") if (n := c.number(k) or not k))
-    return by_channels(c, sqrt(prod(c.shape[1:]) / float(groups)))
+    return by_channels(c, sqrt(prod(c.shape[1:]) / float(groups)), c.shape[1] // int(groups))
 
 
 def instance_norm(c: Call) -> Known:
     """The same of a channel."""
     if not c.node.attributes.get("use_input_stats", True):
         return batch_norm(c)
-    return by_channels(c, sqrt(prod(c.shape[2:])))
+    return by_channels(c, sqrt(prod(c.shape[2:])), 1)
 
 
 def batch_norm(c: Call) -> Known:
@@ -74,7 +89,21 @@ def batch_norm(c: Call) -> Known:
     off = (4 * U + TINY / float(wide.min())) * (reach * np.abs(factor) + np.abs(bias))
     off = off + TINY * (1 + (reach + 1) * scale)
     low, high = np.minimum(*ends) + offset - off, np.maximum(*ends) + offset + off
-    return between(c.shape, low, high, x.lost)
+    made = between(c.shape, low, high, x.lost)
+    if not knows(x):
+        return made
+    share = 4 * U + TINY / float(wide.min())
+    reach = reach.max((0, *range(2, reach.ndim)), keepdims=True)
+    more = np.abs(offset) + share * (np.abs(m * factor) + np.abs(bias))
+    more = (more + TINY * (1 + (reach + 1) * scale)).ravel()
+    factor, own = factor.ravel(), float(np.linalg.norm(more))
+    most, boxes = float(np.abs(factor).max()) * (1 + share), boxes_of(x)
+
+    def way(box: tuple[int, ...]) -> float:
+        return (most * boxes(box) + own * sqrt(prod(box))) * MORE
+
+    conv = None if x.conv is None else x.conv.scaled(factor, more, 1 + share)
+    return replace(made, boxes=(Boxes(c.shape, [way], [boxes]),), conv=conv)
 
 
 def norm_of_sum(c: Call) -> list[Known]:

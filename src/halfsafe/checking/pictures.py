@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import product
-from math import prod
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 
+from halfsafe.checking.boxes import (
+    Convolution,
+    Steps,
+    all_of,
+    along,
+    beside,
+    boxes_of,
+    knows,
+    under_kernel,
+)
 from halfsafe.checking.calls import Call, sums
-from halfsafe.checking.known import TINY, Array, Known, U, between
+from halfsafe.checking.known import TINY, Array, Boxes, Known, U, between, both
 
 CUBIC = 1.375
 """sum |w| of four cubic weights, 1 + 2 |a| t (1 - t) at t = 1/2, for a = -3/4."""
@@ -44,9 +54,31 @@ def convolution(c: Call) -> Known:
     if found is None or found[0].ndim != len(c["input"].shape):
         return c.unknown()
     groups = numbers(c, 1, "groups", "group")[0]
-    shape = (groups, -1, found[0].shape[1], prod(found[0].shape[2:]))
+    shape = (groups, -1, *found[0].shape[1:])
     w, off = found[0].reshape(shape), np.broadcast_to(found[1], found[0].shape).reshape(shape)
-    return windows(c, w, off)
+    steps, one = steps_of(c, w), (1,) * (w.ndim - 3)
+    taps = [a.reshape(*a.shape[:3], -1) for a in (w, off)]
+    made = windows(c, taps[0], taps[1], steps.reads(one))
+    return convolved(c, made, w, steps, turned=False)
+
+
+def steps_of(c: Call, w: Array) -> Steps:
+    """Of weights (groups, out, into, *kernel)."""
+    names = ("stride", "strides"), ("dilation", "dilations")
+    stride, apart = (tuple(numbers(c, w.ndim - 3, *n)) for n in names)
+    return Steps(w.shape[3:], stride, apart)
+
+
+def convolved(c: Call, made: Known, w: Array, steps: Steps, *, turned: bool) -> Known:
+    """What is known of boxes of it, of weights that are constants."""
+    if c.array("weight") is None or not np.isfinite(made.amax):
+        return made
+    held, n = c.array("bias"), prod(w.shape[2:]) + 1
+    bias = c["bias"].size.ravel() if held is None and "bias" in c.given else np.zeros(1)
+    bias = np.broadcast_to(bias if held is None else np.abs(held).ravel(), c.shape[1:2])
+    more = (sums(n) + 1.01 * U) * bias + TINY * (bias > 0)
+    conv = Convolution(w, bias, steps, boxes_of(c["input"]), turned, c.refined, more=more)
+    return replace(made, conv=conv)
 
 
 def transposed(c: Call) -> Known:
@@ -55,24 +87,22 @@ def transposed(c: Call) -> Known:
     if found is None or found[0].ndim != len(c["input"].shape):
         return c.unknown()
     groups, rank = numbers(c, 1, "groups", "group")[0], found[0].ndim - 2
-    strides, apart = (
-        numbers(c, rank, "stride", "strides"),
-        numbers(c, rank, "dilation", "dilations"),
-    )
-    phases: list[Array] = [np.arange(n) * d % s
-              for n, d, s in zip(found[0].shape[2:], apart, strides, strict=True)]  # fmt: skip
     w, off = (np.broadcast_to(a, found[0].shape) for a in found)
     w, off = (a.reshape(groups, -1, *a.shape[1:]).swapaxes(1, 2) for a in (w, off))
+    steps = steps_of(c, w)
+    phases: list[Array] = [np.arange(n) * d % s
+              for n, d, s in zip(steps.kernel, steps.apart, steps.stride, strict=True)]  # fmt: skip
     made: list[Known] = []
     for one in product(*(np.unique(p) for p in phases)):
         taps = np.ix_(*(np.flatnonzero(p == k) for p, k in zip(phases, one, strict=True)))
         chosen = [a[(..., *taps)].reshape(*a.shape[:3], -1) for a in (w, off)]
-        made.append(windows(c, *chosen))
+        made.append(windows(c, chosen[0], chosen[1], steps.spread((1,) * rank)))
     low, high = np.minimum.reduce([m.low for m in made]), np.maximum.reduce([m.high for m in made])
-    return between(c.shape, low, high, c["input"].lost)
+    whole = between(c.shape, low, high, c["input"].lost)
+    return convolved(c, whole, w, steps, turned=True)
 
 
-def windows(c: Call, w: Array, spare: Array) -> Known:
+def windows(c: Call, w: Array, spare: Array, box: tuple[int, ...]) -> Known:
     """sum w x + c of weights (groups, out, into, taps) that are off by `spare`, where 0 is an x."""
     x, ends = c["input"], c["bias"] if "bias" in c.given else between((1,), 0.0, 0.0)
     bias = c.array("bias")
@@ -94,7 +124,13 @@ def windows(c: Call, w: Array, spare: Array) -> Known:
     off = off + 1.01 * (spare.sum(-1) * np.maximum(-low, high)).sum(-1).ravel()
     shape = (1, -1, *(1,) * (len(c.shape) - 2))
     low, high = least + b[0] - off, most + b[1] + off
-    return between(c.shape, low.reshape(shape), high.reshape(shape), x.lost)
+    made = between(c.shape, low.reshape(shape), high.reshape(shape), x.lost)
+    if spare.any() or c.array("weight") is None:
+        return made
+    positive = bool((x.low >= 0).all())
+    down, up = under_kernel(w, boxes_of(x)(box), np.maximum(*np.abs(b)), positive=positive)
+    ends = (b[0] - down).reshape(shape), (b[1] + up).reshape(shape)
+    return both(made, between(c.shape, *ends))
 
 
 def weight_norm(c: Call) -> list[Known]:
@@ -127,7 +163,53 @@ def places(c: Call) -> tuple[int, ...]:
 
 def largest_of(c: Call) -> Known:
     """In the hull of what windows see, and of 0."""
-    return pooled(c, 0)
+    made = pooled(c, 0)
+    if "upsample" in c.node.op:
+        return replace(made, boxes=repeats(c))
+    return replace(made, boxes=pools(c, means=False))
+
+
+def pools(c: Call, *, means: bool) -> tuple[Boxes, ...]:
+    """An entry of each window, or a mean of n, whose square is no more than the mean of squares."""
+    x, options, op = c.first, c.node.attributes, c.node.op.lower()
+    rank = len(c.shape) - 2
+    if not knows(x) or len(places(c)) != rank or len(x.shape) != rank + 2 or "unpool" in op:
+        return ()
+    if prod(c.shape[2:]) == 1:
+        n, whole = prod(x.shape[2:]), "global" in op or "adaptive" in op
+        share = (1 + sums(n + 2)) / sqrt(n) if means and whole else 1.0
+        return (along(boxes_of(x), c.shape, lambda box: x.shape[2:], share),)
+    named = next((n for n in ("kernel_size", "kernel_shape") if options.get(n)), None)
+    if named is None:
+        return ()
+    kernel = numbers(c, rank, named)
+    moves = any(options.get(n) for n in ("stride", "strides"))
+    stride = numbers(c, rank, "stride", "strides") if moves or "onnx" in op else kernel
+    steps = Steps(tuple(kernel), tuple(stride), tuple(numbers(c, rank, "dilation", "dilations")))
+    share = sqrt(steps.often)
+    border = [options.get(n) for n in ("padding", "pads", "ceil_mode")]
+    border = any(np.any(b) for b in border if b is not None)
+    if means and not border and options.get("auto_pad") in (None, "NOTSET", "VALID"):
+        share *= (1 + sums(prod(kernel) + 2)) / sqrt(prod(kernel))
+    return (along(boxes_of(x), c.shape, steps.reads, share),)
+
+
+def repeats(c: Call) -> tuple[Boxes, ...]:
+    """Entries, each as often along each axis."""
+    x = c.first
+    if not knows(x) or c.shape[:2] != x.shape[:2]:
+        return ()
+    given = [v for k, v in c.node.attributes.items() if "scale" in k] + [c.array("scales")]
+    scales = [float(n) for v in given if v is not None for n in np.ravel(v) if n is not None]
+    times = [n / m for n, m in zip(c.shape[2:], x.shape[2:], strict=True)]
+    if any(n != int(n) for n in times + scales):
+        return ()
+    whole = [int(n) for n in times]
+
+    def reads(box: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple((n - 2) // t + 2 for n, t in zip(box, whole, strict=True))
+
+    return (along(boxes_of(x), c.shape, reads, sqrt(prod(whole))),)
 
 
 def averages(c: Call) -> Known:
@@ -137,7 +219,7 @@ def averages(c: Call) -> Known:
         return c.unknown()
     names = [n for n in ("kernel_size", "kernel_shape") if options.get(n)]
     kernel = numbers(c, len(places(c)), *names) if names else [x.shape[a] for a in places(c)]
-    return pooled(c, prod(kernel) + 1)
+    return replace(pooled(c, prod(kernel) + 1), boxes=pools(c, means=True))
 
 
 def pooled(c: Call, n: int) -> Known:
@@ -162,7 +244,8 @@ def weighed(c: Call, axes: tuple[int, ...], gain: float, *, zero: bool = False) 
 
 def linear_between(c: Call) -> Known:
     """The nearest entry, or what is linear between entries."""
-    return weighed(c, places(c), 1.0)
+    made = weighed(c, places(c), 1.0)
+    return replace(made, boxes=repeats(c)) if "nearest" in c.node.op else made
 
 
 def cubic_between(c: Call) -> Known:
@@ -192,7 +275,11 @@ def resized(c: Call) -> Known:
         elif scales is not None and np.size(scales) == len(among):
             axes = tuple(a for a, s in zip(among, np.ravel(scales).tolist(), strict=True) if s != 1)
     if mode != "cubic":
-        return weighed(c, axes, 1.0)
+        near = how or "half_pixel", options.get("nearest_mode", "round_prefer_floor")
+        usual = near in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
+        alike = mode == "nearest" and (usual or c.node.op == "onnx.Upsample")
+        made = weighed(c, axes, 1.0)
+        return replace(made, boxes=repeats(c)) if alike else made
     a = float(options.get("cubic_coeff_a", -0.75))
     if options.get("exclude_outside") or options.get("antialias") or not -1 <= a <= 0:
         return c.unknown()
@@ -221,11 +308,14 @@ def padded(c: Call) -> Known:
     value = c["value"] if "value" in c.given else between((), stated, stated)
     low, high = np.minimum(low, value.low.min()), np.maximum(high, value.high.max())
     made = between(c.shape, low, high, x.lost or value.lost)
-    return made if value.amax else replace(made, lengths=((lambda: x.length),))
+    if value.amax:
+        return made
+    boxes = tuple(beside(c.shape, [b]) for b in all_of(x))
+    return replace(made, lengths=((lambda: x.length),), boxes=boxes)
 
 
 def cut(c: Call) -> Known:
     """Entries of x where they were, or 0."""
     x = c.first
     made = between(c.shape, np.minimum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
-    return replace(made, lengths=((lambda: x.length),))
+    return replace(made, lengths=((lambda: x.length),), boxes=all_of(x))

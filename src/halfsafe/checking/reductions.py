@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf, prod
+from math import inf, prod, sqrt
 
 import numpy as np
 
+from halfsafe.checking.boxes import along, boxes_of, knows
 from halfsafe.checking.calls import Call, sums
 from halfsafe.checking.known import Array, Known, V, between
 
@@ -32,7 +33,14 @@ def reduced(how: str) -> Callable[[Call], Known]:
         high = high + off
         if len(c.shape) < len(x.shape):
             low, high = np.squeeze(low, axes), np.squeeze(high, axes)
-        return between(c.shape, low, high, x.lost)
+        made = between(c.shape, low, high, x.lost)
+        if how == "sum" or not knows(x) or axes != tuple(range(2, len(x.shape))):
+            return made
+        mean = "mean" in c.node.op.lower()
+        share, boxes = (1 + sums(n + 2)) / sqrt(n) if mean else 1.0, boxes_of(x)
+        if len(c.shape) == 2:
+            return replace(made, lengths=((lambda: share * boxes(x.shape[2:])),))
+        return replace(made, boxes=(along(boxes, c.shape, lambda box: x.shape[2:], share),))
 
     return rule
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import inf, prod, sqrt
 
@@ -20,8 +20,13 @@ from halfsafe.source import Source
 class Walk:
     """Bounds of all values, from a domain and the weights."""
 
-    def __init__(self, source: Source, domain: Mapping[str, tuple[float, float] | None]) -> None:
-        self.source, self.graph = source, source.graph
+    def __init__(
+        self,
+        source: Source,
+        domain: Mapping[str, tuple[float, float] | None],
+        refined: Iterable[str] = (),
+    ) -> None:
+        self.source, self.graph, self.refined = source, source.graph, frozenset(refined)
         self.bounds: dict[str, Known] = {}
         self.arrays: dict[str, Array] = {}
         self.fixed = self._constant()
