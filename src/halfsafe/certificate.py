@@ -77,7 +77,8 @@ class Certificate:
     """Bounds of every value, for inputs of these shapes within a domain.
 
     `fingerprint` is of the operators with their constants. A domain is an interval for each input,
-    None for one that may be anything, as token ids are.
+    None for one that may be anything, as token ids are. `refined` are operators whose gains were
+    computed sharply, and `ended` says in words why no more were, where there was no time.
     """
 
     model: str
@@ -85,6 +86,8 @@ class Certificate:
     shapes: Mapping[str, tuple[int, ...]]
     domain: Mapping[str, tuple[float, float] | None]
     values: Mapping[str, Bounded]
+    refined: tuple[str, ...] = ()
+    ended: str = ""
 
     @property
     def certified(self) -> bool:
@@ -129,6 +132,7 @@ class Certificate:
             lines.append(f"{len(large)} of {len(stored)} values may be larger than FP16 holds:")
             ordered = sorted(large.values(), key=lambda v: -(v.bound or 0.0))
             lines += [f"  {v.where}: up to {v.bound:.3g}" for v in ordered[:SHOWN]]
+            lines += [self.ended] if self.ended else []
         lost = Counter(v.lost for v in stored.values() if v.bound is None)
         if lost:
             lines.append(f"{lost.total()} of {len(stored)} values have no bound, because of:")
@@ -150,6 +154,8 @@ class Certificate:
             shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
             domain={n: None if d is None else (d[0], d[1]) for n, d in data["domain"].items()},
             values={name: Bounded(**value) for name, value in data["values"].items()},
+            refined=tuple(data.get("refined", ())),
+            ended=data.get("ended", ""),
         )
 
     def save(self, path: str | Path) -> None:

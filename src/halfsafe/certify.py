@@ -12,7 +12,7 @@ import numpy as np
 
 from halfsafe.asked import Asked
 from halfsafe.bounds.bound import Bound
-from halfsafe.bounds.interpreter import Interpreter
+from halfsafe.bounds.refining import refined
 from halfsafe.certificate import Bounded, Certificate, rounded_up
 from halfsafe.errors import BadInput, needing
 from halfsafe.formats import FLOAT16
@@ -27,12 +27,19 @@ from halfsafe.verdict import Verification
 
 Interval = tuple[float, float]
 
+SECONDS = 60.0
+"""For which bounds are refined at most, where one does not fit."""
+
+DEARER = 1.1
+"""By how much the error of a plan may be larger that fits more values, and not all."""
+
 
 def certify(
     model: Any,
     domain: Mapping[str, Interval] | None = None,
     *,
     sample: Any = None,
+    refine: float = SECONDS,
     progress: Progress = lambda _: None,
 ) -> Certificate:
     """Bounds of every value of a model in FP32 and in FP16, for every input of a domain.
@@ -42,7 +49,8 @@ def certify(
     included; whole numbers may be anything where it gives none, of a mask 0 or 1, and floating
     inputs need one. Bounds hold for FP32 and for FP16, each value rounded as it is stored, as long
     as none passes 65,504; operators accumulate in FP32. A row of attention that is masked whole is
-    not among the inputs. Raises BadInput and CaptureError.
+    not among the inputs. Where a bound does not fit, those that could be tighter are computed again
+    for so many seconds at most as `refine` says. Raises BadInput and CaptureError.
 
     >>> import torch, halfsafe
     >>> net = torch.nn.Sequential(torch.nn.LayerNorm(16), torch.nn.Linear(16, 4)).eval()
@@ -53,15 +61,20 @@ def certify(
     progress("capturing")
     first = Samples(_sample(model) if sample is None else sample).first
     source = open_model(model, first, runs=False)
-    return certificate_of(source, domain or {}, progress)
+    return certificate_of(source, domain or {}, progress, refine)
 
 
 def certificate_of(
-    source: Source, domain: Mapping[str, Interval], progress: Progress = lambda _: None
+    source: Source,
+    domain: Mapping[str, Interval],
+    progress: Progress = lambda _: None,
+    refine: float = 0.0,
 ) -> Certificate:
-    """The certificate of a captured network. Raises BadInput for a domain that is none."""
+    """The certificate of a captured network, refined for so many seconds at most. Raises BadInput
+    for a domain that is none."""
     spans = _spans(source, dict(domain))
-    found = bounds_of(source, domain, progress)
+    inputs = {n: _bound(source.graph.values[n], span) for n, span in spans.items()}
+    found = refined(source, inputs, refine, progress)
     left = _positions(source.graph)
     return Certificate(
         model=source.name,
@@ -69,7 +82,9 @@ def certificate_of(
         shapes={name: source.graph.values[name].shape for name in source.graph.inputs},
         domain=spans,
         values=_constants(source)
-        | {n: _told(source, n, bound) for n, bound in found.items() if n not in left},
+        | {n: _told(source, n, bound) for n, bound in found.bounds.items() if n not in left},
+        refined=found.operators,
+        ended=found.ended,
     )
 
 
@@ -112,15 +127,6 @@ def _largest(entries: Any) -> float:
     if not isfinite(largest):
         largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
     return largest
-
-
-def bounds_of(
-    source: Source, domain: Mapping[str, Interval], progress: Progress = lambda _: None
-) -> dict[str, Bound]:
-    """What is known of every value."""
-    spans = _spans(source, dict(domain))
-    inputs = {n: _bound(source.graph.values[n], span) for n, span in spans.items()}
-    return Interpreter(source, inputs).walk(progress)
 
 
 def _sample(model: Any) -> Any:
@@ -189,6 +195,11 @@ class Certified:
     after: Certificate
 
     @property
+    def whole(self) -> bool:
+        """Whether outputs are safe, and FP16 holds every value of the domain."""
+        return self.proof.safe and self.after.certified
+
+    @property
     def count(self) -> int:
         """How many values are certified to fit."""
         return sum(value.fits for value in self.after.values.values())
@@ -207,22 +218,28 @@ def certified(
     progress: Progress,
 ) -> Certified:
     """The best plan that has room for whatever comes in, where bounds say what that is, and for
-    what samples show elsewhere; that of the samples alone where the first is not safe, or fits no
-    more values.
+    what samples show elsewhere. Where that is not whole, bounds are refined and it is made anew;
+    where it still is not, that of the samples alone is taken if the first is not safe, fits no more
+    values, or costs accuracy.
 
     The certificate is of what is deployed, with its constants as they are stored there.
     """
     original = references.original
-    before = certificate_of(original, domain, progress)
-    known = {n: v.bound for n, v in before.values.items() if v.bound is not None}
 
-    def planned(bounds: Mapping[str, float]) -> Certified:
+    def planned(before: Certificate, refine: float, *, by_samples: bool = False) -> Certified:
+        known = {n: v.bound for n, v in before.values.items() if v.bound is not None}
+        bounds = {} if by_samples else known
         prepared, proof = asked.mended(references, supply, progress, bounds=bounds)
-        after = certificate_of(prepared.deployed(original), domain, progress)
+        after = certificate_of(prepared.deployed(original), domain, progress, refine)
         return Certified(prepared, proof, before, after)
 
-    found = planned(known)
-    if found.proof.safe and found.after.certified:
+    found = planned(certificate_of(original, domain, progress), 0.0)
+    if not found.whole:
+        sharper = certificate_of(original, domain, progress, SECONDS)
+        if sharper.values != found.before.values:
+            found = planned(sharper, SECONDS)
+    if found.whole:
         return found
-    plain = planned({})
-    return found if found.proof.safe and found.count > plain.count else plain
+    plain = planned(found.before, SECONDS, by_samples=True)
+    dearer = found.proof.ratio > DEARER * plain.proof.ratio
+    return found if found.proof.safe and found.count > plain.count and not dearer else plain

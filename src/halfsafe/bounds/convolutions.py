@@ -87,7 +87,7 @@ class Windows:
             gain=np.ones(count),
             beside=(terms + 1.01 * ROUNDED) * c + FLUSHED * (c > 0),
             transposed=transposed,
-            sharp=b.is_sharp,
+            gain_of=b.gain_of,
         )
 
 

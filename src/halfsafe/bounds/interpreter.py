@@ -10,7 +10,7 @@ operands are not bounded where it needs it, gives values of which nothing is kno
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from halfsafe.bounds.onnx import WHOLE as BYTES
 from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.patterns import averaged, counts, normalised, part_of_sum
 from halfsafe.bounds.rounding import summed
+from halfsafe.bounds.sharpening import Gains
 from halfsafe.graph import Graph, Kind, Node
 from halfsafe.progress import Progress
 
@@ -77,7 +78,7 @@ class Interpreter:
         self,
         network: Constants,
         domain: Mapping[str, Bound],
-        sharp: Container[str] = frozenset[str](),
+        gains: Gains | None = None,
     ) -> None:
         self.network, self.graph = network, network.graph
         self.bounds: dict[str, Bound] = dict(domain)
@@ -85,7 +86,7 @@ class Interpreter:
         self._heavy: deque[Length] = deque()
         self._fixed = _independent(self.graph)
         self._has_pictures = any("conv" in node.op.lower() for node in self.graph.nodes)
-        self.sharp = sharp
+        self._gains = Gains() if gains is None else gains
 
     def walk(self, progress: Progress = lambda _: None) -> dict[str, Bound]:
         """Bounds of all inputs and computed floating values, those of constants alone as well."""
@@ -150,7 +151,7 @@ class Interpreter:
             self._is_fixed,
             run,
             has_pictures=self._has_pictures,
-            is_sharp=node.name in self.sharp,
+            gains=self._gains,
         )
         try:
             found = family(operands)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.gains import Array
+from halfsafe.bounds.sharpening import Gains
 from halfsafe.graph import Graph, Node
 
 
@@ -27,13 +29,14 @@ class Operands:
         run: Callable[[str, Mapping[str, Array]], Sequence[Array]],
         *,
         has_pictures: bool = False,
-        is_sharp: bool = False,
+        gains: Gains | None = None,
     ) -> None:
         self._graph, self._node = graph, node
         self._bounds, self._known, self._is_fixed, self._run = bounds, known, is_fixed, run
         self.attributes: Mapping[str, Any] = node.attributes
         self.name, self.op = str(node), node.op
-        self.has_pictures, self.is_sharp = has_pictures, is_sharp
+        self.has_pictures = has_pictures
+        self.gain_of = partial((gains or Gains()).of, node.name)
 
     def __getitem__(self, operand: str) -> Bound:
         return self._bounds(self._node.inputs[operand])

@@ -15,7 +15,7 @@ from math import inf, prod, sqrt
 
 import numpy as np
 
-from halfsafe.bounds.gains import SLACK, Array, Kernel, Size, convolution_gain
+from halfsafe.bounds.gains import SLACK, Array, Kernel, Size
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
 
 Way = Callable[[Size], float]
@@ -93,8 +93,8 @@ class Convolved:
     """A convolution, of which each channel is multiplied by a number and added to.
 
     Entries are g (W * x + c) with all their roundings `factor` times as large at most, and `beside`
-    for each channel more. Its weights are (groups, out, into, taps), those of a transpose as well,
-    which is then of what it spreads.
+    for each channel more. Weights are (groups, out, into, taps), those of a transpose as well, and
+    `gain_of` says how much longer they make a patch.
     """
 
     weight: Array
@@ -103,9 +103,9 @@ class Convolved:
     source: Patches
     gain: Array
     beside: Array
+    gain_of: Callable[[Array, Kernel], float]
     factor: float = 1.0
     transposed: bool = False
-    sharp: bool = False
 
     def patches(self, shape: Size) -> Patches:
         """sigma(g W) ||x||_2 and sqrt(n) times the lengths of what is added."""
@@ -131,7 +131,7 @@ class Convolved:
         gain = np.broadcast_to(self.gain, (groups * out,)).reshape(groups, out, 1, 1)
         weight = self.weight.astype(np.float64) * gain
         turned = np.swapaxes(weight, 1, 2) if self.transposed else weight
-        found = convolution_gain(turned, self.kernel, sharp=self.sharp)
+        found = self.gain_of(turned, self.kernel)
         terms = summed(into * taps + 1)
         stored = np.abs(weight) + FLUSHED / ROUNDED * np.abs(gain)
         off = (terms + 1.01 * ROUNDED) * sqrt(float((stored**2).sum()) * self.kernel.overlap)

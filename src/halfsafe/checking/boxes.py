@@ -163,16 +163,14 @@ def symbol(w: Array, stride: Sizes) -> float:
         parts = [np.pad(p, [(0, taps - p.shape[at] if i == at else 0) for i in range(w.ndim)])
                  for p in parts]  # fmt: skip
         w = np.concatenate(parts, 1)
-    grid = [8 * (k - 1) or 1 for k in w.shape[2:]]
+    grid = [6 * (k - 1) or 1 for k in w.shape[2:]]
     more = prod(1 / cos(pi * (k - 1) / (2 * n)) for k, n in zip(w.shape[2:], grid, strict=True))
-    f = np.fft.fftn(w, grid, list(range(2, w.ndim))).reshape(*w.shape[:2], -1)
-    half = [i for i in range(f.shape[2]) if i <= _opposite(i, grid)]
-    return more * max(float(np.linalg.norm(f[:, :, i], 2)) for i in half) * MORE
-
-
-def _opposite(i: int, grid: Sequence[int]) -> int:
-    place = np.unravel_index(i, grid)
-    return int(np.ravel_multi_index([-p % n for p, n in zip(place, grid, strict=True)], grid))
+    taps, most = np.indices(w.shape[2:]).reshape(len(grid), -1), 0.0
+    for place in np.ndindex(*grid):
+        if place <= tuple(-p % n for p, n in zip(place, grid, strict=True)):  # or its conjugate
+            turns = np.exp(-2j * pi * (np.divide(place, grid) @ taps))
+            most = max(most, float(np.linalg.norm(w.reshape(*w.shape[:2], -1) @ turns, 2)))
+    return more * most * MORE
 
 
 def under_kernel(w: Array, longest: float, bias: Array, *, positive: bool) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from halfsafe.certify import certify
+from halfsafe.certify import SECONDS, certify
 from halfsafe.cli.options import (
     Batch,
     Domain,
@@ -29,6 +29,13 @@ def certify_command(
     preprocess: Preprocess = None,
     batch: Batch = None,
     domain: Domain = [],  # noqa: B006
+    refine: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds for which bounds are refined at most, where one does not fit.",
+        ),
+    ] = SECONDS,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the certificate as .json.")
     ] = None,
@@ -49,7 +56,7 @@ def certify_command(
     supplied = Supplied(samples, preprocess, batch)
     loaded, inputs, _ = load(model, supplied)
     with waiting() as progress:
-        found = certify(loaded, spans, sample=inputs, progress=progress)
+        found = certify(loaded, spans, sample=inputs, refine=refine, progress=progress)
     if output:
         found.save(output)
     if as_json:
