@@ -140,7 +140,8 @@ class Interpreter:
         if known is not None:
             return [known]
         family = TABLE.get(node.op)
-        if family is None or not (self.graph.values[output].floating or node.op in WHOLE):
+        floating = any(self.graph.values[o].floating for o in node.outputs)
+        if family is None or not (floating or node.op in WHOLE):
             return [self._unknown(o, node) for o in node.outputs]
         run = self.network.run_node
         operands = Operands(

@@ -114,7 +114,9 @@ def affine(c: Call) -> Known:
             w = w.T
         if node.attributes.get("transA"):
             return c.unknown()
-        if w is None and node.op == "aten.linear":
+        a, b = (1.0 if (n := c.number(k)) is None else n for k in ("alpha", "beta"))
+        plain = node.op == "onnx.Gemm" and a == b == 1 and node.attributes.get("transB")
+        if w is None and (plain or node.op == "aten.linear"):
             return computed(c, x, c["weight"])
     elif "mat1" in c.given:
         x, w = c["mat1"], c.array("mat2")

@@ -40,6 +40,9 @@ def dequantised(c: Call) -> Known:
 
 def _from_ends(c: Call) -> Known:
     q, s = c["self"], c["scale"]
+    zero = c.array("zero_point")
+    if not np.isfinite(q.amax) and zero is not None and zero.dtype.kind in "iu":
+        q = between(c.shape, np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
     z = c["zero_point"] if "zero_point" in c.given else between((), 0.0, 0.0)
     most = max(float(q.high.max() - z.low.min()), float(z.high.max() - q.low.min())) * s.amax
     return between(c.shape, -most, most, q.lost or z.lost or s.lost)

@@ -65,8 +65,10 @@ class Walk:
                     exact = rounded(exact, relative, least + 2.0**-20 * largest)
                 made.append(exact)
             return made
-        rule = rule_of(node.op, floating=values[0].floating)
-        if not values[0].floating and rule is None:
+        floating = any(value.floating for value in values)
+        first = values[0].floating
+        rule = rule_of(node.op, floating=first) or rule_of(node.op, floating=floating)
+        if not floating and rule is None:
             first = next((self.bounds[v] for v in node.inputs.values() if v in self.bounds), None)
             ends = (
                 (float(first.low.min()), float(first.high.max()))
