@@ -13,8 +13,8 @@ import halfsafe
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.gains import Kernel, convolution_gain, sharp_gain
 from halfsafe.bounds.interpreter import Interpreter
-from halfsafe.bounds.patches import DEPTH, Patches
-from halfsafe.checking.boxes import boxes_of
+from halfsafe.bounds.patches import DEPTH, Patches, of_sum
+from halfsafe.checking.boxes import added, boxes_of
 from halfsafe.checking.known import Boxes, Known, between
 from halfsafe.checking.walk import Walk
 from tests.test_bounds import COMPUTED, OPERATORS, OneOperator, _half, halved, named
@@ -206,8 +206,15 @@ def test_refining_ends_where_no_convolution_is_left():
 
 def test_of_very_many_one_behind_the_other_the_whole_is_known():
     """And asking for them is no deep recursion."""
-    patches = Patches((1, 1, 8), (lambda size: 1.0 * size[0],))
+    shape = 1, 1, 8
+    patches, boxes = Patches(shape, (longest_of,)), Boxes(shape, (longest_of,))
     for _ in range(20 * DEPTH):
-        patches = Patches((1, 1, 8), (lambda size: 1e9, patches), (patches,))
-    assert patches((8,)) == 8.0
+        patches = Patches(shape, (patches,), (patches,), lambda size: 1e9)
+        patches = of_sum(shape, (patches,))
+        boxes = added(shape, (Boxes(shape, (boxes,), alone=[lambda box: 1e9]),))
+    assert patches((8,)) == boxes((8,)) == 8.0
     assert 1.0 <= patches((1,)) <= 8.0
+
+
+def longest_of(box: tuple[int, ...]) -> float:
+    return 1.0 * box[0]

@@ -224,7 +224,7 @@ class Bound:
         if self.convolved is not None:
             windows = (*windows, self.convolved.patches(self.shape))
         entries = by_entries(self.size, self.shape[1])
-        return Patches(self.shape, (entries, *windows), windows)
+        return Patches(self.shape, windows, windows, entries)
 
     def patches_as(self, shape: tuple[int, ...]) -> Patches:
         """The same where entries are repeated to fill a shape."""

@@ -27,16 +27,24 @@ DEPTH = 128
 class Patches:
     """No patch of a size is longer than this, which is computed when it is asked for.
 
-    The least of some ways to bound it, times a factor, and `off` for each entry more.
+    The least of some ways to bound it, times a factor, and `off` for each entry more. `of` are
+    patches that these ask for in turn, and `entries` a way that asks for none.
     """
 
-    def __init__(self, shape: Size, ways: Sequence[Way], of: Sequence[Patches] = ()) -> None:
+    def __init__(
+        self,
+        shape: Size,
+        ways: Sequence[Way],
+        of: Sequence[Patches] = (),
+        entries: Way | None = None,
+    ) -> None:
         self.channels, self.places = shape[1], shape[2:]
-        self._ways, self._known = tuple(ways), dict[Size, float]()
+        least = () if entries is None else (entries,)
+        self._ways, self._known = (*least, *ways), dict[Size, float]()
         self._factor, self._off = 1.0, 0.0
         self._depth = 1 + max((patches._depth for patches in of), default=0)
         if self._depth > DEPTH:
-            self._ways, self._depth = (*self._ways[:1], _constant(self(self.places))), 0
+            self._ways, self._depth = (*least, _constant(self(self.places))), 0
 
     def __call__(self, size: Size) -> float:
         """Of a size, which may be larger than the picture."""

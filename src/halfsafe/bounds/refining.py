@@ -9,8 +9,7 @@ fits, when no convolution is left, or when there is no time for the next.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from halfsafe.bounds.bound import Bound
@@ -38,16 +37,14 @@ def refined(
     domain: Mapping[str, Bound],
     seconds: float,
     progress: Progress = lambda _: None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Refined:
     """Bounds of all values, refined for so long at most where FP16 does not hold them."""
-    began, gains = clock(), Gains(promises=seconds > 0)
-    bounds, walked = Interpreter(network, domain, gains).walk(progress), clock() - began
-    began = clock()
+    gains = Gains(promises=seconds > 0)
+    bounds = Interpreter(network, domain, gains).walk(progress)
+    gains.deadline = gains.clock() + seconds
     count, ended = FIRST, ""
     while seconds > 0 and (todo := _promising(network.graph, bounds, gains)):
-        left = began + seconds - clock() - walked
-        chosen = _in_time(todo[:count], gains, left)
+        chosen = _in_time(todo[:count], gains, gains.deadline - gains.clock())
         if not chosen:
             ended = f"refining stopped after {seconds:g} seconds: {len(todo)} convolutions are left"
             break

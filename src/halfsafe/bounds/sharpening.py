@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import log2
+from math import inf, log2
 
 import numpy as np
 
@@ -24,15 +26,21 @@ class Promise:
 class Gains:
     """How much longer convolutions make what they see, each computed once, and some sharply.
 
-    With `promises` it is also told what sharp ones would bring, of all that are asked for.
+    With `promises` it is also told what sharp ones would bring, of all that are asked for. Behind
+    the `deadline` of a clock none is computed sharply any more.
     """
 
-    def __init__(self, *, promises: bool = False) -> None:
+    def __init__(
+        self, *, promises: bool = False, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.sharp, self.promises = set[str](), dict[str, Promise]()
+        self.clock, self.deadline = clock, inf
         self._promised, self._known = promises, dict[tuple[str, bool, bytes], float]()
 
     def of(self, node: str, weight: Array, kernel: Kernel) -> float:
         """Of an operator by name, of weights (groups, out, into, taps)."""
+        if self.clock() > self.deadline:
+            self.sharp.intersection_update(name for name, sharp, _ in self._known if sharp)
         sharp = node in self.sharp
         key = node, sharp, np.linalg.norm(weight, axis=(2, 3)).tobytes()
         found = self._known.get(key)

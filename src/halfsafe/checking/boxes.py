@@ -17,10 +17,8 @@ def boxes_of(x: Known) -> Boxes:
     """What is known of those of a tensor."""
     if x.kept and x.kept[0].shape == x.shape:
         return x.kept[0]
-    ways = [entries(x, x.shape), *x.boxes]
-    if x.conv is not None:
-        ways.append(x.conv.boxes(x.shape))
-    made = Boxes(x.shape, ways)
+    more = x.boxes if x.conv is None else (*x.boxes, x.conv.boxes(x.shape))
+    made = Boxes(x.shape, more, alone=[entries(x, x.shape)])
     x.kept.append(made)
     return made
 

@@ -77,19 +77,20 @@ LEVELS = 200
 
 class Boxes:
     """||x||_2 of no box of a picture, of all channels, is more: the least of some ways to say so,
-    by its sizes, times a factor, and something for each entry."""
+    by its sizes, times a factor, and something for each entry. Those `alone` ask for no others."""
 
     def __init__(
         self,
         shape: tuple[int, ...],
         ways: Sequence[Callable[[tuple[int, ...]], float]],
         parts: Sequence[Boxes] = (),
+        alone: Sequence[Callable[[tuple[int, ...]], float]] = (),
     ) -> None:
-        self.shape, self.ways, self.found = shape, list(ways), dict[tuple[int, ...], float]()
+        self.shape, self.ways, self.found = shape, [*alone, *ways], dict[tuple[int, ...], float]()
         self.factor, self.each = 1.0, 0.0
         self.level = 1 + max((b.level for b in (*parts, *ways) if isinstance(b, Boxes)), default=0)
         if self.level > LEVELS:
-            self.ways, self.level = [*self.ways[:1], _always(self(shape[2:]))], 0
+            self.ways, self.level = [*alone, _always(self(shape[2:]))], 0
 
     def __call__(self, box: tuple[int, ...]) -> float:
         box = tuple(map(min, box, self.shape[2:]))
