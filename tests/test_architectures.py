@@ -10,7 +10,7 @@ import halfsafe
 from bench.architectures import ARCHITECTURES
 from halfsafe.verdict import TOLERANCE, Answer
 
-FAST = ("resnet", "bert", "llama")
+FAST = ("resnet", "bert")
 
 
 @pytest.mark.parametrize(

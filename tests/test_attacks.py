@@ -47,6 +47,7 @@ def case(request, tmp_path):
     return pictures() if request.param == "pictures" else file_of(tmp_path / "m.onnx")
 
 
+@pytest.mark.slow
 def test_a_planted_bound_that_is_too_small_is_found(case):
     net, sample, domain = case
     claims = halfsafe.certify(net, domain, sample=sample)
@@ -59,6 +60,7 @@ def test_a_planted_bound_that_is_too_small_is_found(case):
         assert planted.passed == [name]
 
 
+@pytest.mark.slow
 def test_climbing_finds_more_than_drawing():
     net, sample, domain = pictures()
     claims = halfsafe.certify(net, domain, sample=sample)

@@ -217,6 +217,7 @@ class Hiding(Strict):
         return Run()
 
 
+@pytest.mark.slow
 def test_what_only_a_cut_shows_is_no_culprit():
     """The engine fuses the loud product away, and does not where the network is cut behind it."""
 
@@ -249,6 +250,7 @@ def test_all_of_several_culprits_are_found_in_their_order():
     assert found.bisection.complete
 
 
+@pytest.mark.slow
 def test_a_small_culprit_ahead_of_one_that_costs_bits_is_no_rounding():
     """What underflows there is small beside what a later sum loses, and no other operator's."""
 
@@ -300,6 +302,7 @@ def test_the_worst_sample_decides():
     assert (found.op, found.module, found.sample) == ("aten.mul", "1", 1)
 
 
+@pytest.mark.slow
 def test_items_of_a_batch_are_judged_by_themselves():
     """One item is 1e-6 of the other, and lost: the largest entry of the output does not hide it."""
     x = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
@@ -327,6 +330,7 @@ class Steep(nn.Module):
         return torch.sin(x * self.factor)
 
 
+@pytest.mark.slow
 def test_what_is_worse_than_rounding_is_found_where_rounding_is_beyond_the_tolerance():
     model = net((4, Scaled(2.0**20)), (5, Steep(64.0)))
     found = halfsafe.bisect(model, inputs(), "strict")
@@ -335,6 +339,7 @@ def test_what_is_worse_than_rounding_is_found_where_rounding_is_beyond_the_toler
     assert any("the best that there can be, cost" in note for note in found.bisection.notes)
 
 
+@pytest.mark.slow
 def test_where_rounding_alone_is_beyond_the_tolerance_that_is_said_and_not_that_all_is_well():
     found = halfsafe.bisect(net((5, Steep(64.0))), inputs(), "strict")
     assert found is not None
@@ -407,6 +412,7 @@ def test_bodies_and_sequences_are_not_cut():
     check_cuts(model, [{"x": x, "go": np.array(go)} for go in (True, False)])
 
 
+@pytest.mark.slow
 def test_an_operator_with_a_body_is_a_culprit():
     model = onnx.parser.parse_model(ONNX)
     x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
@@ -418,6 +424,7 @@ def test_an_operator_with_a_body_is_a_culprit():
 # Cost
 
 
+@pytest.mark.slow
 def test_what_was_run_is_not_run_again(tmp_path):
     model = net((3, StoredInside()))
     first, second, third = Counting(), Counting(), Counting()
@@ -430,6 +437,7 @@ def test_what_was_run_is_not_run_again(tmp_path):
     assert third.builds > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_bisection_goes_on(tmp_path):
     class Stops(Counting):
         def build(self, deliverable):
@@ -464,6 +472,7 @@ def test_without_time_for_one_run_there_is_no_answer():
         halfsafe.bisect(net(), inputs(), "torch", time_limit=0.0)
 
 
+@pytest.mark.slow
 def test_the_planner_and_a_cache_go_together(tmp_path):
     """What was run of the network as it was is not taken for the planner's."""
     model = net((1, Scaled(2.0**20)), (3, Scaled(2.0**20)))
@@ -474,6 +483,7 @@ def test_the_planner_and_a_cache_go_together(tmp_path):
     assert (first.node, first.others) == (second.node, second.others) == ("mul", ())
 
 
+@pytest.mark.slow
 def test_progress_tells_what_is_tried():
     told = []
     halfsafe.bisect(net((3, Scaled(2.0**20))), inputs(), "torch", progress=told.append)
@@ -490,6 +500,7 @@ def test_the_planner_mends_and_the_rest_is_found():
     assert [c.op for c in (found, *found.others)] == ["aten.mul", "halfsafe_test.energy"]
 
 
+@pytest.mark.slow
 def test_what_the_planner_has_mended_stays_so():
     model = net((1, Scaled(2.0**20)), (3, StoredInside()))
     found = halfsafe.bisect(model, inputs(), "torch", fix=True)
@@ -524,6 +535,7 @@ def test_the_last_operator_is_shown_on_the_sample_that_fails():
     assert made.nonfinite > 0
 
 
+@pytest.mark.slow
 def test_single_operators_are_ranked():
     found = halfsafe.bisect(net((3, Scaled(2.0**20))), inputs(), "torch", rank=3)
     alone = found.bisection.alone
@@ -557,6 +569,7 @@ def test_random_numbers_are_refused():
         halfsafe.bisect(nn.Sequential(Noisy(), Noisy()).eval(), inputs())
 
 
+@pytest.mark.slow
 def test_an_operator_that_the_engine_refuses_is_the_culprit():
     class Masked(nn.Module):
         def forward(self, x):
@@ -639,6 +652,7 @@ def _(x):
     return torch.empty_like(x)
 
 
+@pytest.mark.slow
 def test_a_plan_reads_what_kernels_bear(tmp_path):
     """The kernel is right up to 255, of which the square fits; the plan keeps its operand below."""
 
@@ -664,6 +678,7 @@ def test_a_plan_reads_what_kernels_bear(tmp_path):
     assert torch.equal(fixed.model(x), model(x))
 
 
+@pytest.mark.slow
 def test_a_profile_is_of_one_engine(tmp_path):
     path = tmp_path / "p.json"
     Profile(engine="tensorrt").save(path)

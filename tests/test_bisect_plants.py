@@ -43,9 +43,8 @@ def test_planted_operators_of_a_module_are_named(name):
         assert_is_found(next(bisect_plants.drawn(base, asked, 1)), "torch")
 
 
-@pytest.mark.parametrize(
-    "name", [n if n == "resnet" else pytest.param(n, marks=pytest.mark.slow) for n in FILES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
 def test_planted_nodes_of_a_file_are_named(name):
     base = bisect_files.file(name)
     for asked in FILES[name]:

@@ -295,6 +295,7 @@ def test_branches_of_a_condition_are_computed_in_float32(nested, sign):
     assert any(f.op == "aten.linear" for f in halfsafe.inspect(model, samples).faults)
 
 
+@pytest.mark.slow
 def test_a_loop_with_a_body_is_refused_on_one_line():
     def forward(m: Any, x: Tensor) -> Tensor:
         from torch._higher_order_ops.while_loop import while_loop

@@ -73,6 +73,7 @@ def test_a_certificate_comes_back_as_it_was(tmp_path):
         Certificate.load(tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_of_operators_and_weights():
     assert certify(loud(1.0), sample=IDS).fingerprint == certify(loud(1.0), sample=IDS).fingerprint
     assert certify(loud(1.0), sample=IDS).fingerprint != certify(loud(1.5), sample=IDS).fingerprint
@@ -246,6 +247,7 @@ def test_what_cannot_be_certified_gets_the_plan_of_the_samples():
     assert fixed.report.safe
 
 
+@pytest.mark.slow
 def test_a_gate_takes_its_gate_form_where_only_that_leaves_room_for_its_bound():
     """Samples reach half of what FP16 holds, and their bound is twice that."""
 
@@ -272,6 +274,7 @@ def test_a_gate_takes_its_gate_form_where_only_that_leaves_room_for_its_bound():
     assert certify(net, {"x": (-9.0, 9.0)}, sample=xs[0]).worst[1] > 65504
 
 
+@pytest.mark.slow
 def test_samples_of_other_lengths_are_bounded_by_the_first_one():
     net = deep(2e3)
     fixed = halfsafe.fix(net, [torch.randint(0, 40, (2, n)) for n in (6, 9, 4)], certify={})
@@ -430,6 +433,7 @@ class Gated(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_no_matrix_outlives_its_layer(monkeypatch):
     alive, init = WeakSet(), Form.__init__
 

@@ -68,6 +68,7 @@ def test_a_mean_by_a_mask_is_confirmed():
     assert check(told, net, sample=sample).confirmed
 
 
+@pytest.mark.slow
 def test_what_is_told_of_something_else_is_not_confirmed():
     net = network()
     told = halfsafe.certify(net, sample=IDS)
@@ -169,6 +170,7 @@ def test_what_only_looks_like_a_norm_is_confirmed_by_nobody(added):
     assert not found.confirmed
 
 
+@pytest.mark.slow
 def test_a_network_with_a_region_of_autocast_is_recognised():
     class Kept(nn.Module):
         def __init__(self):

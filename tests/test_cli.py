@@ -182,6 +182,7 @@ def test_a_sample_louder_than_those_measured_is_measured_as_well(run):
     assert "not measured" not in output
 
 
+@pytest.mark.slow
 def test_a_metric_of_the_users_decides(run):
     fix = ("fix", "zoo_of_cli:both", "--tolerance", "1e-4", "--metric")
     assert run(*fix, "top-1")[0] == 0
@@ -210,6 +211,7 @@ def test_headroom_and_real_half_kernels(run):
     assert Report.load("r.json").headroom == 2
 
 
+@pytest.mark.slow
 def test_a_program_in_a_file(run):
     assert run("fix", "zoo_of_cli:both", "-o", "net.pt2", "--dtype", "float32")[0] == 0
     status, output, errors = run("inspect", "net.pt2", "-o", "r.json")
@@ -295,6 +297,7 @@ def test_inspect_ends_with_status_0_where_there_is_nothing(run):
     assert "FP16 holds every value" in output
 
 
+@pytest.mark.slow
 def test_kinds_can_be_ignored(run):
     assert run("inspect", "zoo_of_cli:masked")[0] == 0, "it harms no output"
     assert run("inspect", "zoo_of_cli:masked", "--strict")[0] == 1
@@ -488,6 +491,7 @@ def test_what_is_within_the_tolerance_ends_with_0(run):
     assert json.loads(output)["bisection"]["culprits"] == []
 
 
+@pytest.mark.slow
 def test_outcomes_are_kept_in_the_users_cache(run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for expected in (4, 0):

@@ -53,6 +53,7 @@ def test_converters_that_cut_constants_off_find_words_that_are_not_there(name, m
     assert len(seen(text)) > matched(seen(text), seen(reference)) + 3
 
 
+@pytest.mark.slow
 def test_inspect_names_the_variance_and_the_operator_that_reads_it(feeds):
     said = demo.cause(halfsafe.inspect(detector.file(), feeds))
     assert "batch_norm_0.w_2 of p2o.BatchNormalization.1" in said

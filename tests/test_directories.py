@@ -129,6 +129,7 @@ def test_a_place_that_is_taken_is_refused(fixed, written):
         fixed.save(written)
 
 
+@pytest.mark.slow
 def test_files_beside_are_copied_and_other_weights_are_not(loud, tmp_path):
     shutil.copytree(loud, tmp_path / "in")
     (tmp_path / "in" / "tokenizer.model").write_bytes(b"\0")
@@ -361,6 +362,7 @@ def test_several_networks_have_no_single_model(pipeline):
 # Names
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_the_prefix_of_its_base_model(tmp_path):
     """As old files on the Hub are: ``h.0.attn`` for ``transformer.h.0.attn``."""
     place = saved(tmp_path / "gpt2", ROWS["gpt2"].build(), {r"wpe|c_proj": 1e6})
@@ -460,6 +462,7 @@ def test_weights_in_other_files_are_refused_before_any_work(loud, tmp_path):
         fix_directory(tmp_path / "in")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_fp16_is_fixed_and_written_in_fp32_where_fp16_does_not_hold_it(tmp_path):
     place = saved(tmp_path / "in", llama(), {"up_proj": 1e5, "down_proj": 1e-2}, torch.float16)
     held = load_file(place / "model.safetensors")
@@ -479,6 +482,7 @@ def test_a_checkpoint_in_fp16_is_fixed_and_written_in_fp32_where_fp16_does_not_h
 # Operators that are left as they are; texts and pictures of the user's
 
 
+@pytest.mark.slow
 def test_an_excluded_layer_keeps_its_tensors(loud, fixed):
     """A LoRA that is swapped at run time may be of that layer. It is on the residual stream."""
     name = "model.layers.1.self_attn.o_proj"
@@ -512,6 +516,7 @@ def test_texts_of_the_user_go_through_it_two_at_once(tmp_path):
     assert json.loads(done.stdout)["values"] == found.reports[""].to_json()["values"]
 
 
+@pytest.mark.slow
 def test_pictures_go_through_the_processor_that_lies_there(tmp_path):
     torch.manual_seed(0)
     small = {**SMALL, "image_size": 32, "patch_size": 8}
@@ -685,6 +690,7 @@ def test_memory_that_is_not_written_yet_is_not_measured(tmp_path):
     assert set(unwritten) == {0.0}
 
 
+@pytest.mark.slow
 def test_empty_tensors_are_copied(tmp_path):
     config = transformers.DINOv3ViTConfig(**PICTURES, num_register_tokens=0)
     torch.manual_seed(0)
@@ -719,6 +725,7 @@ def bert(kind, **more):
     return getattr(transformers, kind)(transformers.BertConfig(**SMALL, **more))
 
 
+@pytest.mark.slow
 def test_modules_of_sentence_transformers_are_copied_with_their_weights(tmp_path):
     place = saved(tmp_path / "in", bert("BertModel"), {"output.dense": 1e6})
     folders = ["", "1_Pooling", "2_Dense"]

@@ -42,6 +42,7 @@ def by_layers(model: nn.Module, folder: Path) -> nn.Module:
 WAYS = [by_map, to_disk, to_memory, by_layers]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The following device_map keys")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_a_dispatched_model_is_fixed_as_it_was(

@@ -225,6 +225,7 @@ def test_a_module_is_exported_with_all_that_goes_in_and_comes_out():
     assert running.census(call)["float16"] > 4
 
 
+@pytest.mark.slow
 def test_a_candidate_of_other_outputs_is_read_in_the_order_of_the_original():
     class Swapped(nn.Linear):
         def forward(self, x):
@@ -244,6 +245,7 @@ def test_a_candidate_of_other_outputs_is_read_in_the_order_of_the_original():
         assert np.allclose(a, b, rtol=2e-3, atol=0.2)
 
 
+@pytest.mark.slow
 def test_a_module_is_exported_once_for_each_set_of_shapes():
     given = [mixed_sample(rows) for rows in (3, 3, 2)]
     source = open_model(Mixed().eval(), Samples(given).first, None, [*Samples(given)])
@@ -254,6 +256,7 @@ def test_a_module_is_exported_once_for_each_set_of_shapes():
     assert [running.run(call)[0].shape[0] for call in Samples(given)] == [3, 3, 2]
 
 
+@pytest.mark.slow
 def test_exporting_is_not_heard(capfd):
     source, call = opened(net(), samples())
     with warnings.catch_warnings():

@@ -449,6 +449,7 @@ def title(page):
     return page.locator("#details h3").inner_text()
 
 
+@pytest.mark.slow
 def test_degenerate_reports_open_without_a_complaint(open_page):
     for name, report in DEGENERATE.items():
         page = open_page(report)

@@ -302,6 +302,7 @@ def test_no_value_outlives_its_last_reader():
     assert most <= 8
 
 
+@pytest.mark.slow
 def test_samples_are_taken_one_by_one():
     held: list[weakref.ref] = []
 
@@ -467,6 +468,7 @@ def test_two_processes_report_on_all_samples(tmp_path):
     assert ran.stdout.count("Not safe in FP16") == 1, ran.stdout + ran.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_fix_as_one_does(tmp_path):
     """The same report, byte for byte: ranges, exponents, and the proof of every sample."""
     arguments = ("--samples", "zoo_of_shards:samples", "-o", "f.pt2", "--report", "r.json")

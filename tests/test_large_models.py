@@ -107,11 +107,13 @@ def test_weights_elsewhere_give_the_same_fix(tmp_path, kind):
     assert torch.equal(fixed.model(*SAMPLES[0]), model(*SAMPLES[0]))
 
 
+@pytest.mark.slow
 def test_a_tied_tensor_is_found_under_any_of_its_names(tmp_path):
     weights = files(tmp_path, "file", untied(loud()))
     assert halfsafe.fix(on_meta(), SAMPLES, weights=weights).report.safe
 
 
+@pytest.mark.slow
 def test_weights_in_bfloat16_are_those_of_the_float32_model(tmp_path):
     tensors = {name: x.bfloat16() for name, x in untied(loud()).items()}
     weights = files(tmp_path, "index", tensors)
@@ -121,6 +123,7 @@ def test_weights_in_bfloat16_are_those_of_the_float32_model(tmp_path):
     assert torch.equal(fixed.model(*SAMPLES[0]), model(*SAMPLES[0]))
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_the_whole_model_saves(tmp_path):
     model = loud()
     halfsafe.fix(model, SAMPLES).save(tmp_path / "whole.safetensors")
@@ -134,6 +137,7 @@ def test_what_is_saved_is_what_the_whole_model_saves(tmp_path):
     assert all(torch.equal(found[name], known[name]) for name in known)
 
 
+@pytest.mark.slow
 def test_an_inspection_is_that_of_the_whole_model(tmp_path):
     model = loud()
     weights = files(tmp_path, "folder", untied(model))
@@ -142,6 +146,7 @@ def test_an_inspection_is_that_of_the_whole_model(tmp_path):
     assert found.faults
 
 
+@pytest.mark.slow
 def test_no_more_than_a_layer_is_in_memory():
     """Of the tensors that a function gives, the bytes that are alive at any time."""
     tensors, alive, most = loud(30).state_dict(), dict[int, int](), 0
@@ -174,6 +179,7 @@ class Odd(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0] * self.table[0]
 
 
+@pytest.mark.slow
 def test_parameters_that_code_holds_otherwise():
     torch.manual_seed(0)
     model, x = Odd().eval(), torch.randn(2, 3, WIDTH)

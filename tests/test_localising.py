@@ -12,14 +12,12 @@ QUICK = {
     ("resnet", "absorbed"),
     ("bert", "sentinel"),
     ("llama", "overflow"),
-    ("t5_relu", "epsilon"),
-    ("mixtral", "underflow"),
-    ("unet2d_condition", "weights"),
 }
+FURTHER = [("t5_relu", "epsilon"), ("mixtral", "underflow"), ("unet2d_condition", "weights")]
 CASES = [
     pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
-    for case in ((name, kind) for name in ("resnet", "bert", "llama") for kind in PLANTS)
-] + [pytest.param(*case) for case in sorted(QUICK) if case[0] not in ("resnet", "bert", "llama")]
+    for case in [*((n, kind) for n in ("resnet", "bert", "llama") for kind in PLANTS), *FURTHER]
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

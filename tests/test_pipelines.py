@@ -50,6 +50,7 @@ def test_a_pipeline_that_breaks_draws_the_same_picture_in_fp32_and_nearly_so_in_
     assert np.abs(diffusion.picture(tmp_path / "out", torch.float16) - known).max() < 0.02
 
 
+@pytest.mark.slow
 def test_samples_are_what_the_networks_are_called_with(fixed):
     told = "samples are those of a run of the pipeline: 2 prompts, 4 steps, 32x32"
     for name in fixed.networks:
@@ -59,6 +60,7 @@ def test_samples_are_what_the_networks_are_called_with(fixed):
     assert fixed.reports["unet"].samples == 6  # the first, a middle and the last step of each
 
 
+@pytest.mark.slow
 def test_hidden_states_that_a_pipeline_reads_are_judged(fixed):
     told = "deployed and judged are, of its hidden states, those number 2"
     assert told in notes(fixed, "text_encoder")
@@ -80,6 +82,7 @@ def test_a_text_encoder_whose_hidden_states_are_too_large_for_half_is_refused(xl
     assert np.array_equal(*pictures)
 
 
+@pytest.mark.slow
 def test_a_decoder_is_proved_on_the_latents_that_it_is_given(fixed):
     report = fixed.reports["vae"]
     assert any("decode() by itself" in note for note in report.notes)
