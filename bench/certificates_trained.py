@@ -1,6 +1,6 @@
 """Certificates of trained networks as packages bring them, and inputs that try to break them.
 
-    python -m bench.certificates_trained [--alone] [names]
+    python -m bench.certificates_trained [--alone | --quick | --drawn] [names]
 
 Run in the environment of `make trained`. The networks are those of bench/trained.py and
 bench/trained_torch.py, and all-MiniLM-L6-v2; each is looked at in a process of its own. Inputs lie
@@ -9,8 +9,9 @@ whole row. Told are: how many values have a bound from the weights alone, whethe
 all for every input, and what loses the bound where not; the same of what `fix(certify=)` delivers,
 and its error over the floor; and what bench/attacks.py finds, of the network as it is and of what
 is delivered where that is certified. A row keeps a digest of the source that it was measured with;
-with names, only their rows are measured anew, and `--alone` certifies, which takes seconds for a
-network, without the attacks and `fix` of a row.
+with names, only their rows are measured anew. `--alone` certifies, which takes seconds for a
+network, without the attacks and `fix` of a row; `--quick` attacks with 200 inputs, and fixes
+nothing; `--drawn` adds inputs that do not climb to a row.
 """
 
 # pyright: basic
@@ -121,6 +122,10 @@ SLOW: dict[str, dict[str, Any]] = {
 }
 """How often drawn inputs run in FP16 as well, for how many seconds at most, and how many texts are
 drawn for a spectrum, of which one takes seconds."""
+
+
+FEW: dict[str, Any] = {"count": 200, "seconds": 120.0}
+"""How many inputs, and for how long at most, tell with --quick how near bounds are."""
 
 
 class Sentences(nn.Module):
@@ -260,12 +265,14 @@ def megabytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def row(name: str, folder: Path, alone: bool) -> dict[str, Any]:
-    """Everything about one network; an error is a result."""
+def row(name: str, folder: Path, how: str) -> dict[str, Any]:
+    """Everything about one network; its bounds alone, or few attacks and no fix, if it is told to
+    be `alone` or `quick`; of one that is `drawn`, further inputs, none of which climbs. An error is
+    a result."""
     found = network(name, folder)
     made: dict[str, Any] = {
         "name": name,
-        "command": f'{COMMAND} "{name}"',
+        "command": " ".join(filter(None, [COMMAND, how, f'"{name}"'])),
         "package": found.package,
         "kind": f"ONNX {found.path}" if found.path else "PyTorch",
         "domain": {n: list(span) for n, span in found.domain.items()},
@@ -279,13 +286,18 @@ def row(name: str, folder: Path, alone: bool) -> dict[str, Any]:
     made |= {"seconds": round(time.perf_counter() - began, 2),
              "peak_mb": megabytes(), "peak_mb_before": before}  # fmt: skip
     made |= told(claims) | {"shapes": {n: list(s) for n, s in claims.shapes.items()}}
-    if alone:
+    if how == "--alone":
         return made
     print(json.dumps(made), file=sys.stderr, flush=True)
     attacks = {**SLOW.get(name, USUAL), "most": found.most}
-    made["attacks"] = tried(
-        lambda: attacked(attack(found.model, found.samples[0], claims, COUNT, **attacks))
+    count = FEW["count"] if how == "--quick" else COUNT
+    attacks |= {"seconds": FEW["seconds"]} if how == "--quick" else {}
+    attacks |= {"targets": 0} if how == "--drawn" else {}
+    made["drawn" if how == "--drawn" else "attacks"] = tried(
+        lambda: attacked(attack(found.model, found.samples[0], claims, count, **attacks))
     )
+    if how:
+        return made
     print(json.dumps(made["attacks"]), file=sys.stderr, flush=True)
     made["fixed"] = tried(lambda: rescaled(found, folder, attacks))
     return made
@@ -351,7 +363,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         for why in r["without_bound"]:
             costs[why].add(r["name"])
     ordered = sorted(costs.items(), key=lambda pair: (-len(pair[1]), pair[0]))
-    tries = [r["attacks"] for r in run if "inputs" in r.get("attacks", {})]
+    tries = [r[k] for r in run for k in ("attacks", "drawn") if "inputs" in r.get(k, {})]
     fixed = [r["fixed"] for r in run if "certified" in r.get("fixed", {})]
     return {
         "networks": len(rows),
@@ -360,7 +372,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "certified_after_fix": sum(f["certified"] for f in fixed),
         "every_value_bounded": sum(r["values"] == r["bounded"] for r in run),
         "errors": {r["name"]: r["error"] for r in rows if "error" in r},
-        "attacked": len(tries),
+        "attacked": sum("inputs" in r.get("attacks", {}) for r in run),
         "attacks": sum(t["inputs"] for t in tries),
         "values_passed": sum(len(t["passed"]) for t in tries)
         + sum(len(f.get("attacks", {}).get("passed", ())) for f in fixed),
@@ -371,9 +383,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def measured(name: str, alone: bool) -> dict[str, Any]:
-    options = ["--row", name, *(["--alone"] if alone else [])]
-    command = [sys.executable, "-m", "bench.certificates_trained", *options]
+def measured(name: str, how: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.certificates_trained", "--row", name, how]
     try:
         done = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=False
@@ -396,14 +407,17 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if sys.argv[1:2] == ["--row"]:
         with tempfile.TemporaryDirectory() as folder:
-            print("\n" + json.dumps(row(sys.argv[2], Path(folder), "--alone" in sys.argv)))
+            print("\n" + json.dumps(row(sys.argv[2], Path(folder), sys.argv[3])))
         return
-    alone = "--alone" in sys.argv
-    for name in [a for a in sys.argv[1:] if a != "--alone"] or names():
-        made = measured(name, alone)
+    how = next((a for a in sys.argv[1:] if a in ("--alone", "--quick", "--drawn")), "")
+    for name in [a for a in sys.argv[1:] if a != how] or names():
+        made = measured(name, how)
         print(json.dumps(made), flush=True)
         held = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
-        by_name = {r["name"]: r for r in held} | {name: made}
+        by_name = {r["name"]: r for r in held}
+        if how == "--drawn":  # beside what is known of it
+            made = by_name[name] | {"drawn": made["drawn"] | {"command": made["command"]}}
+        by_name[name] = made
         rows = [by_name[n] for n in names() if n in by_name]
         record(rows)
     print(json.dumps(summary(rows), indent=1))

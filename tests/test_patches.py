@@ -17,6 +17,8 @@ from halfsafe.bounds.patches import DEPTH, Patches, of_sum
 from halfsafe.checking.boxes import added, boxes_of
 from halfsafe.checking.known import Boxes, Known, between
 from halfsafe.checking.walk import Walk
+from halfsafe.frontends import open_model
+from halfsafe.samples import Samples
 from tests.test_bounds import COMPUTED, OPERATORS, OneOperator, _half, halved, named
 from tests.test_checking import UNKNOWN
 
@@ -100,6 +102,26 @@ def test_no_operator_makes_patches_or_rows_longer(one: OneOperator):
                     found = bound.patches(size), boxes(size)
                     assert longest(x, size) <= min(found) * (1 + 1e-12), (one.case, n)
                     assert found[1] <= found[0] * 1.0001 or node.op in UNKNOWN, (one.case, n)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_a_larger_picture_is_as_many_times_as_long(mode, size, times):
+    """Behind a convolution that does nothing, by patches alone."""
+    net = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Upsample(scale_factor=times, mode=mode)).eval()
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.fill_(0.0)
+    x = torch.eye(size)[:, None]
+    source = open_model(net, Samples(x).first)
+    inputs = {"input_1": told(x.numpy())}
+    patches = Interpreter(source, inputs).walk()[source.graph.outputs[0]].patches
+    gain = torch.linalg.matrix_norm(net[1](x)[:, 0], ord=2)
+    assert float(gain) <= np.sqrt(times) * (1 + 1e-6)
+    for n in range(1, size * times + 1):
+        assert longest(net[1](x).numpy(), (n,)) <= patches((n,))
+    assert patches.whole < 1.01 * np.sqrt(times) + 0.01
 
 
 def convolved(x: torch.Tensor, weight: np.ndarray, kernel: Kernel) -> torch.Tensor:

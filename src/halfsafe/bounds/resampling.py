@@ -24,7 +24,7 @@ def pooled(b: Operands) -> Bound:
     of 0, which is around them."""
     made = _between(b, _spatial(b), 0.0)
     if "upsample" in b.op:
-        return replace(made, windows=nearest(b, b.first))
+        return replace(made, windows=stretched(b, b.first))
     return replace(made, windows=_of_pool(b, means=False))
 
 
@@ -59,8 +59,10 @@ def _of_pool(b: Operands, *, means: bool) -> tuple[Patches, ...]:
     return (of_windows(b.shape, x.patches, seen, factor),)
 
 
-def nearest(b: Operands, x: Bound) -> tuple[Patches, ...]:
-    """Of entries each of which is repeated a whole number of times along each axis."""
+def stretched(b: Operands, x: Bound, *, linear: bool = False) -> tuple[Patches, ...]:
+    """Of a picture t times as large along each axis, t whole: entries repeated, or what is linear
+    between the middles of theirs. Then weights of an output sum to 1, so that its square is no more
+    than the mean of squares, and those of an entry to t along each axis, at the border as well."""
     if not x.has_patches or b.shape[:2] != x.shape[:2]:
         return ()
     pairs = list(zip(b.shape[2:], x.shape[2:], strict=True))
@@ -72,8 +74,9 @@ def nearest(b: Operands, x: Bound) -> tuple[Patches, ...]:
     times, patches = [out // size for out, size in pairs], x.patches
 
     def way(size: tuple[int, ...]) -> float:
-        seen = tuple((n - 2) // t + 2 for n, t in zip(size, times, strict=True))
-        return sqrt(prod(times)) * patches(seen)
+        pairs = zip(size, times, strict=True)
+        seen = tuple((n - 1) // t + 3 if linear else (n - 2) // t + 2 for n, t in pairs)
+        return sqrt(prod(times)) * STEPS * patches(seen)
 
     return (Patches(b.shape, (way,), (patches,)),)
 
@@ -97,6 +100,9 @@ def averaged(b: Operands) -> Bound:
     if sizes is not None and len(sizes) == 1:
         sizes = list(sizes) * len(spatial)
     made = _between(b, spatial, summed(prod(sizes or (x.shape[a] for a in spatial)) + 2))
+    if "upsample" in b.op:
+        middles = not b.attributes.get("align_corners") and "_aa" not in b.op
+        return replace(made, windows=stretched(b, b.first, linear=True) if middles else ())
     return replace(made, windows=_of_pool(b, means=True))
 
 
@@ -163,19 +169,22 @@ def resized(b: Operands) -> Bound:
         gain = overshoot(a) ** len(axes)
     if not crops:
         made = Resampling(axes, gain).of(b, x)
-        return replace(made, windows=nearest(b, x)) if _repeats(b, mode) else made
+        if not _is_plain(b, mode):
+            return made
+        return replace(made, windows=stretched(b, x, linear=mode == "linear"))
     around = float(b.attributes.get("extrapolation_value", 0.0))
     made = Resampling(tuple(range(len(x.shape))), gain).of(b, x)
     ends = np.minimum(made.low, around), np.maximum(made.high, around)
     return Bound.between(b.shape, *ends, made.lost)
 
 
-def _repeats(b: Operands, mode: str) -> bool:
-    """Whether entries are repeated where sizes grow by whole numbers, each as often."""
-    how = (
-        b.attributes.get("coordinate_transformation_mode", "half_pixel"),
-        b.attributes.get("nearest_mode", "round_prefer_floor"),
-    )
+def _is_plain(b: Operands, mode: str) -> bool:
+    """Whether, where sizes grow by whole numbers, entries are repeated, each as often, or what is
+    between their middles is linear."""
+    where = b.attributes.get("coordinate_transformation_mode", "half_pixel")
+    if mode == "linear":
+        return where in ("half_pixel", "pytorch_half_pixel") and not b.attributes.get("antialias")
+    how = where, b.attributes.get("nearest_mode", "round_prefer_floor")
     usual = how in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
     return mode == "nearest" and (usual or b.op == "onnx.Upsample")
 

@@ -21,7 +21,7 @@ from halfsafe.checking.boxes import (
     under_kernel,
 )
 from halfsafe.checking.calls import Call, sums
-from halfsafe.checking.known import TINY, Array, Boxes, Known, U, between, both
+from halfsafe.checking.known import TINY, Array, Boxes, Known, U, V, between, both
 
 CUBIC = 1.375
 """sum |w| of four cubic weights, 1 + 2 |a| t (1 - t) at t = 1/2, for a = -3/4."""
@@ -163,10 +163,7 @@ def places(c: Call) -> tuple[int, ...]:
 
 def largest_of(c: Call) -> Known:
     """In the hull of what windows see, and of 0."""
-    made = pooled(c, 0)
-    if "upsample" in c.node.op:
-        return replace(made, boxes=repeats(c))
-    return replace(made, boxes=pools(c, means=False))
+    return replace(pooled(c, 0), boxes=pools(c, means=False))
 
 
 def pools(c: Call, *, means: bool) -> tuple[Boxes, ...]:
@@ -194,8 +191,9 @@ def pools(c: Call, *, means: bool) -> tuple[Boxes, ...]:
     return (along(boxes_of(x), c.shape, steps.reads, share),)
 
 
-def repeats(c: Call) -> tuple[Boxes, ...]:
-    """Entries, each as often along each axis."""
+def larger(c: Call, *, linear: bool) -> tuple[Boxes, ...]:
+    """A picture t times as large along each axis: each entry as often, or with weights that sum to
+    t, in outputs whose weights sum to 1."""
     x = c.first
     if not knows(x) or c.shape[:2] != x.shape[:2]:
         return ()
@@ -207,9 +205,10 @@ def repeats(c: Call) -> tuple[Boxes, ...]:
     whole = [int(n) for n in times]
 
     def reads(box: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple((n - 2) // t + 2 for n, t in zip(box, whole, strict=True))
+        each = zip(box, whole, strict=True)
+        return tuple((n - 1) // t + 3 if linear else -((1 - n) // t) + 1 for n, t in each)
 
-    return (along(boxes_of(x), c.shape, reads, sqrt(prod(whole))),)
+    return (along(boxes_of(x), c.shape, reads, sqrt(prod(whole)) * (1 + 32 * V)),)
 
 
 def averages(c: Call) -> Known:
@@ -245,7 +244,9 @@ def weighed(c: Call, axes: tuple[int, ...], gain: float, *, zero: bool = False) 
 def linear_between(c: Call) -> Known:
     """The nearest entry, or what is linear between entries."""
     made = weighed(c, places(c), 1.0)
-    return replace(made, boxes=repeats(c)) if "nearest" in c.node.op else made
+    middles = not c.node.attributes.get("align_corners") and "_aa" not in c.node.op
+    linear = "nearest" not in c.node.op
+    return replace(made, boxes=larger(c, linear=linear)) if middles else made
 
 
 def cubic_between(c: Call) -> Known:
@@ -278,8 +279,11 @@ def resized(c: Call) -> Known:
         near = how or "half_pixel", options.get("nearest_mode", "round_prefer_floor")
         usual = near in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
         alike = mode == "nearest" and (usual or c.node.op == "onnx.Upsample")
+        middles = near[0] in ("half_pixel", "pytorch_half_pixel") and not options.get("antialias")
         made = weighed(c, axes, 1.0)
-        return replace(made, boxes=repeats(c)) if alike else made
+        if not alike and not (mode == "linear" and middles):
+            return made
+        return replace(made, boxes=larger(c, linear=not alike))
     a = float(options.get("cubic_coeff_a", -0.75))
     if options.get("exclude_outside") or options.get("antialias") or not -1 <= a <= 0:
         return c.unknown()
