@@ -124,7 +124,7 @@ SLOW: dict[str, dict[str, Any]] = {
 drawn for a spectrum, of which one takes seconds."""
 
 
-FEW: dict[str, Any] = {"count": 200, "seconds": 120.0}
+FEW: dict[str, Any] = {"count": 200, "seconds": 60.0}
 """How many inputs, and for how long at most, tell with --quick how near bounds are."""
 
 
