@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, isfinite
 
 from halfsafe.bounds.bound import Bound
-from halfsafe.bounds.operands import Operands
+from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.rounding import ROUNDED, STEPS
 
 WHOLE = 2048
@@ -13,9 +13,11 @@ WHOLE = 2048
 
 
 def _steps(b: Operands) -> int:
-    """How long the sequence is."""
-    first = b.attributes.get("layout") or b.attributes.get("batch_first")
-    return max(b.first.shape[1 if first else 0], 1)
+    """How long the sequence is. Raises Computed for one of a branch that no sample takes."""
+    shape, first = b.first.shape, b.attributes.get("layout") or b.attributes.get("batch_first")
+    if len(shape) < 2:
+        raise Computed(f"{b.name}, of a shape that is not known")
+    return max(shape[1 if first and len(shape) > 2 else 0], 1)
 
 
 def _state(b: Operands, *names: str) -> float:

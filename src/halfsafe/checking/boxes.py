@@ -167,7 +167,7 @@ def symbol(w: Array, stride: Sizes) -> float:
     for place in np.ndindex(*grid):
         if place <= tuple(-p % n for p, n in zip(place, grid, strict=True)):  # or its conjugate
             turns = np.exp(-2j * pi * (np.divide(place, grid) @ taps))
-            most = max(most, float(np.linalg.norm(w.reshape(*w.shape[:2], -1) @ turns, 2)))
+            most = max(most, sigma(w.reshape(*w.shape[:2], -1) @ turns))
     return more * most * MORE
 
 

@@ -66,7 +66,8 @@ def sigma(a: Array) -> float:
     """The largest singular value, from the eigenvalues of the smaller Gram matrix."""
     if a.ndim == 1:
         return float(np.abs(a).max(initial=0.0))
-    gram = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
+    turned = a.conj().T
+    gram = a @ turned if a.shape[0] <= a.shape[1] else turned @ a
     largest = float(np.linalg.eigvalsh(gram)[-1]) if gram.size else 0.0
     return sqrt(max(largest, 0.0) * MORE)
 

@@ -12,16 +12,18 @@ STEP = 1 + 32 * V
 
 
 def usual(c: Call, *functions: str) -> bool:
-    """Whether these are the functions of each direction."""
+    """Whether these are the functions of each direction, of a sequence whose shape is known."""
     given = c.node.attributes.get("activations") or functions
     names = [(x.decode() if isinstance(x, bytes) else str(x)).lower() for x in given]
-    return names == list(functions) * (len(names) // len(functions))
+    known = len(c.first.shape) > 1
+    return known and names == list(functions) * (len(names) // len(functions))
 
 
 def steps(c: Call) -> int:
     """How long the sequence is."""
-    options = c.node.attributes
-    return max(c.first.shape[1 if options.get("layout") or options.get("batch_first") else 0], 1)
+    options, shape = c.node.attributes, c.first.shape
+    first = (options.get("layout") or options.get("batch_first")) and len(shape) > 2
+    return max(shape[1 if first else 0], 1)
 
 
 def spans(c: Call, *reaches: float) -> list[Known]:
