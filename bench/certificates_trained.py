@@ -415,8 +415,9 @@ def main() -> None:
         print(json.dumps(made), flush=True)
         held = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
         by_name = {r["name"]: r for r in held}
-        if how == "--drawn":  # beside what is known of it
-            made = by_name[name] | {"drawn": made["drawn"] | {"command": made["command"]}}
+        if "drawn" in made:  # beside what is known of it
+            drawn = made["drawn"] | {"command": made["command"]}
+            made = by_name.get(name, made) | {"drawn": drawn}
         by_name[name] = made
         rows = [by_name[n] for n in names() if n in by_name]
         record(rows)

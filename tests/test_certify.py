@@ -122,6 +122,24 @@ def file_of(place, factor):
     return place
 
 
+TABLE = """
+agraph (int64[n] ids) => (float[n, 2] y)
+<int32[1, 2] table = {1000000, -1000000}, float s = {0.5}, int32 z = {0}>
+{
+    q = Gather(table, ids)
+    y = DequantizeLinear(q, s, z)
+}
+"""
+
+
+def test_numbers_of_a_table_may_be_any_of_their_type():
+    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {TABLE}')
+    ids = {"ids": np.array([0])}
+    found = certify(model, sample=ids)
+    assert found.values["y"].bound >= 2.0**31 * 0.5
+    assert halfsafe.check(found, model, sample=ids).confirmed
+
+
 def test_a_file_needs_no_sample_and_a_norm_written_out_is_seen(tmp_path):
     found = certify(file_of(tmp_path / "m.onnx", 1e3), {"x": (-100.0, 100.0)})
     assert found.certified

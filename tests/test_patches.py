@@ -124,6 +124,39 @@ def test_a_larger_picture_is_as_many_times_as_long(mode, size, times):
     assert patches.whole < 1.01 * np.sqrt(times) + 0.01
 
 
+class Grown(nn.Module):
+    """A picture 2.04 times as high, of which some entries are there three times."""
+
+    def __init__(self, grow):
+        super().__init__()
+        self.layer, self.grow = nn.Conv3d(1, 1, 1), grow
+        with torch.no_grad():
+            self.layer.weight.fill_(1.0)
+            self.layer.bias.fill_(0.0)
+
+    def forward(self, x):
+        return self.grow(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    "grow",
+    [
+        lambda x: torch.ops.aten.upsample_nearest3d.default(x, [20, 1, 1], 2.04, 1.0, 1.0),
+        lambda x: functional.interpolate(x, scale_factor=(2.04, 1.0, 1.0)),
+        lambda x: functional.interpolate(x, scale_factor=(2.04, 1.0, 1.0), mode="trilinear"),
+    ],
+)
+def test_a_picture_that_grows_by_no_whole_number_is_not_taken_for_one(grow):
+    x = torch.eye(10)[:, None, :, None, None]
+    source = open_model(Grown(grow).eval(), Samples(x).first)
+    bound = Interpreter(source, {"x": told(x.numpy())}).walk()[source.graph.outputs[0]]
+    walk = Walk(source, {"x": None})
+    walk.bounds["x"] = known(x.numpy())
+    other = walk.known(lambda _: None)[source.graph.outputs[0]]
+    found = longest(grow(x).numpy(), (20, 1, 1))
+    assert found <= min(bound.patches.whole, boxes_of(other)((20, 1, 1)))
+
+
 def convolved(x: torch.Tensor, weight: np.ndarray, kernel: Kernel) -> torch.Tensor:
     """A convolution of what is large, with a border of zeros."""
     groups, out, into, _ = weight.shape
@@ -214,7 +247,7 @@ def test_where_a_bound_does_not_fit_gains_are_told_sharply_and_confirmed():
 def test_what_there_is_no_time_for_is_told():
     found = halfsafe.certify(loud(), {"x": (-1, 1)}, sample=torch.zeros(1, 3, 16, 16), refine=1e-9)
     assert not found.certified and not found.refined
-    assert "refining stopped after 1e-09 seconds: 13 convolutions are left" in found.text()
+    assert "13 convolutions were not refined: 1e-09 seconds are too few" in found.text()
     assert halfsafe.Certificate.from_json(found.to_json()) == found
 
 

@@ -226,7 +226,7 @@ def _gained(b: Operands, x: Bound, y: Bound) -> Form | None:
 
 
 def _times(x: Bound, factor: float) -> Bound:
-    ends = x.low * factor, x.high * factor
+    ends = [times_zero(end, np.asarray(factor)) for end in (x.low, x.high)]
     return replace(
         x,
         low=np.minimum(*ends),

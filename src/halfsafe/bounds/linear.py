@@ -321,7 +321,9 @@ def general_product(b: Operands) -> Bound:
     alpha, beta = (1.0 if (n := b.number(k)) is None else n for k in ("alpha", "beta"))
     if b.attributes.get("transA"):
         return Bound.unknown(b.shape, f"{b.name}, which turns its first factor")
-    if alpha == beta == 1 and b.attributes.get("transB") and not b.is_known("weight"):
+    by_rows = not b.is_known("bias") or b.constant("bias").size == b.shape[-1]
+    computed = b.attributes.get("transB") and not b.is_known("weight")
+    if alpha == beta == 1 and computed and by_rows:
         return linear(b)
     weight = b.constant("weight")
     weight = weight if b.attributes.get("transB") else weight.T

@@ -92,12 +92,10 @@ def _of_patch(bound: Bound, source: Array) -> tuple[Callable[[], float], ...]:
     if not bound.has_patches or not source.size or not source.shape:
         return ()
     rows = source.reshape(-1, source.shape[-1])
-    samples, places = rows // prod(bound.shape[1:]), rows % prod(bound.shape[2:])
-    one = (samples == samples[:, :1]).all()
-    once = bool((np.diff(np.sort(rows, axis=1), axis=1) > 0).all())
-    if not one or not once:
+    if not _once_of_one(rows, prod(bound.shape[1:])):
         return ()
-    patches, where = bound.patches, np.unravel_index(places, bound.shape[2:])
+    patches = bound.patches
+    where = np.unravel_index(rows % prod(bound.shape[2:]), bound.shape[2:])
     size = tuple(int(np.ptp(axis, axis=1).max()) + 1 for axis in where)
     return (lambda: patches(size),)
 
@@ -106,10 +104,8 @@ def _of_rows(bound: Bound, source: Array) -> tuple[Patches, ...]:
     """Of places whose channels are entries of a row, each of them once at most."""
     if len(source.shape) < 3 or not source.size or not (bound.form or bound.lengths):
         return ()
-    rows = np.moveaxis(source, 1, -1).reshape(-1, source.shape[1])
-    numbers = rows // bound.shape[-1]
-    one = (numbers == numbers[:, :1]).all()
-    if not one or not (np.diff(np.sort(rows, axis=1), axis=1) > 0).all():
+    pixels = np.moveaxis(source, 1, -1)
+    if not _once_of_one(pixels.reshape(-1, source.shape[1]), bound.shape[-1]):
         return ()
     longest = bound.longest
     return (Patches(source.shape, (lambda size: sqrt(prod(size)) * longest(),)),)
@@ -121,11 +117,14 @@ def _keeps_rows(bound: Bound, source: Array) -> bool:
         return False
     if source.shape[-1] > bound.shape[-1]:
         return False
-    rows = source // bound.shape[-1]
-    if not (rows == rows[..., :1]).all():
-        return False
-    ordered = np.sort(source, axis=-1)
-    return bool((np.diff(ordered, axis=-1) > 0).all())
+    return _once_of_one(source, bound.shape[-1])
+
+
+def _once_of_one(rows: Array, size: int) -> bool:
+    """Whether each row has numbers of one part of such a size alone, each of them once."""
+    parts = rows // size
+    one = bool((parts == parts[..., :1]).all())
+    return one and bool((np.diff(np.sort(rows, axis=-1), axis=-1) > 0).all())
 
 
 def _moved_form(bound: Bound, source: Array) -> Form | None:

@@ -38,7 +38,9 @@ def dequantised(b: Operands) -> Bound:
         return Bound.between(b.shape, middle - off, middle + off)
     q = b["self"]
     if not q.is_finite and b.is_known("zero_point"):  # which is of the same type
-        q = numbered(b)
+        kind = b.constant("zero_point").dtype
+        if kind.kind in "iu":
+            q = Bound.between(q.shape, np.iinfo(kind).min, np.iinfo(kind).max)
     z = b["zero_point"] if "zero_point" in b else Bound.between((), 0.0, 0.0)
     size = float(max(q.high.max() - z.low.min(), z.high.max() - q.low.min()))
     reach = size * scale.amax

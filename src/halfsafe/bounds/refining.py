@@ -44,9 +44,9 @@ def refined(
     gains.deadline = gains.clock() + seconds
     count, ended = FIRST, ""
     while seconds > 0 and (todo := _promising(network.graph, bounds, gains)):
-        chosen = _in_time(todo[:count], gains, gains.deadline - gains.clock())
+        chosen = _in_time(todo, gains, gains.deadline - gains.clock())[:count]
         if not chosen:
-            ended = f"refining stopped after {seconds:g} seconds: {len(todo)} convolutions are left"
+            ended = f"{len(todo)} convolutions were not refined: {seconds:g} seconds are too few"
             break
         progress("refining")
         gains.sharp.update(chosen)

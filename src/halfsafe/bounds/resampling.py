@@ -15,6 +15,9 @@ from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.patches import Patches, of_windows
 from halfsafe.bounds.rounding import STEPS, summed
 
+SCALES = ("scales_d", "scales_h", "scales_w")
+"""Operands by which sizes grow, where they are one by one."""
+
 CUBIC = -0.75
 """The coefficient of what is cubic, in ONNX and in PyTorch."""
 
@@ -68,6 +71,7 @@ def stretched(b: Operands, x: Bound, *, linear: bool = False) -> tuple[Patches, 
     pairs = list(zip(b.shape[2:], x.shape[2:], strict=True))
     stated = [n for key, n in b.attributes.items() if "scale" in key and n is not None]
     stated += [b.constant("scales")] if b.is_known("scales") else []
+    stated += [n for name in SCALES if (n := b.number(name)) is not None]
     scales = [float(n) for given in stated for n in np.ravel(given) if n is not None]
     if any(out % size for out, size in pairs) or not all(n.is_integer() for n in scales):
         return ()

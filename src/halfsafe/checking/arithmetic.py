@@ -94,7 +94,7 @@ def added(c: Call, x: Known, y: Known, s: float) -> Form | None:
 
 def scaled(x: Known, s: float) -> Known:
     """Times a number."""
-    ends = x.low * s, x.high * s
+    ends = (x.low * s, x.high * s) if s else (np.zeros_like(x.low), np.zeros_like(x.high))
     return replace(
         x, low=np.minimum(*ends), high=np.maximum(*ends),
         form=times_form(x.form, s) if x.form else None,

@@ -197,7 +197,8 @@ def larger(c: Call, *, linear: bool) -> tuple[Boxes, ...]:
     x = c.first
     if not knows(x) or c.shape[:2] != x.shape[:2]:
         return ()
-    given = [v for k, v in c.node.attributes.items() if "scale" in k] + [c.array("scales")]
+    given = [v for k, v in c.node.attributes.items() if "scale" in k]
+    given += [c.array(k) for k in c.given if "scale" in k]
     scales = [float(n) for v in given if v is not None for n in np.ravel(v) if n is not None]
     times = [n / m for n, m in zip(c.shape[2:], x.shape[2:], strict=True)]
     if any(n != int(n) for n in times + scales):
