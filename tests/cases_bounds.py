@@ -33,6 +33,7 @@ CALLS: list[Case] = [
     *calls("linalg_vector_norm", "", 300 * normal(3, 4), 4, [0]),
     *calls("logsumexp", "", 40 * normal(3, 4), [0, 1], True),
     *calls("prod.dim_int", "", 2 * normal(3, 4), 1),
+    *calls("histc", "", normal(3, 4), 4, -1.0, 1.0),
     *calls("conv_transpose1d", "", normal(1, 4, 5), normal(4, 3, 4), normal(6), [3], [1], [2], 2,
            [2]),
     *calls("conv_transpose2d.input", "", normal(1, 2, 3, 4), normal(2, 3, 3, 2), normal(3), [2, 1],

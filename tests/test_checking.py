@@ -209,7 +209,7 @@ def drawn(one, box, draw, i):
 
 
 UNKNOWN = {
-    "aten._grouped_mm", "aten.col2im", "aten.einsum", "aten.linalg_vector_norm",
+    "aten.col2im", "aten.einsum", "aten.linalg_vector_norm",
     "aten.norm", "com.microsoft.Attention", "com.microsoft.FusedConv", "com.microsoft.FusedGemm",
     "com.microsoft.GroupQueryAttention", "onnx.Col2Im", "onnx.MaxRoiPool", "onnx.Resize",
     "onnx.RoiAlign", "onnx.Shrink", "onnx.Swish",

@@ -30,6 +30,8 @@ _WHOLE = """
     all
 """.split()
 
+_PICKED = ["sort", "topk"]
+
 _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     moving.moved: _MOVED,
     moving.same: "_to_copy to type_as dropout positive".split(),
@@ -87,6 +89,7 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     moving.bordered: """pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
         replication_pad1d replication_pad2d replication_pad3d""".split(),
     f.largest: ["topk"],
+    f.counted: ["histc"],
     f.picked: "sort max min kthvalue median cummax cummin aminmax".split(),
     moving.selected: ["where", "masked_fill"],
     moving.cut_off: ["tril", "triu"],
@@ -150,5 +153,5 @@ BOUNDS: Mapping[str, Family] = {
     f"aten.{name}": family for family, names in _BY_FAMILY.items() for name in names
 }
 
-WHOLE = frozenset(f"aten.{name}" for name in _WHOLE)
-"""Operators whose outputs are truths or whole numbers."""
+WHOLE = frozenset(f"aten.{name}" for name in _WHOLE + _PICKED)
+"""Operators of which outputs are truths, or entries of whole numbers, where they come in."""

@@ -149,7 +149,8 @@ class Length:
 class Bound:
     """Every entry is between `low` and `high`, whatever comes in. `lost` names what knows no more.
 
-    A `convex` one has rows that are not negative and whose sum is 1. `lengths` are further
+    A `convex` one has rows that are not negative and whose sum is 1, one that is `under` has rows
+    that are not negative and whose sum is 1 at most. `lengths` are further
     bounds of the length of a row, computed when they are asked for. No entry is larger than that
     of the `carrier`, as behind a gate; behind an `even` one it is half the carrier's, and between 0
     and half of its magnitude more. `windows` are further bounds of patches, and a `convolved` one
@@ -162,6 +163,7 @@ class Bound:
     high: Array
     form: Form | None = None
     convex: bool = False
+    under: bool = False
     lengths: tuple[Callable[[], float], ...] = ()
     lost: str = ""
     carrier: Form | None = None

@@ -18,6 +18,7 @@ import numpy as np
 from halfsafe.bounds.activations import times_zero, under
 from halfsafe.bounds.bound import Bound, Form, hull, with_form
 from halfsafe.bounds.gains import BLOCK, SLACK, Array, narrowed
+from halfsafe.bounds.moving import over_all
 from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.patches import Convolved, of_sum
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, summed
@@ -383,21 +384,30 @@ def picked(b: Operands) -> list[Bound]:
     if len(b.floating) > 1:
         return [hull(b.tensors, b.shape)]
     x = b.first
-    ends = float(x.low.min()), float(x.high.max())
-    return [Bound.between(b.shape, *ends, x.lost)]
+    entries = [over_all([x], shape) for shape in b.shapes]
+    axis = b.attributes.get("dim", b.attributes.get("axis"))
+    places = 0.0, float(x.shape[int(axis)] if axis is not None and x.shape else prod(x.shape))
+    floats = [floating or not i for i, floating in enumerate(b.makes_floats)]
+    return [e if f else Bound.between(e.shape, *places)
+            for e, f in zip(entries, floats, strict=True)]  # fmt: skip
 
 
 def largest(b: Operands) -> list[Bound]:
     """The k largest of a row, and where they were: of n that sum to 1 the first is 1/n at least."""
-    (found,), x, rank = picked(b), b.first, len(b.shape)
+    (found, *places), x, rank = picked(b), b.first, len(b.shape)
     last = _option(b, "dim", "axis") in (-1, rank - 1)
     in_order = bool(_option(b, "largest")) and bool(_option(b, "sorted"))
     if not (x.convex and last and in_order):
-        return [found]
+        return [found, *places]
     count = x.shape[-1]
     low = np.zeros((1,) * (rank - 1) + b.shape[-1:])
     low[..., 0] = max(1 - 2 * ROUNDED - count * FLUSHED - summed(count), 0.0) / count
-    return [Bound.between(b.shape, low, found.high, x.lost)]
+    return [Bound.between(b.shape, low, found.high, x.lost), *places]
+
+
+def counted(b: Operands) -> Bound:
+    """How many entries are somewhere: all of them at most."""
+    return Bound.between(b.shape, 0.0, float(prod(b.first.shape)))
 
 
 def _option(b: Operands, *names: str) -> object:

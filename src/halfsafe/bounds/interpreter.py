@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ import numpy as np
 from halfsafe.bounds.aten import BOUNDS as ATEN
 from halfsafe.bounds.aten import WHOLE as TRUTHS
 from halfsafe.bounds.bound import Bound, Length
+from halfsafe.bounds.complexes import BOUNDS as COMPLEX
+from halfsafe.bounds.complexes import complex_values, of_modulus
 from halfsafe.bounds.gains import Array
 from halfsafe.bounds.moving import moved as moved_family
 from halfsafe.bounds.moving import same
@@ -52,6 +55,9 @@ SIZES = ("onnx.Shape", "onnx.Size")
 WAITING = 4
 """Of how many values matrices are held that may be asked for their length."""
 
+DEEP = 50
+"""Operators one behind the other that may ask each other for lengths; then one is computed."""
+
 SMALL = 2**20
 """Entries up to which what is computed of constants alone is kept."""
 
@@ -84,7 +90,9 @@ class Interpreter:
         self.bounds: dict[str, Bound] = dict(domain)
         self._arrays: dict[str, Array] = {}
         self._heavy: deque[Length] = deque()
+        self._depth: dict[str, int] = {}
         self._fixed = _independent(self.graph)
+        self._complex = complex_values(self.graph, network.array)
         self._has_pictures = any("conv" in node.op.lower() for node in self.graph.nodes)
         self._gains = Gains() if gains is None else gains
 
@@ -94,11 +102,22 @@ class Interpreter:
         for i, node in enumerate(self.graph.nodes):
             progress("bounding")
             for name, bound in zip(node.outputs, self._outputs(node), strict=True):
-                self.bounds[name] = bound
+                self.bounds[name] = self._shallow(name, node, bound)
             for value in node.inputs.values():
                 if last[value] == i and value in self.bounds:
                     self._let_go(value)
         return {n: b for n, b in self.bounds.items() if self.graph.values[n].floating}
+
+    def _shallow(self, name: str, node: Node, bound: Bound) -> Bound:
+        """The same, of which a length does not ask those of too many others, as in recurrences."""
+        if not bound.lengths:
+            return bound
+        depth = 1 + max((self._depth.get(v, 0) for v in node.inputs.values()), default=0)
+        self._depth[name] = depth % DEEP
+        if depth == DEEP:
+            bound.longest()
+            bound = replace(bound, lengths=(bound.longest,))
+        return bound
 
     def _let_go(self, value: str) -> None:
         """Keeps the intervals of what is not read again. Its matrices wait only as long as those
@@ -123,8 +142,10 @@ class Interpreter:
 
     def _alone(self, output: str, array: Array, node: Node) -> Bound:
         """What is computed of constants, and a little around it: kernels differ."""
-        bound = Bound.of(array)
         value = self.graph.values[output]
+        if array.dtype.kind == "c":
+            return of_modulus(array.shape, (1 + 2.0**-20) * np.abs(array))
+        bound = Bound.of(array)
         if not value.floating:
             return bound
         relative, least = HALF if value.bounded else SINGLE
@@ -139,9 +160,10 @@ class Interpreter:
         known = self._weighed_mean(node) or self._part_of_sum(node)
         if known is not None:
             return [known]
-        family = TABLE.get(node.op)
+        is_complex = self._complex.intersection((*node.inputs.values(), *node.outputs))
+        family = (COMPLEX if is_complex else TABLE).get(node.op)
         floating = any(self.graph.values[o].floating for o in node.outputs)
-        if family is None or not (floating or node.op in WHOLE):
+        if family is None or not (floating or is_complex or node.op in WHOLE):
             return [self._unknown(o, node) for o in node.outputs]
         run = self.network.run_node
         operands = Operands(
@@ -182,16 +204,19 @@ class Interpreter:
         return Bound.between(shape, *ends, by="hulls")
 
     def _part_of_sum(self, node: Node) -> Bound | None:
-        """Of x / sum(x) for x >= 0: no more than 1, and what the sum of n, each stored, is off."""
-        count = part_of_sum(self.graph, node)
-        if count is None:
+        """Of x / sum(x) for x >= 0: no more than 1, and what the sum, and each of n that are other
+        copies, is off as it is stored; of x / mean(x), n."""
+        part = part_of_sum(self.graph, node)
+        if part is None:
             return None
         x, divisor = (self.bound(node.inputs[name]) for name in ("self", "other"))
         least = float(divisor.low.min())
         if x.low.min() < 0 or least <= 0:
             return None
-        most = 1 + 4 * HALF[0] + 2 * summed(count) + (count + 1) * HALF[1] / least
-        return Bound.between(self.graph.values[node.outputs[0]].shape, 0.0, most, by="hulls")
+        copies = 0 if part.same else part.terms
+        off = 4 * HALF[0] + 2 * summed(part.terms) + (copies + 3) * HALF[1] / least
+        shape = self.graph.values[node.outputs[0]].shape
+        return Bound.between(shape, 0.0, part.most * (1 + off), by="hulls")
 
     def _unknown(self, output: str, node: Node) -> Bound:
         value = self.graph.values[output]
@@ -214,6 +239,8 @@ class Interpreter:
         if value in self.bounds:
             return self.bounds[value]
         number = self.graph.values[value].number
+        if value in self._complex:
+            return of_modulus(self.graph.values[value].shape, np.abs(self._array(value)))
         made = Bound.of(self._array(value) if number is None else number)
         if self.graph.values[value].bounded:  # numbers of ONNX are, too
             made = made.stored(*HALF)

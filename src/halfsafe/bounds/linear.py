@@ -60,14 +60,14 @@ def weights(b: Operands) -> tuple[Array, Array | None]:
 
 
 def matrix_product(b: Operands) -> Bound:
-    """A B: of a constant B a linear map of rows; of rows of weights that are convex, their hull; of
-    others |a b| <= ||a||_2 ||b||_2."""
+    """A B: of a constant B a linear map of rows; of rows of weights whose sum is 1, or less, their
+    hull, or that of them and 0; of others |a b| <= ||a||_2 ||b||_2."""
     x, y = b.tensors
     weight = next((b.known(name) for name in ("other", "mat2") if b.is_known(name)), None)
     if weight is not None and weight.ndim == 2:
         return mapped(b, x, weight.T, None)
-    if x.convex and len(y.shape) > 1:
-        return mixed(b.shape, y, x.shape[-1])
+    if (x.convex or x.under) and len(y.shape) > 1:
+        return mixed(b.shape, y, x.shape[-1], whole=x.convex)
     return _inner(b, x, y)
 
 
@@ -470,9 +470,10 @@ def _one_ball(form: Form, width: int) -> bool:
     return form.ball.shape[-1] == width and bool((form.ball == form.ball[..., :1]).all())
 
 
-def mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
+def mixed(shape: tuple[int, ...], value: Bound, count: int, *, whole: bool = True) -> Bound:
     """Convex combinations of n rows, by weights that are rounded: c + A v with v in the ball, since
-    a ball is convex; each combination has a v of its own."""
+    a ball is convex; each combination has a v of its own. Of weights that are not the `whole`, of
+    which the sum s is 1 or less, s c + A v: c / 2 to within |c| / 2."""
     off = WEIGHTS + count * 2.0**-25 + 2 * summed(count)
 
     def over(array: Array, how: Any) -> Array:
@@ -484,6 +485,8 @@ def mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
 
     amax = over(value.size, np.max)
     low, high = over(value.low, np.min), over(value.high, np.max)
+    if not whole:
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     made = Bound.between(shape, low - off * amax, high + off * amax, value.lost, "hulls")
     form = value.form
     longest = (value.longest.times(1 + off),)
@@ -495,6 +498,8 @@ def mixed(shape: tuple[int, ...], value: Bound, count: int) -> Bound:
     lead = (*lead[:-1], heads) if lead else lead
     ball = np.broadcast_to(positions((*lead, 1, 1)), (*lead, 1, value.shape[-1]))
     error = off * (np.abs(form.centre) + form.spread)
-    error = form.error + error
-    mixed = replace(form, index=index, ball=ball, error=error, source=next(ONCE), slip=inf)
-    return replace(made, form=mixed, lengths=longest)
+    centre, error = form.centre, form.error + error
+    if not whole:
+        centre, error = centre / 2, error + np.abs(centre) / 2
+    new: dict[str, Any] = {"index": index, "ball": ball, "source": next(ONCE), "slip": inf}
+    return replace(made, form=replace(form, centre=centre, error=error, **new), lengths=longest)

@@ -54,8 +54,10 @@ def _gathered(bounds: Sequence[Bound], source: Array, *, pictures: bool) -> Boun
         kept = _keeps_rows(bound, source)
         lengths = (bound.longest,) if kept else _of_patch(bound, source)
         windows = _windows([bound], source) or (_of_rows(bound, source) if pictures else ())
-        convex = bound.convex and kept and source.shape[-1] == bound.shape[-1]  # the whole row
-        return replace(made, form=form, lengths=lengths, convex=convex, windows=windows)
+        whole = kept and source.shape[-1] == bound.shape[-1]
+        convex, under = bound.convex and whole, kept and (bound.convex or bound.under)
+        made = replace(made, form=form, lengths=lengths, windows=windows)
+        return replace(made, convex=convex, under=under and not convex)
     low, high = (
         np.concatenate([bound.expanded()[side].ravel() for bound in bounds])[source]
         for side in (0, 1)
@@ -176,8 +178,13 @@ def same(b: Operands) -> Bound:
 
 
 def selected(b: Operands) -> Bound:
-    """One operand or the other, entry by entry; what decides is no matter."""
-    return hull([b[name] for name in ("self", "other", "value") if name in b], b.shape)
+    """One operand or the other, entry by entry; what decides is no matter. Weights whose sum is 1,
+    some of them replaced by 0, have a sum of 1 or less."""
+    parts = [b[name] for name in ("self", "other", "value") if name in b]
+    weights = [x for x in parts if (x.convex or x.under) and x.shape == b.shape]
+    others = [x for x in parts if x.amax != 0]
+    made = hull(parts, b.shape)
+    return replace(made, under=len(weights) == 1 and len(others) == 1)
 
 
 def taken(b: Operands) -> list[Bound]:

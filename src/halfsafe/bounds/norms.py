@@ -20,27 +20,40 @@ def layer_norm(b: Operands) -> Bound:
     width = prod(axes) if axes else prod(b.shape[int(b.attributes.get("axis", -1)) :])
     if width != b.shape[-1]:
         return _spread(b, sqrt(width))
-    return on_ball(b.shape, b.known("weight"), b.known("bias"), sqrt(width))
+    return on_ball(b.shape, b.nearly("weight"), b.nearly("bias"), sqrt(width))
 
 
-def on_ball(shape: tuple[int, ...], gain: Array | None, bias: Array | None, radius: float) -> Bound:
-    """g u + c, a ball for each row; computed inside in FP32, in some ten operations of d terms."""
+Nearly = tuple[Array, Array] | None
+"""Entries, and how far off each of them may be."""
+
+
+def on_ball(shape: tuple[int, ...], gain: Nearly, bias: Nearly, radius: float) -> Bound:
+    """g u + c, a ball for each row; computed inside in FP32, in some ten operations of d terms.
+
+    Of gains and shifts that are computed, as 1 + w is, what they may be off adds |dg_i| r + |dc_i|
+    to an entry, and max |dg| r + ||dc||_2 to a row.
+    """
     width = shape[-1]
-    g, c = (
-        np.full(width, empty) if x is None else np.asarray(x, np.float64).ravel()
+    (g, off_g), (c, off_c) = (
+        (np.full(width, empty), np.zeros(width))
+        if x is None
+        else tuple(np.broadcast_to(np.asarray(part, np.float64).ravel(), width) for part in x)
         for x, empty in ((gain, 1.0), (bias, 0.0))
     )
     inside = 1 + 2 * summed(width + 8)
     last = (*(1 for _ in shape[:-1]), width)
-    longest = float(np.linalg.norm(c)) + radius * float(np.abs(g).max())
+    longest = float(np.linalg.norm(np.abs(c) + off_c))
+    longest += radius * float((np.abs(g) + off_g).max())
+    reach = np.abs(c) + off_c + radius * (np.abs(g) + off_g)
+    slip = float(np.linalg.norm(off_c)) + radius * inside * float(off_g.max())
     form = Form(
         centre=c,
         rows=g,
-        error=1.01 * ROUNDED * (np.abs(c) + radius * np.abs(g)) + (1 + radius) * FLUSHED,
+        error=off_c + radius * inside * off_g + 1.01 * ROUNDED * reach + (1 + radius) * FLUSHED,
         radius=radius * inside,
         index=np.arange(width).reshape(last),
         ball=np.zeros(last, np.int64),
-        slip=1.01 * ROUNDED * longest + (sqrt(width) + radius) * FLUSHED,
+        slip=slip + 1.01 * ROUNDED * longest + (sqrt(width) + radius) * FLUSHED,
     )
     return with_form(shape, form)
 
@@ -48,11 +61,11 @@ def on_ball(shape: tuple[int, ...], gain: Array | None, bias: Array | None, radi
 def _spread(b: Operands, radius: float, width: int | None = None) -> Bound:
     """A norm over more than the last axis: entries are under sqrt(d) each, by channel; of groups of
     some channels, g u over all places is no longer than r max |g|."""
-    gain, bias = (_by_channels(b, b.known(name)) for name in ("weight", "bias"))
-    g = 1.0 if gain is None else np.abs(gain.astype(np.float64))
-    c = 0.0 if bias is None else bias.astype(np.float64)
+    gain, bias = (_by_channels(b, name) for name in ("weight", "bias"))
+    g = 1.0 if gain is None else np.abs(gain[0]) + gain[1]
+    c, off = (0.0, 0.0) if bias is None else bias
     inside = 1 + 2 * summed(int(radius**2) + 8)
-    reach = radius * inside * g
+    shift, reach = np.abs(c) + off, radius * inside * g + off
     reach = reach + 1.01 * ROUNDED * (reach + np.abs(c)) + (1 + radius) * FLUSHED
     if np.ndim(reach) == 1 and len(b.shape) > 2:  # by channels, which are the second axis
         reach, c = (np.reshape(x, (1, -1, *(1 for _ in b.shape[2:]))) if np.ndim(x) else x
@@ -60,9 +73,9 @@ def _spread(b: Operands, radius: float, width: int | None = None) -> Bound:
     made = Bound.between(b.shape, c - reach, c + reach)
     if width is None or len(b.shape) < 3:
         return made
-    size = np.broadcast_to(np.abs(g).ravel(), b.shape[1:2]).reshape(-1, width)
+    size = np.broadcast_to(np.ravel(g), b.shape[1:2]).reshape(-1, width)
     longest = radius * inside * float(np.linalg.norm(size.max(axis=1)))
-    own = float(np.linalg.norm(np.broadcast_to(np.ravel(c), b.shape[1:2])))
+    own = float(np.linalg.norm(np.broadcast_to(np.ravel(shift), b.shape[1:2])))
     off = (1 + radius) * FLUSHED * sqrt(b.shape[1])
 
     def way(box: tuple[int, ...]) -> float:
@@ -72,11 +85,17 @@ def _spread(b: Operands, radius: float, width: int | None = None) -> Bound:
     return replace(made, windows=(Patches(b.shape, (way,)),))
 
 
-def _by_channels(b: Operands, array: Array | None) -> Array | None:
+def _by_channels(b: Operands, operand: str) -> Nearly:
     """Of groups, as old ONNX has them, each repeated for the channels of it."""
-    if array is None or array.ndim != 1 or len(b.shape) < 3 or b.shape[1] % len(array):
-        return array
-    return array.repeat(b.shape[1] // len(array))
+    found = b.nearly(operand)
+    if found is None:
+        return None
+    middle, off = (np.asarray(x, np.float64) for x in found)
+    off = np.broadcast_to(off, middle.shape)
+    if middle.ndim != 1 or len(b.shape) < 3 or b.shape[1] % len(middle):
+        return middle, off
+    times = b.shape[1] // len(middle)
+    return middle.repeat(times), off.repeat(times)
 
 
 def group_norm(b: Operands) -> Bound:
@@ -98,7 +117,7 @@ def skip_norm(b: Operands) -> list[Bound]:
     parts = [b[name] for name in ("input", "skip", "addend") if name in b]
     if "Simplified" not in b.op and "bias" in b and "weight" not in b:
         return [Bound.unknown(shape, b.name) for shape in b.shapes]
-    norm = on_ball(b.shape, b.known("weight"), b.known("bias"), sqrt(b.shape[-1]))
+    norm = on_ball(b.shape, b.nearly("weight"), b.nearly("bias"), sqrt(b.shape[-1]))
     low, high = sum(x.low for x in parts), sum(x.high for x in parts)
     lost = next((x.lost for x in parts if x.lost), "")
     slack = summed(3) * sum(x.size for x in parts)
@@ -111,7 +130,7 @@ def skip_norm(b: Operands) -> list[Bound]:
 
 def embedding_norm(b: Operands) -> list[Bound]:
     """A norm of a sum of rows of tables."""
-    norm = on_ball(b.shape, b.known("weight"), b.known("bias"), sqrt(b.shape[-1]))
+    norm = on_ball(b.shape, b.nearly("weight"), b.nearly("bias"), sqrt(b.shape[-1]))
     tables = [b.constant(n) for n in ("word", "position", "segment") if n in b]
     low, high = sum(t.min(axis=0) for t in tables), sum(t.max(axis=0) for t in tables)
     slack = 2 * ROUNDED * sum(np.abs(t).max(axis=0) for t in tables) + 4 * FLUSHED

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.gains import Array
 from halfsafe.bounds.sharpening import Gains
@@ -58,6 +60,11 @@ class Operands:
     def shapes(self) -> list[tuple[int, ...]]:
         """Of all outputs."""
         return [self._graph.values[name].shape for name in self._node.outputs]
+
+    @property
+    def makes_floats(self) -> list[bool]:
+        """Of all outputs, whether they are floating numbers."""
+        return [self._graph.values[name].floating for name in self._node.outputs]
 
     @property
     def floating(self) -> list[str]:
@@ -116,6 +123,18 @@ class Operands:
         if not self.is_known(operand):
             raise Computed(f"{self.name}, whose {operand} is computed")
         return self._known(self._node.inputs[operand])
+
+    def nearly(self, operand: str) -> tuple[Array, Array] | None:
+        """The middle of an operand's entries, and how far from it they may be; None where it is
+        absent. Raises Computed for one of which nothing is known."""
+        if operand not in self or self.is_known(operand):
+            entries = self.known(operand)
+            return None if entries is None else (entries, np.zeros(1))
+        bound = self[operand]
+        if not bound.is_finite:
+            raise Computed(bound.lost or f"{self.name}, whose {operand} is computed")
+        low, high = bound.expanded()
+        return (low + high) / 2, (high - low) / 2
 
     def number(self, operand: str) -> float | None:
         """A number written into the code, as operand or attribute."""

@@ -3,14 +3,15 @@
 Norms, x / sqrt(mean(x^2) + eps), as T5 and Llama have them: whatever x is, the result is u with
 ||u||_2 = sqrt(sum x^2 / (mean(x^2) + eps)) <= sqrt(d). Means by a mask, sum(m h) / max(sum(m), e),
 as encoders of sentences have them: |sum(m h)| <= max |h| sum(m) for m >= 0. Parts of a sum,
-x / sum(x), as mixtures of experts weigh those that they pick: between 0 and 1 for x >= 0.
+x / sum(x), as mixtures of experts weigh those that they pick: between 0 and 1 for x >= 0; of a
+mean, x / (mean(x) + eps), as ConvNeXt V2 weighs channels: between 0 and n.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -149,6 +150,7 @@ SPREAD = SAME | frozenset("aten.unsqueeze aten.expand onnx.Unsqueeze onnx.Expand
 """Operators whose output has the entries of their first operand, once or several times."""
 
 SUMS = ("aten.sum", "onnx.ReduceSum")
+MEANS = ("aten.mean", "onnx.ReduceMean")
 
 
 def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str, Node] | None:
@@ -172,28 +174,53 @@ def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str, Node] 
     return None
 
 
-def part_of_sum(graph: Graph, node: Node) -> int | None:
-    """How many are added in the y of a quotient x / y with y >= sum(x), of axes that stay; None for
-    other quotients."""
+class Part(NamedTuple):
+    """What x / y may be at most, for y >= sum(x) or mean(x), before rounding; how many are added;
+    and whether they are those of the same x, or of another copy of it."""
+
+    most: float
+    terms: int
+    same: bool
+
+
+def part_of_sum(graph: Graph, node: Node) -> Part | None:
+    """Of a quotient by a sum or mean over axes that stay; None for other quotients."""
     if node.op not in ("aten.div", "onnx.Div") or not {"self", "other"} <= set(node.inputs):
         return None
     below = _at_least(graph, graph.producers.get(_source(graph, node.inputs["other"])))
-    if below is None or below.op not in SUMS or node.attributes.get("rounding_mode") is not None:
+    if below is None or below.op not in SUMS + MEANS or node.attributes.get("rounding_mode"):
         return None
     x, y, divisor = (graph.values[v] for v in (_first(below), *below.outputs, node.inputs["other"]))
-    if y.shape != divisor.shape or len(x.shape) != len(y.shape):
+    if y.shape != divisor.shape or len(x.shape) != len(y.shape) or not y.size:
         return None
-    return x.size // max(y.size, 1) if _alike(graph, node.inputs["self"], x.name) else None
+    if not _alike(graph, node.inputs["self"], x.name):
+        return None
+    count = x.size // y.size
+    same = _source(graph, node.inputs["self"]) == _source(graph, x.name)
+    return Part(count if below.op in MEANS else 1.0, count, same)
 
 
 def _at_least(graph: Graph, node: Node | None) -> Node | None:
-    """What a node gives no less than: of max(x, e) that of x, else itself."""
+    """What a node gives no less than: of max(x, e), or x + e with e >= 0, that of x, else
+    itself."""
     clipped = ("aten.clamp", "aten.clamp_min", "onnx.Clip", "aten.maximum", "onnx.Max")
+    if node is not None and node.op in ("aten.add", "onnx.Add"):
+        return _more(graph, node)
     if node is None or node.op not in clipped:
         return node
     if "max" in node.inputs or node.attributes.get("max") is not None:
         return node
     return graph.producers.get(_source(graph, _first(node)))
+
+
+def _more(graph: Graph, added: Node) -> Node | None:
+    """What makes the x of x + e, for a number e >= 0."""
+    ends = [_source(graph, added.inputs[name]) for name in ("self", "other")]
+    numbers = [n for end in ends if (n := graph.values[end].number) is not None]
+    alpha = graph.values[added.inputs["alpha"]].number if "alpha" in added.inputs else 1.0
+    if len(numbers) != 1 or numbers[0] < 0 or alpha != 1:
+        return added
+    return next(graph.producers.get(end) for end in ends if graph.values[end].number is None)
 
 
 def counts(graph: Graph, node: Node, arrays: Arrays) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf, prod, sqrt
 from typing import Any, Protocol, Self
 
@@ -135,6 +136,7 @@ class Known:
     carrier: Form | None = None
     even: bool = False
     convex: bool = False
+    under: bool = False
     constant: bool = False
     lengths: tuple[Callable[[], float], ...] = ()
     boxes: tuple[Boxes, ...] = ()
@@ -150,7 +152,7 @@ class Known:
     def amax(self) -> float:
         return float(self.size.max(initial=0.0))
 
-    @property
+    @cached_property
     def length(self) -> float:
         """||row||_2 along the last axis, of any."""
         if not self.shape:
@@ -169,7 +171,8 @@ class Known:
         for at, ball in rows_of(form, self.shape[-1]):
             parts = [at[ball == one] for one in np.unique(ball)]
             longest = max(longest, sum(
-                (float(np.linalg.norm(form.centre[p])) + float(np.linalg.norm(form.error[p]))
+                (float(np.linalg.norm(form.centre[p]))
+                 + min(float(np.linalg.norm(form.error[p])), form.slip)
                  + form.radius * sigma(form.matrix(p))) ** 2 for p in parts))  # fmt: skip
         return sqrt(longest)
 

@@ -78,7 +78,7 @@ def mapped(
     """A linear map of a form, row by row of the tensor, the sum of what each ball gives."""
     (stored, own), lengths, rows = held, np.linalg.norm(w, axis=1), rows_of(form, x.shape[-1])
     ends: list[tuple[Array, Array]] = []
-    length = form.length if form.simple and form.rows.ndim == 1 else inf
+    length = x.length if form.rows.ndim == 1 else inf
     kept = None
     for at, ball in rows:
         size = np.abs(form.centre[at]) + form.reach[at]
@@ -163,8 +163,8 @@ def matmul(c: Call) -> Known:
     x, y = (c.walk[v] for v in c.tensors[:2])
     if c.walk.is_fixed(c.tensors[1]) and len(y.shape) == 2:
         return linear(c, x, c.walk.array(c.tensors[1]).T, None)
-    if x.convex and len(y.shape) > 1:
-        return mixed(c, y, x.shape[-1])
+    if (x.convex or x.under) and len(y.shape) > 1:
+        return mixed(c, y, x.shape[-1], rest=not x.convex)
     return inner(c, x, y)
 
 
@@ -187,8 +187,9 @@ def turned(y: Known) -> Known:
     return replace(made, form=replace(y.form, at=at, ball=ball, slip=inf, origin=object()))
 
 
-def mixed(c: Call, v: Known, count: int) -> Known:
-    """Convex combinations of rows: their hull, and a form with another u of the same ball."""
+def mixed(c: Call, v: Known, count: int, *, rest: bool = False) -> Known:
+    """Convex combinations of rows: their hull, and a form with another u of the same ball; where
+    the rest of the weights is that of 0, the hull with it, and half of the centre either way."""
     off = 2.0**-10 + count * TINY + 2 * sums(count)
     heads = c.shape[-3] if len(c.shape) > 2 else 1
 
@@ -197,10 +198,10 @@ def mixed(c: Call, v: Known, count: int) -> Known:
         groups = x.shape[-3] if x.ndim > 2 else 1
         return np.repeat(x, heads // groups, axis=-3) if 1 < groups < heads else x
 
-    most = over(v.size, np.max)
-    made = between(
-        c.shape, over(v.low, np.min) - off * most, over(v.high, np.max) + off * most, v.lost
-    )
+    most, low, high = over(v.size, np.max), over(v.low, np.min), over(v.high, np.max)
+    if rest:
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    made = between(c.shape, low - off * most, high + off * most, v.lost)
     made = replace(made, lengths=((lambda: v.length * (1 + off)),))
     form = v.form
     if form is None or form.at.shape[-2] > 1 or form.ball.shape[-1] != v.shape[-1]:
@@ -213,9 +214,10 @@ def mixed(c: Call, v: Known, count: int) -> Known:
     ball = np.arange(prod(lead)).reshape(*lead, 1, 1)
     ball = np.broadcast_to(ball, (*lead, 1, v.shape[-1]))
     error = form.error + off * (np.abs(form.centre) + form.reach)
-    return replace(
-        made, form=replace(form, at=at, ball=ball, error=error, slip=inf, origin=object())
-    )
+    half = np.abs(form.centre) / 2 if rest else 0.0
+    centre = form.centre / 2 if rest else form.centre
+    form = replace(form, at=at, ball=ball, centre=centre, error=error + half, slip=inf)
+    return replace(made, form=replace(form, origin=object()))
 
 
 def softmax(c: Call) -> Known:
@@ -234,15 +236,19 @@ def log_softmax(c: Call) -> Known:
     return between(c.shape, -(span + np.log(n)) * (1 + 16 * V), 16 * V, x.lost)
 
 
-def behind_norm(shape: tuple[int, ...], g: Array | None, b: Array | None, radius: float) -> Known:
-    """g u + b with ||u||_2 <= radius."""
+def behind_norm(shape: tuple[int, ...], g: Known | None, b: Known | None, radius: float) -> Known:
+    """g u + b with ||u||_2 <= radius; half of how far apart g may be adds its radius times that."""
     n = shape[-1]
-    gain = np.ones(n) if g is None else g.astype(np.float64).ravel()
-    centre = np.zeros(n) if b is None else b.astype(np.float64).ravel()
-    longest = float(np.linalg.norm(centre)) + radius * float(np.abs(gain).max())
-    last = (*(1,) * (len(shape) - 1), n)
-    return of_form(shape, Form(
-        centre, gain, 1.01 * U * (np.abs(centre) + radius * np.abs(gain)) + (1 + radius) * TINY,
-        radius * (1 + 2 * sums(n + 8)), np.arange(n).reshape(last), np.zeros(last, np.int64),
-        slip=1.01 * U * longest + (sqrt(n) + radius) * TINY,
-    ))  # fmt: skip
+    one, last = between((n,), 1.0, 1.0), (*(1,) * (len(shape) - 1), n)
+    ends = [[np.broadcast_to(np.ravel(e), (n,)) for e in (x.low, x.high)]
+            for x in (g or one, b or between((n,), 0.0, 0.0))]  # fmt: skip
+    gain, centre = ((low + high) / 2 for low, high in ends)
+    wide, apart = ((high - low) / 2 for low, high in ends)
+    inside = radius * (1 + 2 * sums(n + 8))
+    size, factor = np.abs(centre) + apart, np.abs(gain) + wide
+    error = apart + inside * wide + 1.01 * U * (size + radius * factor) + (1 + radius) * TINY
+    longest = float(np.linalg.norm(size)) + radius * float(factor.max())
+    slip = float(np.linalg.norm(apart)) + inside * float(wide.max())
+    slip += 1.01 * U * longest + (sqrt(n) + radius) * TINY
+    at, ball = np.arange(n).reshape(last), np.zeros(last, np.int64)
+    return of_form(shape, Form(centre, gain, error, inside, at, ball, slip=slip))

@@ -58,9 +58,9 @@ def gathered(parts: list[Known], place: Array, lost: str, pictures: bool) -> Kno
     rows = place // x.shape[-1]
     once = bool((rows == rows[..., :1]).all() and (np.diff(np.sort(place, -1), axis=-1) > 0).all())
     if once:
-        made = replace(
-            made, lengths=((lambda: x.length),), convex=x.convex and place.shape[-1] == x.shape[-1]
-        )
+        convex = x.convex and place.shape[-1] == x.shape[-1]
+        under = (x.convex or x.under) and not convex
+        made = replace(made, lengths=((lambda: x.length),), convex=convex, under=under)
     else:
         made = replace(made, lengths=rows_in(x, place))
     made = replace(made, constant=x.constant)
@@ -117,13 +117,16 @@ def same(c: Call) -> Known:
 
 
 def hull(c: Call) -> Known:
-    """One of several."""
+    """One of several; of weights of sum 1 or less and 0, such weights."""
     bounds = [c[n] for n in c.given if n not in ("condition", "mask", "index", "depth")]
     if any(len(b.low.shape) > len(c.shape) for b in bounds):
         return c.unknown()
     ends = [np.broadcast_arrays(*[getattr(b, side) for b in bounds]) for side in ("low", "high")]
     lost = next((b.lost for b in bounds if b.lost), "")
-    return between(c.shape, np.minimum.reduce(ends[0]), np.maximum.reduce(ends[1]), lost)
+    made = between(c.shape, np.minimum.reduce(ends[0]), np.maximum.reduce(ends[1]), lost)
+    nonzero = [b for b in bounds if b.amax > 0]
+    weights = [b for b in bounds if (b.convex or b.under) and b.shape == c.shape]
+    return replace(made, under=len(nonzero) == len(weights) == 1)
 
 
 def larger(how: np.ufunc) -> Callable[[Call], Known]:
@@ -144,9 +147,16 @@ def picked(c: Call) -> list[Known]:
     parts = [c.walk[v] for v in c.tensors if c.graph.values[v].floating]
     if len(parts) > 1:
         return [hull(c)]
-    made = whole(parts, c.shape)
-    return [between(v.shape, made.low.min(), made.high.max(), made.lost) if v.floating
-            else nothing(v.shape, f"{c.node}, places") for v in values]  # fmt: skip
+    shape, axis = c.first.shape, c.number("dim")
+    axis = c.number("axis") if axis is None else axis
+    most = prod(shape) if axis is None or not shape else shape[int(axis)]
+    return [whole([c.first], v.shape) if v.floating or not i else between(v.shape, 0.0, most)
+            for i, v in enumerate(values)]  # fmt: skip
+
+
+def counted(c: Call) -> Known:
+    """As many entries as there are, at most."""
+    return between(c.shape, 0.0, prod(c.first.shape))
 
 
 def whole(parts: list[Known], shape: tuple[int, ...]) -> Known:
@@ -214,4 +224,4 @@ def largest(c: Call) -> list[Known]:
     sorted_down = options.get("largest", 1) and options.get("sorted", 1)
     if x.convex and axis in (-1, rank - 1) and sorted_down:
         low[..., 0] = max((1 - 2 * U - n * TINY - sums(n)) / n, 0.0)
-    return [between(c.shape, low, float(x.high.max()), x.lost)]
+    return [between(c.shape, low, float(x.high.max()), x.lost), *picked(c)[1:]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from halfsafe.checking.boxes import boxes_of, knows
 from halfsafe.checking.calls import Call, sums
-from halfsafe.checking.known import MORE, TINY, Array, Boxes, Known, U, between, nothing
+from halfsafe.checking.known import MORE, TINY, Boxes, Known, U, between, nothing
 from halfsafe.checking.linear import behind_norm
 
 
@@ -17,35 +17,43 @@ def layer_norm(c: Call) -> Known:
     """g u + b, u no longer than sqrt(d)."""
     axes = c.node.attributes.get("normalized_shape")
     width = prod(axes) if axes else prod(c.shape[int(c.node.attributes.get("axis", -1)) :])
-    if c.computes("weight", "bias"):
+    g, b = as_given(c, "weight"), as_given(c, "bias")
+    if not all(np.isfinite(x.amax) for x in (g, b) if x is not None):
         return c.unknown()
-    g, b = c.array("weight"), c.array("bias")
     if width != c.shape[-1]:
         return spread(c, sqrt(width), g, b)
     return behind_norm(c.shape, g, b, sqrt(width))
 
 
-def spread(c: Call, radius: float, g: Array | None, b: Array | None) -> Known:
+def as_given(c: Call, operand: str) -> Known | None:
+    """A gain or shift: a constant as it is, what is known of one that is computed."""
+    array = c.array(operand)
+    if array is None:
+        return c[operand] if operand in c.given else None
+    return between(array.shape, array, array)
+
+
+def spread(c: Call, radius: float, g: Known | None, b: Known | None) -> Known:
     """Each entry of u is no larger than u is long."""
-    gain = np.abs(np.ones(1) if g is None else g.astype(np.float64))
-    centre = np.zeros(1) if b is None else b.astype(np.float64)
+    gain = np.ones(1) if g is None else g.size
+    low, high = (np.zeros(1), np.zeros(1)) if b is None else (b.low, b.high)
     reach = radius * (1 + 2 * sums(int(radius**2) + 8)) * gain
-    reach = reach + 1.01 * U * (reach + np.abs(centre)) + (1 + radius) * TINY
-    return between(c.shape, centre - reach, centre + reach)
+    size = np.maximum(np.abs(low), np.abs(high))
+    reach = reach + 1.01 * U * (reach + size) + (1 + radius) * TINY
+    return between(c.shape, low - reach, high + reach)
 
 
 def by_channels(c: Call, radius: float, width: int) -> Known:
     """The same of gains by channels, or by groups of them; all of a group is no longer than the
     radius times its largest gain."""
-    if c.computes("weight", "bias"):
+    g, b = (_of_channels(c, operand) for operand in ("weight", "bias"))
+    if not all(np.isfinite(x.amax) for x in (g, b) if x is not None):
         return c.unknown()
-    shape, found = (1, -1, *(1,) * (len(c.shape) - 2)), [c.array("weight"), c.array("bias")]
-    g, b = (None if a is None else a.repeat(c.shape[1] // a.size).reshape(shape) for a in found)
     made, n = spread(c, radius, g, b), c.shape[1]
     if len(c.shape) < 3:
         return made
-    gain = np.broadcast_to(1.0 if g is None else np.abs(g.astype(np.float64)).ravel(), (n,))
-    own = float(np.linalg.norm(np.zeros(1) if b is None else b.astype(np.float64)))
+    gain = np.broadcast_to(1.0 if g is None else g.size.ravel(), (n,))
+    own = 0.0 if b is None else float(np.linalg.norm(np.broadcast_to(b.size.ravel(), (n,))))
     longest = float(np.linalg.norm(gain.reshape(-1, width).max(1)))
     longest *= radius * (1 + 2 * sums(int(radius**2) + 8))
 
@@ -54,6 +62,17 @@ def by_channels(c: Call, radius: float, width: int) -> Known:
         return (longest + own * each) * (1 + 1.01 * U) * MORE + (1 + radius) * TINY * sqrt(n) * each
 
     return replace(made, boxes=(Boxes(c.shape, [way]),))
+
+
+def _of_channels(c: Call, operand: str) -> Known | None:
+    """One of groups is repeated for the channels of each."""
+    found = as_given(c, operand)
+    if found is None:
+        return None
+    ends = [np.broadcast_to(e, found.shape).ravel() for e in (found.low, found.high)]
+    shape = (1, c.shape[1], *(1,) * (len(c.shape) - 2))
+    low, high = (e.repeat(c.shape[1] // e.size).reshape(shape) for e in ends)
+    return between(shape, low, high)
 
 
 def group_norm(c: Call) -> Known:
@@ -108,12 +127,13 @@ def batch_norm(c: Call) -> Known:
 
 def norm_of_sum(c: Call) -> list[Known]:
     """A norm of a sum, which is the last output."""
-    if c.computes("weight", "bias") or "weight" not in c.given:
+    g, shift = as_given(c, "weight"), as_given(c, "bias")
+    if g is None or not all(np.isfinite(x.amax) for x in (g, shift) if x is not None):
         return [c.unknown()]
     parts = [c[n] for n in ("input", "skip", "addend") if n in c.given]
     off = sums(3) * sum(p.size for p in parts)
     low, high = sum(p.low for p in parts) - off, sum(p.high for p in parts) + off
-    norm = behind_norm(c.shape, c.array("weight"), c.array("bias"), sqrt(c.shape[-1]))
+    norm = behind_norm(c.shape, g, shift, sqrt(c.shape[-1]))
     shapes = [c.graph.values[o].shape for o in c.node.outputs]
     made = [norm, *(nothing(s, f"{c.node}, a statistic") for s in shapes[1:3])]
     lost = next((p.lost for p in parts if p.lost), "")
@@ -128,7 +148,7 @@ def norm_of_rows(c: Call) -> list[Known]:
     held = [t.astype(np.float64) for t in tables if t is not None]
     off = sum(2 * U * np.abs(t).max(0) + TINY for t in held)
     low, high = sum(t.min(0) for t in held) - off, sum(t.max(0) for t in held) + off
-    norm = behind_norm(c.shape, c.array("weight"), c.array("bias"), sqrt(c.shape[-1]))
+    norm = behind_norm(c.shape, as_given(c, "weight"), as_given(c, "bias"), sqrt(c.shape[-1]))
     shapes = [c.graph.values[o].shape for o in c.node.outputs]
     made = [norm, *(nothing(s, f"{c.node}, a mask") for s in shapes[1:2])]
     return [*made, *(between(s, low, high) for s in shapes[2:])]

@@ -36,6 +36,7 @@ _NAMES: Mapping[Rule, str] = {
     moving.larger(np.minimum): "minimum fmin Min",
     moving.picked: "sort max min kthvalue median cummax cummin aminmax Unique",
     moving.largest: "topk TopK",
+    moving.counted: "histc",
     moving.filled: "full full_like new_full fill scalar_tensor ConstantOfShape",
     moving.of_number(0.0): "zeros zeros_like new_zeros",
     moving.of_number(1.0): "ones ones_like new_ones",
@@ -51,6 +52,7 @@ _NAMES: Mapping[Rule, str] = {
     products.outer: "outer",
     products.factored: "FusedMatMul TransposeMatMul",
     products.contracted: "einsum Einsum",
+    products.grouped: "_grouped_mm",
     matmul: "mm bmm matmul MatMul",
     heads.attention: "scaled_dot_product_attention",
     heads.cached: "onnx.Attention MultiHeadAttention GroupQueryAttention",
@@ -167,6 +169,7 @@ _WHOLE: Mapping[Rule, str] = {
     a.within(0.0, 1.0): "eq ne lt le gt ge isnan isinf isfinite logical_not logical_and "
     "logical_or logical_xor any all Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not "
     "IsNaN IsInf",
+    moving.picked: "sort topk",
     quantised.numbered: "QuantizeLinear",
     quantised.dynamic: "DynamicQuantizeLinear",
     quantised.whole_product: "MatMulInteger ConvInteger",

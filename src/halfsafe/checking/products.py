@@ -8,7 +8,7 @@ import numpy as np
 
 from halfsafe.checking.calls import Call, sums
 from halfsafe.checking.known import Known, U, between, rounded
-from halfsafe.checking.linear import affine, inner, turned
+from halfsafe.checking.linear import affine, inner, linear, turned
 
 
 def dot(c: Call) -> Known:
@@ -45,6 +45,18 @@ def biased(c: Call) -> Known:
     plain = all(c.number(n) in (None, 1.0) for n in ("alpha", "beta"))
     layer = plain and c.array("mat2") is not None and held is not None and held.ndim == 1
     return affine(c) if layer else added(c)
+
+
+def grouped(c: Call) -> Known:
+    """Each row times one of several constant matrices, or 0."""
+    stack, x = c.array("mat2"), c["self"]
+    if stack is None or stack.ndim != 3 or "bias" in c.given:
+        return c.unknown()
+    each = [linear(c, x, w.T, None) for w in stack]
+    low, high = (np.stack(np.broadcast_arrays(*ends)) for ends in
+                 ([y.low for y in each], [y.high for y in each]))  # fmt: skip
+    low, high = np.minimum(low.min(0), 0.0), np.maximum(high.max(0), 0.0)
+    return between(c.shape, low, high, x.lost)
 
 
 def contracted(c: Call) -> Known:

@@ -9,6 +9,8 @@ from math import inf, prod, sqrt
 import numpy as np
 
 from halfsafe.checking.calls import Call, sums
+from halfsafe.checking.complexes import BEGINS, known_by
+from halfsafe.checking.complexes import RULES as COMPLEX
 from halfsafe.checking.known import TINY, Array, Known, U, V, between, nothing, rounded
 from halfsafe.checking.linear import behind_norm
 from halfsafe.checking.operators import moved, rule_of, same
@@ -29,7 +31,8 @@ class Walk:
         self.source, self.graph, self.refined = source, source.graph, frozenset(refined)
         self.bounds: dict[str, Known] = {}
         self.arrays: dict[str, Array] = {}
-        self.fixed = self._constant()
+        self.depth: dict[str, int] = {}
+        self.fixed, self.complex = self._constant(), self._complex()
         for name in self.graph.inputs:
             value, ends = self.graph.values[name], domain[name] or (-inf, inf)
             if value.floating and value.bounded:  # to the nearest, which keeps the order
@@ -42,7 +45,7 @@ class Walk:
         for node in self.graph.nodes:
             progress("checking")
             for name, bound in zip(node.outputs, self._outputs(node), strict=True):
-                self.bounds[name] = bound
+                self.bounds[name] = self._shallow(name, node, bound)
         held = self.source.constants()
         for name, value in self.graph.values.items():
             if value.kind is Kind.CONSTANT and name in held:
@@ -52,11 +55,25 @@ class Walk:
                 self.bounds[name] = between(value.shape, -amax, amax)
         return {n: b for n, b in self.bounds.items() if self.graph.values[n].floating}
 
+    def _shallow(self, name: str, node: Node, bound: Known) -> Known:
+        """With a length that is told, where too many would ask each other for theirs."""
+        if not bound.lengths:
+            return bound
+        depth = 1 + max((self.depth.get(v, 0) for v in node.inputs.values()), default=0)
+        self.depth[name] = depth % 50
+        if depth < 50:
+            return bound
+        length = bound.length
+        return replace(bound, lengths=(lambda: length,))
+
     def _outputs(self, node: Node) -> list[Known]:
         values = [self.graph.values[o] for o in node.outputs]
         if all(o in self.fixed for o in node.outputs):
             made: list[Known] = []
             for value, array in zip(values, self._run(node), strict=True):
+                if array.dtype.kind == "c":
+                    made.append(known_by(value.shape, (1 + 2.0**-20) * np.abs(array)))
+                    continue
                 ends = np.asarray(array, np.float64)
                 exact = replace(between(value.shape, ends, ends), constant=True)
                 relative, least = (U + 16 * V, TINY) if value.bounded else (16 * V, 2.0**-149)
@@ -68,6 +85,8 @@ class Walk:
         floating = any(value.floating for value in values)
         first = values[0].floating
         rule = rule_of(node.op, floating=first) or rule_of(node.op, floating=floating)
+        if self.complex.intersection((*node.inputs.values(), *node.outputs)):
+            rule, floating = COMPLEX.get(node.op), True
         if not floating and rule is None:
             first = next((self.bounds[v] for v in node.inputs.values() if v in self.bounds), None)
             ends = (
@@ -90,6 +109,8 @@ class Walk:
     def __getitem__(self, value: str) -> Known:
         if value not in self.bounds:
             one = self.graph.values[value]
+            if value in self.complex:
+                return known_by(one.shape, np.abs(self.array(value)))
             array = np.asarray(self.array(value), np.float64)
             made = replace(between(array.shape, array, array), constant=True)
             self.bounds[value] = rounded(made, U + 16 * V, TINY) if one.bounded else made
@@ -137,6 +158,18 @@ class Walk:
                 found.update(node.outputs)
         return frozenset(n for n in found if graph.values[n].kind is Kind.ACTIVATION)
 
+    def _complex(self) -> frozenset[str]:
+        """Constants that are complex, and what is neither floating nor whole."""
+        values = self.graph.values
+        whole = [n for n, v in values.items() if v.kind is Kind.CONSTANT and not v.floating]
+        found = {n for n in whole if self.source.array(n).dtype.kind == "c"}
+        for node in self.graph.nodes:
+            begins = node.op in BEGINS or "complex" in str(node.attributes.get("dtype"))
+            begins |= any(isinstance(a, complex) for a in node.attributes.values())
+            if begins or (node.op in COMPLEX and found.intersection(node.inputs.values())):
+                found.update(o for o in node.outputs if not values[o].floating)
+        return frozenset(found)
+
     # What several operators say together
 
     def _special(self, node: Node) -> Known | None:
@@ -151,8 +184,8 @@ class Walk:
         return self._mean_by_mask(node, x, y) or self._part(node, x, y) if kind == "div" else None
 
     def _part(self, node: Node, x: str, y: str) -> Known | None:
-        """x / sum(x), x >= 0 and the sum over axes that stay: 1 at most."""
-        total = self._made(y, "sum", "reducesum")
+        """x / sum(x), x >= 0 and the sum over axes that stay: 1 at most; of a mean of n, n."""
+        total = self._made(self._below(y), "sum", "reducesum", "mean", "reducemean")
         if total is None or not self._equal(total[1][0], x):
             return None
         values, rounding = self.graph.values, node.attributes.get("rounding_mode")
@@ -161,8 +194,24 @@ class Walk:
         if len(one) != len(whole) or least <= 0 or low.min() < 0 or rounding is not None:
             return None
         n = prod(whole) // prod(one)
-        most = 1 + 4 * (U + 16 * V) + 2 * sums(n) + (n + 1) * TINY / least
+        copies = 0 if total[1][0] == x else n
+        off = 4 * (U + 16 * V) + 2 * sums(n) + (copies + 3) * TINY / least
+        most = (n if "mean" in total[0].op.lower() else 1) * (1 + off)
         return between(values[node.outputs[0]].shape, 0.0, most)
+
+    def _below(self, y: str) -> str:
+        """What y is no less than: x of max(x, e), and of x + e for a number e >= 0; else itself."""
+        clipped = self._made(y, "clamp", "clamp_min", "clip", "maximum", "max")
+        if clipped is not None:
+            above = "max" in clipped[0].inputs or clipped[0].attributes.get("max") is not None
+            return y if above else clipped[1][0]
+        added = self._made(y, "add")
+        if added is None or Call(self, added[0]).number("alpha") not in (None, 1.0):
+            return y
+        ends = [self._origin(added[0].inputs[name]) for name in ("self", "other")]
+        numbers = {v: n for v in ends if (n := self.graph.values[v].number) is not None}
+        kept = [v for v in ends if v not in numbers]
+        return kept[0] if len(kept) == 1 and min(numbers.values()) >= 0 else y
 
     def _origin(self, value: str, through: tuple[str, ...] = ()) -> str:
         """What a value is a copy of."""
@@ -227,15 +276,8 @@ class Walk:
 
     def _mean_by_mask(self, node: Node, above: str, below: str) -> Known | None:
         """sum(m h) / y with y >= sum(m), m >= 0: in the hull of h."""
-        top, least = (
-            self._made(above, "sum", "reducesum"),
-            self._made(below, "clamp", "clip", "maximum", "max"),
-        )
-        if least is not None and (
-            "max" in least[0].inputs or least[0].attributes.get("max") is not None
-        ):
-            return None
-        bottom = self._made(below if least is None else least[1][0], "sum", "reducesum")
+        top = self._made(above, "sum", "reducesum")
+        bottom = self._made(self._below(below), "sum", "reducesum")
         weighed = None if top is None else self._made(top[1][0], "mul")
         if top is None or bottom is None or weighed is None:
             return None

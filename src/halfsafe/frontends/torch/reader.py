@@ -97,8 +97,8 @@ class _Reader:
 
     def _add(self, name: str, kind: Kind, found: Any) -> str:
         is_tensor = isinstance(found, Tensor)
-        floating = is_tensor and found.dtype.is_floating_point
-        bounded = floating and found.dtype == self.deployed
+        floating = is_tensor and found.dtype.is_floating_point and found.dtype.itemsize > 1
+        bounded = floating and found.dtype in (self.deployed, torch.float16)
         shape = tuple(size_of(size) for size in found.shape) if is_tensor else ()
         self.values[name] = Value(name, kind, floating, bounded, shape)
         return name

@@ -67,7 +67,8 @@ class TorchPart(Measuring[Program]):
 
     def run_node(self, node: str, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         given = {name: torch.as_tensor(x) for name, x in values.items()}
-        return [x.cpu().numpy() for x in self.program.run_node(node, given)]
+        made = self.program.run_node(node, given)
+        return [x.cpu().resolve_conj().resolve_neg().numpy() for x in made]
 
 
 @dataclass(frozen=True)
