@@ -77,13 +77,16 @@ def total(b: Operands) -> Bound:
 
 
 def same(b: Operands) -> Bound:
-    """What keeps the modulus, as casts, signs and conjugates do."""
+    """What keeps the modulus, as casts, signs and conjugates do; not one to parts in FP16."""
+    if "complex32" in str(b.attributes.get("dtype")):
+        return Bound.unknown(b.shape, f"{b.name}, a cast to ComplexHalf")
     return of_modulus(b.shape, b.first.size, b.first.lost)
 
 
 def moved(b: Operands) -> list[Bound]:
     """Entries go anywhere."""
-    return [of_modulus(s, over_all(b.tensors, s).amax) for s in b.shapes]
+    made = over_all(b.tensors, ())
+    return [of_modulus(s, made.amax, made.lost) for s in b.shapes]
 
 
 def modulus(b: Operands) -> Bound:
@@ -150,14 +153,14 @@ _MAKERS = frozenset(f"aten.{n}" for n in "view_as_complex complex polar _fft_r2c
 
 
 def complex_values(graph: Graph, constants: Callable[[str], Array]) -> frozenset[str]:
-    """Values that are complex: constants, what operators make of real ones, and what others make of
-    complex ones, that is neither floating nor whole."""
+    """Values that are complex: constants, what operators make of real ones, and what any make of
+    complex ones, if it is not floating; truths are taken for such as well."""
     held = (n for n, v in graph.values.items() if v.kind is Kind.CONSTANT and not v.floating)
     found = {n for n in held if constants(n).dtype.kind == "c"}
     for node in graph.nodes:
         given = node.attributes.values()
         makes = node.op in _MAKERS or "complex" in str(node.attributes.get("dtype"))
         makes |= any(isinstance(number, complex) for number in given)
-        if makes or (node.op in BOUNDS and found.intersection(node.inputs.values())):
+        if makes or found.intersection(node.inputs.values()):
             found.update(o for o in node.outputs if not graph.values[o].floating)
     return frozenset(found)

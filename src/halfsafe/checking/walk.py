@@ -159,14 +159,14 @@ class Walk:
         return frozenset(n for n in found if graph.values[n].kind is Kind.ACTIVATION)
 
     def _complex(self) -> frozenset[str]:
-        """Constants that are complex, and what is neither floating nor whole."""
+        """Constants that are complex, and what comes of them, or begins, and is not floating."""
         values = self.graph.values
         whole = [n for n, v in values.items() if v.kind is Kind.CONSTANT and not v.floating]
         found = {n for n in whole if self.source.array(n).dtype.kind == "c"}
         for node in self.graph.nodes:
             begins = node.op in BEGINS or "complex" in str(node.attributes.get("dtype"))
             begins |= any(isinstance(a, complex) for a in node.attributes.values())
-            if begins or (node.op in COMPLEX and found.intersection(node.inputs.values())):
+            if begins or found.intersection(node.inputs.values()):
                 found.update(o for o in node.outputs if not values[o].floating)
         return frozenset(found)
 
