@@ -91,7 +91,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": WORDS, "use_cache": False,
             "max_seq_len": 32},
     "phi": DECODER,
-    "stablelm": DECODER,
+    "stablelm": {**DECODER, "num_key_value_heads": 4},
     "starcoder2": SHARED,
     "cohere": SHARED,
     "olmo": SHARED,
