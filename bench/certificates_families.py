@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -193,7 +194,8 @@ def examine(name: str) -> dict[str, Any]:
     try:
         claims = halfsafe.certify(model, domain, sample=sample)
     except halfsafe.CaptureError as error:
-        return {"name": name, "refused": str(error).splitlines()[0][:160]}
+        said = re.sub(r"/\S*/site-packages/", "", str(error).splitlines()[0])
+        return {"name": name, "refused": said[:160]}
     seconds = time.perf_counter() - began
     known = [v for v in claims.values.values() if v.bound is not None]
     lost = Counter(v.lost.split(" (")[-1] for v in claims.values.values() if v.bound is None)

@@ -222,4 +222,4 @@ def test_a_division_by_what_is_no_mean_of_it_is_no_part():
             return 2 * length / (length.mean(dim=-1, keepdim=True) - 1e-3)
 
     told = halfsafe.certify(Other().eval(), {"x": (-2, 2)}, sample=torch.zeros(2, 4, 4, 8))
-    assert told.worst[1] > 1e3 or math.isinf(told.worst[1]) or not told.certified
+    assert not told.certified

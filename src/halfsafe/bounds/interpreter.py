@@ -56,7 +56,7 @@ WAITING = 4
 """Of how many values matrices are held that may be asked for their length."""
 
 DEEP = 50
-"""Operators one behind the other that may ask each other for lengths; then one is computed."""
+"""How many operators one behind the other ask each other for lengths; then one is computed."""
 
 SMALL = 2**20
 """Entries up to which what is computed of constants alone is kept."""
@@ -204,8 +204,8 @@ class Interpreter:
         return Bound.between(shape, *ends, by="hulls")
 
     def _part_of_sum(self, node: Node) -> Bound | None:
-        """Of x / sum(x) for x >= 0: no more than 1, and what the sum, and each of n that are other
-        copies, is off as it is stored; of x / mean(x), n."""
+        """Of x / sum(x) for x >= 0: no more than 1, of x / mean(x), n; and what the sum, what is
+        added to it and the one term of another copy of x that x_i is are off as they are stored."""
         part = part_of_sum(self.graph, node)
         if part is None:
             return None
@@ -213,8 +213,7 @@ class Interpreter:
         least = float(divisor.low.min())
         if x.low.min() < 0 or least <= 0:
             return None
-        copies = 0 if part.same else part.terms
-        off = 4 * HALF[0] + 2 * summed(part.terms) + (copies + 3) * HALF[1] / least
+        off = 4 * HALF[0] + 2 * summed(part.terms) + 4 * HALF[1] / least
         shape = self.graph.values[node.outputs[0]].shape
         return Bound.between(shape, 0.0, part.most * (1 + off), by="hulls")
 

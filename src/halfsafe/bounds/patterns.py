@@ -175,12 +175,11 @@ def averaged(graph: Graph, node: Node, arrays: Arrays) -> tuple[str, str, Node] 
 
 
 class Part(NamedTuple):
-    """What x / y may be at most, for y >= sum(x) or mean(x), before rounding; how many are added;
-    and whether they are those of the same x, or of another copy of it."""
+    """What x / y may be at most, for y >= sum(x) or mean(x), before rounding, and how many are
+    added."""
 
     most: float
     terms: int
-    same: bool
 
 
 def part_of_sum(graph: Graph, node: Node) -> Part | None:
@@ -196,8 +195,7 @@ def part_of_sum(graph: Graph, node: Node) -> Part | None:
     if not _alike(graph, node.inputs["self"], x.name):
         return None
     count = x.size // y.size
-    same = _source(graph, node.inputs["self"]) == _source(graph, x.name)
-    return Part(count if below.op in MEANS else 1.0, count, same)
+    return Part(count if below.op in MEANS else 1.0, count)
 
 
 def _at_least(graph: Graph, node: Node | None) -> Node | None:

@@ -18,6 +18,9 @@ from halfsafe.graph import Kind, Node
 from halfsafe.progress import Progress
 from halfsafe.source import Source
 
+DEEP = 50
+"""Lengths that ask each other at most."""
+
 
 class Walk:
     """Bounds of all values, from a domain and the weights."""
@@ -60,8 +63,8 @@ class Walk:
         if not bound.lengths:
             return bound
         depth = 1 + max((self.depth.get(v, 0) for v in node.inputs.values()), default=0)
-        self.depth[name] = depth % 50
-        if depth < 50:
+        self.depth[name] = depth % DEEP
+        if depth < DEEP:
             return bound
         length = bound.length
         return replace(bound, lengths=(lambda: length,))
@@ -194,8 +197,7 @@ class Walk:
         if len(one) != len(whole) or least <= 0 or low.min() < 0 or rounding is not None:
             return None
         n = prod(whole) // prod(one)
-        copies = 0 if total[1][0] == x else n
-        off = 4 * (U + 16 * V) + 2 * sums(n) + (copies + 3) * TINY / least
+        off = 4 * (U + 16 * V) + 2 * sums(n) + 4 * TINY / least
         most = (n if "mean" in total[0].op.lower() else 1) * (1 + off)
         return between(values[node.outputs[0]].shape, 0.0, most)
 
