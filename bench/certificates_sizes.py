@@ -7,7 +7,8 @@ Networks of the sizes that people deploy, with random weights: no bound is the f
 is certified in a process of its own, from which the seconds are, with those in which libraries are
 loaded, and in another that has certified a small one before, so that they are there: `above` is how
 far the peak of that lies above what it held when the network had been built, `above_first` the same
-of the first, and `layer` what the largest of its layers weighs, in MiB.
+of the first, `captured` how much of it is held before the first value is bounded, by the graph that
+torch.export makes, and `layer` what the largest of its layers weighs, in MiB.
 """
 
 # pyright: basic
@@ -106,8 +107,14 @@ def measured(name: str, warm: bool) -> dict[str, Any]:
     weights, layer = _size(model), layer_size(model)
     ids = {"input_ids": torch.randint(2, 1000, (1, found.tokens))}
     before, highest = held(), peak()
+    captured: list[int] = []
+
+    def look(phase: str) -> None:
+        if phase == "bounding" and not captured:
+            captured.append(held())
+
     began = time.perf_counter()
-    told = halfsafe.certify(model, sample=ids)
+    told = halfsafe.certify(model, sample=ids, progress=look)
     seconds = time.perf_counter() - began
     return {
         "name": name,
@@ -121,6 +128,7 @@ def measured(name: str, warm: bool) -> dict[str, Any]:
         "before_mib": round(before / MIB),
         "peak_before_mib": round(highest / MIB),
         "peak_mib": round(peak() / MIB),
+        "captured_mib": round((captured[0] - before) / MIB),
         "above_mib": round((peak() - before) / MIB),
         "values": len(told.values),
         "bounded": sum(v.bound is not None for v in told.values.values()),

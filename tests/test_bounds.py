@@ -264,6 +264,18 @@ def test_a_gain_is_never_under_the_largest_singular_value(shape):
         assert true <= largest_gain(a) <= 1.5 * true
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.float32, np.complex64, np.complex128])
+@pytest.mark.parametrize("shape", [(1, 20), (40, 700), (300, 260)])
+def test_a_gain_is_of_entries_as_they_are_held(dtype, shape):
+    draw = np.random.default_rng(0)
+    a = 3 * draw.normal(size=shape) + (
+        2j * draw.normal(size=shape) if dtype().dtype.kind == "c" else 0
+    )
+    a = a.astype(dtype)
+    true = np.linalg.norm(a.astype(np.result_type(dtype, np.float64)), 2)
+    assert true <= largest_gain(a) <= 1.1 * true
+
+
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1e-25, 1e25), (1e30, 1e15), (1e-20, 1e-20)])
 @pytest.mark.parametrize("spread", [1, 4])
 def test_rows_of_a_large_product_are_no_longer_than_it_says(scales, spread):

@@ -42,34 +42,46 @@ LARGE = 2**16
 
 def largest_gain(matrix: Array) -> float:
     """An upper bound of sigma_max(A): ||G^p||_F^(1/2p), G the smaller Gram matrix and p = 8, since
-    the eigenvalues of G^p are those of G to the p, and none is larger than ||G^p||_F."""
-    frobenius = float(np.sqrt((row_lengths(matrix) ** 2).sum()))
-    if not 1e-140 < frobenius < 1e140:  # of what squares are not held
-        return frobenius * SLACK
-    work = np.float32 if matrix.size > LARGE else np.float64
-    smaller = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    return frobenius * _gain((smaller / frobenius).astype(work, copy=False), POWERS) * SLACK
-
-
-def _gain(a: Array, powers: int) -> float:
-    """Of an A with ||A||_F = 1: sigma(A)^2 = sigma(A A^T), that product computed again and again.
+    the eigenvalues of G^p are those of G to the p, and none is larger than ||G^p||_F.
 
     What A is rounded by, and what n products in sums add, is no more than u and g(n) of ||A||_F^2;
     of complex ones twice that (Higham, section 3.6).
     """
-    is_complex = np.iscomplexobj(a)
-    unit = float(np.finfo(a.dtype).eps) / 2 * (2 if is_complex else 1)
-    gram = np.zeros((len(a), len(a)), np.complex128 if is_complex else np.float64)
+    frobenius = float(np.linalg.norm(row_lengths(matrix)))
+    if not 2.0**-100 < frobenius < 2.0**100:  # which FP32 might not hold
+        return frobenius * SLACK
+    work = _working_type(matrix)
+    unit = float(np.finfo(work).eps) / 2 * (2 if np.iscomplexobj(matrix) else 1)
+    a = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.conj().T
+    size, steps = frobenius, list[tuple[float, float]]()
+    for _ in range(POWERS + 1):  # sigma(A)^2 = sigma(A A^T), of an A over its size
+        off = 1.01 * (min(COLUMNS, a.shape[1]) + 8) * unit
+        a, square = _squared(a, size, work)
+        steps.append((square, off))
+        size = 1.0
+    found = 1.0
+    for square, off in reversed(steps):
+        found = min(sqrt(square * found + off), 1.0 + off)
+    return frobenius * found * SLACK
+
+
+def _working_type(matrix: Array) -> type[np.inexact]:
+    if np.iscomplexobj(matrix):
+        return np.complex64 if matrix.size > LARGE else np.complex128
+    return np.float32 if matrix.size > LARGE else np.float64
+
+
+def _squared(a: Array, size: float, work: type[np.inexact]) -> tuple[Array, float]:
+    """A A^T over its size, and that, of A over its own, some columns of it at a time: of a large
+    one no copy is made."""
+    wide = np.result_type(a, work)
+    gram = np.zeros((len(a), len(a)), np.result_type(work, np.float64))
     for start in range(0, a.shape[1], COLUMNS):
-        part = a[:, start : start + COLUMNS]
+        part = (a[:, start : start + COLUMNS].astype(wide, copy=False) / size).astype(work)
         gram += part @ part.conj().T  # symmetric: half the work
-    off = 1.01 * (min(COLUMNS, a.shape[1]) + 8) * unit
-    size = float(np.linalg.norm(gram))
-    if not powers or not size:
-        return min(sqrt(size + off), 1.0 + off)
-    gram /= size
-    rest = _gain(gram.astype(a.dtype, copy=False), powers - 1)
-    return min(sqrt(size * rest + off), 1.0 + off)
+    square = float(np.linalg.norm(gram))
+    gram /= max(square, 2.0**-1000)
+    return gram.astype(work, copy=False), square
 
 
 def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
@@ -114,7 +126,8 @@ def row_lengths(matrix: Array) -> Array:
     """||a_i||_2 of each row, without a copy of them."""
     made = np.empty(len(matrix))
     for start in range(0, len(matrix), BLOCK):
-        part = matrix[start : start + BLOCK].astype(np.float64, copy=False)
+        part = matrix[start : start + BLOCK]
+        part = (np.abs(part) if np.iscomplexobj(part) else part).astype(np.float64, copy=False)
         made[start : start + BLOCK] = np.sqrt(np.einsum("ij,ij->i", part, part))
     return made
 
@@ -213,7 +226,7 @@ class Symbol:
 
     def gain(self) -> float:
         """An upper bound of sigma(W(f)) for all f."""
-        return self.factor * max(complex_gain(self.at(f)) for f in self.frequencies()) * SLACK
+        return self.factor * max(largest_gain(self.at(f)) for f in self.frequencies()) * SLACK
 
     def likely_gain(self) -> float:
         """About what that is, from some frequencies: no bound."""
@@ -232,13 +245,3 @@ class Symbol:
         """How many the gain takes, about."""
         less, more = sorted(self.shape)
         return 8.0 * less**2 * (more + POWERS * less) * len(self.frequencies())
-
-
-def complex_gain(a: Array) -> float:
-    """The same as `largest_gain` of a complex matrix."""
-    frobenius = float(np.linalg.norm(a))
-    if not 1e-140 < frobenius < 1e140:
-        return frobenius * SLACK
-    work = np.complex64 if a.size > LARGE else np.complex128
-    smaller = a if a.shape[0] <= a.shape[1] else a.conj().T
-    return frobenius * _gain((smaller / frobenius).astype(work, copy=False), POWERS) * SLACK

@@ -23,7 +23,7 @@ from halfsafe.bounds.moving import moved
 from halfsafe.bounds.operands import Computed, Operands
 from halfsafe.bounds.rounding import FLUSHED, ROUNDED, UNIT, summed
 
-WHOLE = 2**22
+WHOLE = 2**20
 """Entries up to which a matrix is held in FP64 while it is looked at."""
 
 WEIGHTS = 2.0**-10
