@@ -77,7 +77,9 @@ def _squared(a: Array, size: float, work: type[np.inexact]) -> tuple[Array, floa
     wide = np.result_type(a, work)
     gram = np.zeros((len(a), len(a)), np.result_type(work, np.float64))
     for start in range(0, a.shape[1], COLUMNS):
-        part = (a[:, start : start + COLUMNS].astype(wide, copy=False) / size).astype(work)
+        part = (a[:, start : start + COLUMNS].astype(wide, copy=False) / size).astype(
+            work, copy=False
+        )
         gram += part @ part.conj().T  # symmetric: half the work
     square = float(np.linalg.norm(gram))
     gram /= max(square, 2.0**-1000)
@@ -88,8 +90,8 @@ def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
     """A B, for a matrix B or a diagonal, and how much longer its rows may be; of large matrices in
     FP32, whose sums are off by g(n) ||a_i||_2 ||B||_F in length."""
     if b.ndim == 1:
-        return a * b, np.zeros(len(a))
-    amax, bmax = (float(max(x.max(initial=0.0), -x.min(initial=0.0))) for x in (a, b))
+        return a * b.astype(np.float64), np.zeros(len(a))
+    amax, bmax = (max(float(x.max(initial=0)), -float(x.min(initial=0))) for x in (a, b))
     narrow = max(amax, bmax) < 2.0**100 and 2.0**-40 < amax * bmax * len(b) < 2.0**80
     if b.size <= LARGE or not narrow:
         return a @ b.astype(np.float64), np.zeros(len(a))
@@ -103,11 +105,13 @@ def multiplied(a: Array, b: Array) -> tuple[Array, Array]:
     return made, relative * row_lengths(a) * size + flushed
 
 
-def narrowed(rows: Array, radius: float) -> tuple[Array, Array]:
-    """Rows of a form as they are held, a matrix in FP32, and how far off that makes an entry."""
+def narrowed(rows: Array, radius: float, lengths: Array | None = None) -> tuple[Array, Array]:
+    """Rows of a form as they are held, a matrix in FP32, and how far off that makes an entry; of
+    some lengths, if these are known."""
     if rows.ndim == 1:
         return rows, np.zeros(len(rows))
-    off = UNIT * row_lengths(rows) + 2.0**-149 * sqrt(rows.shape[1])
+    lengths = row_lengths(rows) if lengths is None else lengths
+    off = UNIT * lengths + 2.0**-149 * sqrt(rows.shape[1])
     return rows.astype(np.float32), radius * off * SLACK
 
 

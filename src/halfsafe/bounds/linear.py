@@ -213,13 +213,15 @@ class Matrix:
         reach, held = np.zeros(self.rows), None
         if keep and len(parts) == 1:
             held = np.empty((self.rows, form.rows.shape[-1]), np.float32)
-        for rows, weight in self.blocks():
+        for start in range(0, self.rows, BLOCK):
+            rows = slice(start, min(start + BLOCK, self.rows))
             for part, column in zip(parts, columns, strict=True):
-                chosen = weight if column.all() else weight[:, column]
+                chosen = self.weight[rows] if column.all() else self.weight[rows, column]
                 product, off = multiplied(chosen, part)
-                reach[rows] += form.radius * (row_lengths(product) + off)
+                lengths = row_lengths(product)
+                reach[rows] += form.radius * (lengths + off)
                 if held is not None:
-                    held[rows], lost = narrowed(product, form.radius)
+                    held[rows], lost = narrowed(product, form.radius, lengths)
                     errors[rows] += lost + form.radius * off
         return reach, errors, held
 
