@@ -128,6 +128,10 @@ FEW: dict[str, Any] = {"count": 200, "seconds": 60.0}
 """How many inputs, and for how long at most, tell with --quick how near bounds are."""
 
 
+DRAWN = 1_500.0
+"""For how many seconds at most inputs are drawn with --drawn, others than those of before."""
+
+
 class Sentences(nn.Module):
     """A text encoder with the mean over tokens and the norm that its package puts behind."""
 
@@ -292,7 +296,7 @@ def row(name: str, folder: Path, how: str) -> dict[str, Any]:
     attacks = {**SLOW.get(name, USUAL), "most": found.most}
     count = FEW["count"] if how == "--quick" else COUNT
     attacks |= {"seconds": FEW["seconds"]} if how == "--quick" else {}
-    attacks |= {"targets": 0} if how == "--drawn" else {}
+    attacks |= {"targets": 0, "seed": 1, "seconds": DRAWN} if how == "--drawn" else {}
     made["drawn" if how == "--drawn" else "attacks"] = tried(
         lambda: attacked(attack(found.model, found.samples[0], claims, count, **attacks))
     )
