@@ -17,6 +17,9 @@ from halfsafe.bounds.rounding import ROUNDED, STEPS
 GELU, SILU, MISH, HARDSWISH = -0.1701, -0.2785, -0.3089, -0.3751
 """No more than the least value of each: at -0.75, -1.28, -1.19 and -1.5."""
 
+HALF_OPEN = 0.5 * (1 - 2 * ROUNDED)
+"""No more than a gate is at 0, as it is computed."""
+
 SELU = 1.6732632423543772, 1.0507009873554805
 """What SELU is multiplied by under 0, and everywhere."""
 
@@ -50,13 +53,15 @@ def softplus(b: Operands) -> Bound:
 
 def gate(lowest: float, *, even: bool = False) -> Callable[[Operands], Bound]:
     """x g(x) with 0 <= g <= 1: between its least value and x, and 0 where x is negative;
-    ||x g(x)||_2 <= ||x||_2. If g - 1/2 is odd, x g(x) - x / 2 is even, and from 0 to |x| / 2."""
+    ||x g(x)||_2 <= ||x||_2. If g - 1/2 is odd, x g(x) - x / 2 is even, and from 0 to |x| / 2.
+    Where it has a least value g >= 1/2 for x >= 0, and 1 of a ReLU, of which that is 0."""
     return lambda b: gated(b.first, lowest, even=even)
 
 
 def gated(x: Bound, lowest: float, *, even: bool = False) -> Bound:
     """The same of a bound."""
-    low = np.where(x.low >= 0, 0.0, np.maximum(x.low, lowest))
+    least = 0.0 if lowest == -inf else HALF_OPEN if lowest else 1.0
+    low = np.where(x.low >= 0, least * x.low, np.maximum(x.low, lowest))
     made = Bound.between(x.shape, low, np.maximum(x.high, 0.0), x.lost)
     halves = even and x.form is not None
     return replace(under(made, x, 1.0), even=halves)

@@ -21,8 +21,9 @@ def gated(lowest: float, *, even: bool = True) -> Callable[[Call], Known]:
 
 
 def gate_of(shape: tuple[int, ...], x: Known, lowest: float, *, even: bool) -> Known:
-    """The same of what is known."""
-    low = np.where(x.low >= 0, 0.0, np.maximum(x.low, lowest))
+    """The same of what is known; g is 1/2 at least for x >= 0, and 1 of a ReLU."""
+    open_by = 1.0 if lowest == 0 else 0.499
+    low = np.where(x.low >= 0, open_by * x.low, np.maximum(x.low, lowest))
     made = under(between(shape, low, np.maximum(x.high, 0.0), x.lost), x, 1.0)
     return replace(made, even=even and x.form is not None)
 
