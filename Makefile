@@ -70,6 +70,7 @@ bench: $(READY) peers
 	$(BIN)/python -m bench.recipes
 	$(BIN)/python -m bench.certificates
 	$(BIN)/python -m bench.certificates_families
+	$(BIN)/python -m bench.certificates_pieces
 	$(BIN)/python -m bench.certificates_sizes
 	$(BIN)/python -m bench.lies
 	$(BIN)/python -m bench.random_graphs

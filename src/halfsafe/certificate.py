@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import ROUND_CEILING, Decimal, localcontext
 from math import isfinite
 from pathlib import Path
@@ -78,7 +78,8 @@ class Certificate:
 
     `fingerprint` is of the operators with their constants. A domain is an interval for each input,
     None for one that may be anything, as token ids are. `refined` are operators whose gains were
-    computed sharply, and `ended` says in words why no more were, where there was no time.
+    computed sharply, `cuts` into how many pieces each entry of an input was cut, and `ended` says
+    in words why no more was done, where there was no time.
     """
 
     model: str
@@ -87,6 +88,7 @@ class Certificate:
     domain: Mapping[str, tuple[float, float] | None]
     values: Mapping[str, Bounded]
     refined: tuple[str, ...] = ()
+    cuts: Mapping[str, int] = field(default_factory=dict[str, int])
     ended: str = ""
 
     @property
@@ -155,6 +157,7 @@ class Certificate:
             domain={n: None if d is None else (d[0], d[1]) for n, d in data["domain"].items()},
             values={name: Bounded(**value) for name, value in data["values"].items()},
             refined=tuple(data.get("refined", ())),
+            cuts=dict(data.get("cuts", {})),
             ended=data.get("ended", ""),
         )
 

@@ -84,6 +84,7 @@ def certificate_of(
         values=_constants(source)
         | {n: _told(source, n, bound) for n, bound in found.bounds.items() if n not in left},
         refined=found.operators,
+        cuts=found.cuts,
         ended=found.ended,
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf, pi
 
 import numpy as np
+from scipy.special import expit, ndtr
 
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.gains import Array
@@ -14,14 +15,30 @@ from halfsafe.bounds.operands import Operands
 from halfsafe.bounds.patches import of_parts
 from halfsafe.bounds.rounding import ROUNDED, STEPS
 
-GELU, SILU, MISH, HARDSWISH = -0.1701, -0.2785, -0.3089, -0.3751
-"""No more than the least value of each: at -0.75, -1.28, -1.19 and -1.5."""
 
-HALF_OPEN = 0.5 * (1 - 2 * ROUNDED)
-"""No more than a gate is at 0, as it is computed."""
+@dataclass(frozen=True)
+class Gate:
+    """x g(x) with 0 <= g(x) <= 1, which falls up to some x, where it is `least` or more, and rises
+    from there. It is `even` if g - 1/2 is odd; kernels differ by an `error`."""
+
+    function: Callable[[Array], Array]
+    at: float
+    least: float
+    even: bool = True
+    error: float = 1e-6
+
+
+RELU = Gate(lambda x: np.maximum(x, 0.0), 0.0, 0.0, error=0.0)
+GELU = Gate(lambda x: x * ndtr(x), -0.752, -0.1701, error=6e-4)  # its form with tanh is as near
+SILU = Gate(lambda x: x * expit(x), -1.2785, -0.2785)
+MISH = Gate(lambda x: x * np.tanh(np.logaddexp(0.0, x)), -1.1924, -0.3089, even=False)
+HARDSWISH = Gate(lambda x: x * np.clip(x / 6 + 0.5, 0.0, 1.0), -1.5, -0.3751)
 
 SELU = 1.6732632423543772, 1.0507009873554805
 """What SELU is multiplied by under 0, and everywhere."""
+
+FAR = 2.0**20
+"""An angle, up to which a sine is told from it: kernels in FP32 turn it by whole turns first."""
 
 ANGLE = pi + 1e-6
 """The largest angle, as it is stored."""
@@ -51,20 +68,28 @@ def softplus(b: Operands) -> Bound:
     return Bound.between(b.shape, np.maximum(x.low, 0.0), high, x.lost)
 
 
-def gate(lowest: float, *, even: bool = False) -> Callable[[Operands], Bound]:
-    """x g(x) with 0 <= g <= 1: between its least value and x, and 0 where x is negative;
-    ||x g(x)||_2 <= ||x||_2. If g - 1/2 is odd, x g(x) - x / 2 is even, and from 0 to |x| / 2.
-    Where it has a least value g >= 1/2 for x >= 0, and 1 of a ReLU, of which that is 0."""
-    return lambda b: gated(b.first, lowest, even=even)
+def gate(kind: Gate) -> Callable[[Operands], Bound]:
+    """x g(x), from the ends of the interval and its least value; ||x g(x)||_2 <= ||x||_2. If g
+    - 1/2 is odd, x g(x) - x / 2 is even, and from 0 to |x| / 2."""
+    return lambda b: gated(b.first, kind)
 
 
-def gated(x: Bound, lowest: float, *, even: bool = False) -> Bound:
+def gated(x: Bound, kind: Gate) -> Bound:
     """The same of a bound."""
-    least = 0.0 if lowest == -inf else HALF_OPEN if lowest else 1.0
-    low = np.where(x.low >= 0, least * x.low, np.maximum(x.low, lowest))
-    made = Bound.between(x.shape, low, np.maximum(x.high, 0.0), x.lost)
-    halves = even and x.form is not None
-    return replace(under(made, x, 1.0), even=halves)
+    off = (kind.error + (STEPS - 1) * np.where(np.isfinite(x.size), x.size, 0.0)) * (kind.error > 0)
+    ends = [_at(end, kind.function) for end in (x.low, x.high)]
+    least = np.where(x.low >= kind.at, ends[0], np.where(x.high <= kind.at, ends[1], kind.least))
+    low = np.maximum(least - off, np.minimum(x.low, 0.0))
+    low = np.where(x.low >= 0, np.maximum(low, 0.0), np.maximum(low, kind.least))
+    high = np.minimum(np.maximum(*ends) + off, np.maximum(x.high, 0.0))
+    made = under(Bound.between(x.shape, low, high, x.lost), x, 1.0)
+    return replace(made, even=kind.even and x.form is not None)
+
+
+def _at(x: Array, function: Callable[[Array], Array]) -> Array:
+    """f(x), which comes to 0 where x has no end below."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(np.isneginf(x), 0.0, function(x))
 
 
 def under(made: Bound, x: Bound, factor: float) -> Bound:
@@ -78,7 +103,7 @@ def under(made: Bound, x: Bound, factor: float) -> Bound:
 
 def rectified(b: Operands) -> Bound:
     """max(x, 0); ||relu(x)||_2 <= ||x||_2."""
-    return gate(0.0, even=True)(b)
+    return gated(b.first, RELU)
 
 
 def within(low: float, high: float) -> Callable[[Operands], Bound]:
@@ -87,13 +112,16 @@ def within(low: float, high: float) -> Callable[[Operands], Bound]:
 
 
 def swish(b: Operands) -> Bound:
-    """x sigmoid(a x), which is no less than that of a = 1 over a, for a > 0."""
-    return _swished(b.first, b.number("slope"))
-
-
-def _swished(x: Bound, slope: float | None) -> Bound:
-    slope = 1.0 if slope is None else slope
-    return gated(x, SILU / slope * (1 + 2 * ROUNDED) if slope > 0 else -inf, even=slope > 0)
+    """x sigmoid(a x), for a > 0 that of a = 1 over a; for others between x and 0."""
+    slope, x = b.number("slope"), b.first
+    a = 1.0 if slope is None else slope
+    if a <= 0:
+        made = Bound.between(x.shape, np.minimum(x.low, 0.0), np.maximum(x.high, 0.0), x.lost)
+        return under(made, x, 1.0)
+    error = SILU.error + 3 * ROUNDED / a  # of a number that is stored
+    return gated(
+        x, Gate(lambda x: x * expit(a * x), SILU.at / a, SILU.least / a - error, error=error)
+    )
 
 
 def gated_unit(b: Operands) -> Bound:
@@ -243,6 +271,27 @@ def defined(function: Callable[[Array], Array], least: float, most: float,
     return bound
 
 
+def turning(phase: float) -> Callable[[Operands], Bound]:
+    """sin(x + p), from the ends of the interval and whether a crest or a trough is between."""
+
+    def bound(b: Operands) -> Bound:
+        x = b.first
+        if x.amax > FAR:
+            return Bound.between(b.shape, -1.0, 1.0)
+        low, high = x.low + phase - 1e-6, x.high + phase + 1e-6
+        ends = np.sin(low), np.sin(high)
+        least = np.where(_passes(low, high, -pi / 2), -1.0, np.minimum(*ends) - 1e-6)
+        most = np.where(_passes(low, high, pi / 2), 1.0, np.maximum(*ends) + 1e-6)
+        return Bound.between(b.shape, np.maximum(least, -1.0), np.minimum(most, 1.0))
+
+    return bound
+
+
+def _passes(low: Array, high: Array, angle: float) -> Array:
+    """Whether an interval has an angle in it, turned by any number of whole turns."""
+    return np.floor((high - angle) / (2 * pi)) >= np.ceil((low - angle) / (2 * pi))
+
+
 def remainder(b: Operands) -> Bound:
     """a - n b: no larger than b; of the sign of one of them."""
     x, y = b["self"], b["other"]
@@ -277,7 +326,7 @@ def rounded(b: Operands) -> Bound:
     return rising(lambda x: np.round(x, int(digits)))(b)
 
 
-def biased_gate(lowest: float) -> Callable[[Operands], Bound]:
+def biased_gate(kind: Gate) -> Callable[[Operands], Bound]:
     """x g(x) of the sum with a bias."""
 
     def bound(b: Operands) -> Bound:
@@ -285,7 +334,7 @@ def biased_gate(lowest: float) -> Callable[[Operands], Bound]:
         if "bias" in b:
             ends = x.low + b["bias"].low, x.high + b["bias"].high
             x = Bound.between(b.shape, *ends, x.lost or b["bias"].lost).stored(ROUNDED, 2.0**-25)
-        made = gated(x, lowest, even=True)  # kernels of tanh may pass 1 by some steps of FP32
+        made = gated(x, kind)  # kernels of tanh may pass 1 by some steps of FP32
         off = (STEPS - 1) * x.amax if x.is_finite else 0.0
         return Bound.between(b.shape, made.low - off, made.high + off, made.lost)
 

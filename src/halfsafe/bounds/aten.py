@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import pi
 
 import numpy as np
 
@@ -46,10 +47,10 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     a.rectified: ["relu"],
     f.magnitude: ["abs"],
     f.negated: ["neg"],
-    a.gate(GELU, even=True): ["gelu"],
-    a.gate(SILU, even=True): ["silu"],
+    a.gate(GELU): ["gelu"],
+    a.gate(SILU): ["silu"],
     a.gate(MISH): ["mish"],
-    a.gate(HARDSWISH, even=True): ["hardswish"],
+    a.gate(HARDSWISH): ["hardswish"],
     a.gated_unit: ["glu"],
     a.leaky(0.01): ["leaky_relu"],
     a.learned: ["prelu"],
@@ -77,7 +78,9 @@ _BY_FAMILY: Mapping[Family, Sequence[str]] = {
     recurrent.lstm: ["lstm"],
     recurrent.gru: ["gru"],
     recurrent.rnn: ["rnn_tanh"],
-    a.within(-1.0, 1.0): ["sin", "cos", "erf", "sign", "frac"],
+    a.turning(0.0): ["sin"],
+    a.turning(pi / 2): ["cos"],
+    a.within(-1.0, 1.0): ["erf", "sign", "frac"],
     a.within(0.0, 2.0): ["erfc"],
     a.within(-a.ANGLE, a.ANGLE): ["asin", "acos", "atan2"],
     a.remainder: ["fmod", "remainder"],

@@ -65,13 +65,12 @@ def largest_gain(matrix: Array) -> float:
     return frobenius * found * SLACK
 
 
-def _working_type(matrix: Array) -> type[np.inexact]:
-    if np.iscomplexobj(matrix):
-        return np.complex64 if matrix.size > LARGE else np.complex128
-    return np.float32 if matrix.size > LARGE else np.float64
+def _working_type(matrix: Array) -> np.dtype[Any]:
+    single, double = ("c8", "c16") if np.iscomplexobj(matrix) else ("f4", "f8")
+    return np.dtype(single if matrix.size > LARGE else double)
 
 
-def _squared(a: Array, size: float, work: type[np.inexact]) -> tuple[Array, float]:
+def _squared(a: Array, size: float, work: np.dtype[Any]) -> tuple[Array, float]:
     """A A^T over its size, and that, of A over its own, some columns of it at a time: of a large
     one no copy is made."""
     wide = np.result_type(a, work)

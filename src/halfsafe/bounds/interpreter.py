@@ -78,13 +78,14 @@ class Constants(Protocol):
 
 
 class Interpreter:
-    """One walk over a graph."""
+    """One walk over a graph; of some values intervals may be `known` from elsewhere."""
 
     def __init__(
         self,
         network: Constants,
         domain: Mapping[str, Bound],
         gains: Gains | None = None,
+        known: Mapping[str, Bound] | None = None,
     ) -> None:
         self.network, self.graph = network, network.graph
         self.bounds: dict[str, Bound] = dict(domain)
@@ -95,6 +96,7 @@ class Interpreter:
         self._complex = complex_values(self.graph, network.array)
         self._has_pictures = any("conv" in node.op.lower() for node in self.graph.nodes)
         self._gains = Gains() if gains is None else gains
+        self._known = known or {}
 
     def walk(self, progress: Progress = lambda _: None) -> dict[str, Bound]:
         """Bounds of all inputs and computed floating values, those of constants alone as well."""
@@ -102,6 +104,8 @@ class Interpreter:
         for i, node in enumerate(self.graph.nodes):
             progress("bounding")
             for name, bound in zip(node.outputs, self._outputs(node), strict=True):
+                known = self._known.get(name)
+                bound = bound if known is None else bound.meeting(known)
                 self.bounds[name] = self._shallow(name, node, bound)
             for value in node.inputs.values():
                 if last[value] == i and value in self.bounds:

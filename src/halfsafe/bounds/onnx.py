@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import pi
 
 import numpy as np
 
@@ -44,10 +45,10 @@ _BY_FAMILY: Mapping[Family, str] = {
     a.rectified: "Relu",
     f.magnitude: "Abs",
     f.negated: "Neg",
-    a.gate(GELU, even=True): "Gelu ms:Gelu",
+    a.gate(GELU): "Gelu ms:Gelu",
     a.biased_gate(GELU): "ms:FastGelu ms:BiasGelu",
     a.gate(MISH): "Mish",
-    a.gate(HARDSWISH, even=True): "HardSwish",
+    a.gate(HARDSWISH): "HardSwish",
     a.swish: "Swish ms:QuickGelu",
     a.leaky(0.01): "LeakyRelu",
     a.learned: "PRelu",
@@ -69,7 +70,9 @@ _BY_FAMILY: Mapping[Family, str] = {
     a.rising(np.ceil): "Ceil",
     a.rounded: "Round",
     a.rising(lambda x: 1 / (1 + np.exp(-x)), error=1e-6): "Sigmoid",
-    a.within(-1.0, 1.0): "Sin Cos Erf Sign",
+    a.turning(0.0): "Sin",
+    a.turning(pi / 2): "Cos",
+    a.within(-1.0, 1.0): "Erf Sign",
     a.within(-a.ANGLE, a.ANGLE): "Asin Acos",
     a.within(0.0, 1.0): "HardSigmoid Hardmax EyeLike",
     a.remainder: "Mod",

@@ -1,34 +1,38 @@
 """Makes bounds tighter where they are the one thing in the way, as long as there is time.
 
-A gain of a convolution is bounded in a moment, and within some percent in a thousand times as long
-(`gains.sharp_gain`). So a network is gone through with the first; where a value is left that may be
-larger than FP16 holds, the convolutions on the way to it whose gains were asked for are told
-sharply, those first that promise most bits a second, and twice as many each time. It ends when all
-fits, when no convolution is left, or when there is no time for the next.
+A network is gone through with inequalities that cost little. Where a value is left that may be
+larger than FP16 holds, two things are tried of what is on the way to it. Intervals of inputs of few
+entries are cut into pieces, four times as many each time (`splitting`). Then gains of convolutions,
+which are bounded in a moment, and within some percent in a thousand times as long
+(`gains.sharp_gain`), are told sharply, those first that promise most bits a second, and twice as
+many each time. It ends when all fits, when nothing is left, or when there is no time for the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
 
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.interpreter import Constants, Interpreter
 from halfsafe.bounds.sharpening import Gains
+from halfsafe.bounds.splitting import PIECES, hulls, that_can_be_cut
 from halfsafe.formats import FLOAT16
-from halfsafe.graph import Graph
 from halfsafe.progress import Progress
 
 FIRST = 4
-"""How many convolutions are told sharply at first."""
+"""How many convolutions are told sharply at first, and pieces are made."""
 
 
 @dataclass(frozen=True)
 class Refined:
-    """What is known of every value, for which operators sharply, and how that ended, in words."""
+    """What is known of every value, for which operators sharply, by how many pieces along each
+    entry of an input, and how that ended, in words."""
 
     bounds: dict[str, Bound]
     operators: tuple[str, ...] = ()
+    cuts: Mapping[str, int] = field(default_factory=dict[str, int])
     ended: str = ""
 
 
@@ -39,43 +43,95 @@ def refined(
     progress: Progress = lambda _: None,
 ) -> Refined:
     """Bounds of all values, refined for so long at most where FP16 does not hold them."""
-    gains = Gains(promises=seconds > 0)
-    bounds = Interpreter(network, domain, gains).walk(progress)
-    gains.deadline = gains.clock() + seconds
-    count, ended = FIRST, ""
-    while seconds > 0 and (todo := _promising(network.graph, bounds, gains)):
-        chosen = _in_time(todo, gains, gains.deadline - gains.clock())[:count]
-        if not chosen:
-            ended = f"{len(todo)} convolutions were not refined: {seconds:g} seconds are too few"
-            break
-        progress("refining")
-        gains.sharp.update(chosen)
-        bounds, count = Interpreter(network, domain, gains).walk(progress), 2 * count
-    return Refined(bounds, tuple(sorted(gains.sharp)), ended)
+    found = _Refining(network, domain, seconds, progress)
+    if seconds > 0:
+        found.cut()
+        found.sharpen()
+    operators = tuple(sorted(found.gains.sharp))
+    return Refined(found.bounds, operators, found.cuts, "; ".join(found.ended))
 
 
-def _promising(graph: Graph, bounds: Mapping[str, Bound], gains: Gains) -> list[str]:
-    """Convolutions on the way to a value that may be too large, those first that promise most."""
-    needed = {
-        name
-        for name, bound in bounds.items()
-        if graph.values[name].bounded and bound.is_finite and bound.amax > FLOAT16.max
-    }
-    found: list[str] = []
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.outputs):
-            needed.update(node.inputs.values())
-            if node.name in gains.promises and node.name not in gains.sharp:
-                found.append(node.name)
-    each = gains.promises
-    return sorted(found, key=lambda name: each[name].seconds / each[name].bits)
+class _Refining:
+    """What is known so far, and what it took."""
 
+    def __init__(
+        self, network: Constants, domain: Mapping[str, Bound], seconds: float, progress: Progress
+    ) -> None:
+        self.network, self.domain, self.progress = network, domain, progress
+        self.gains = Gains(promises=seconds > 0)
+        self.known: dict[str, Bound] = {}
+        self.cuts: dict[str, int] = {}
+        self.ended: list[str] = []
+        self._seconds, began = seconds, self.gains.clock()
+        self.bounds = self._walk()
+        self._piece = self.gains.clock() - began
+        self.gains.deadline = self.gains.clock() + seconds
 
-def _in_time(names: list[str], gains: Gains, seconds: float) -> list[str]:
-    """Those of which the gains can be told within a time."""
-    chosen: list[str] = []
-    for name in names:
-        seconds -= gains.promises[name].seconds
-        if seconds > 0:
-            chosen.append(name)
-    return chosen
+    def _walk(self) -> dict[str, Bound]:
+        return Interpreter(self.network, self.domain, self.gains, self.known).walk(self.progress)
+
+    @property
+    def _left(self) -> float:
+        return self.gains.deadline - self.gains.clock()
+
+    def cut(self) -> None:
+        """Cuts inputs on the way to values that do not fit; a piece takes no longer than a walk."""
+        count = FIRST
+        while count <= PIECES and (names := self._on_the_way(that_can_be_cut(self.domain))):
+            if len(names) * count * self._piece > self._left:
+                self.ended.append(f"{', '.join(names)}: not cut into {count} pieces, for which "
+                                  f"{self._seconds:g} seconds are too few")  # fmt: skip
+                break
+            self.progress("refining")
+            began, made = self.gains.clock(), 0
+            for name in names:
+                entries = prod(self.domain[name].shape)
+                self.cuts[name] = max(2, round(count ** (1 / entries)))
+                self.known |= hulls(self.network, self.domain, name, self.cuts[name])
+                made += self.cuts[name] ** entries
+            self._piece = (self.gains.clock() - began) / made
+            self.bounds, count = self._walk(), 4 * count
+
+    def sharpen(self) -> None:
+        """Tells gains of convolutions sharply, more of them each time."""
+        count, gains = FIRST, self.gains
+        while todo := self._promising():
+            chosen = self._in_time(todo)[:count]
+            if not chosen:
+                self.ended.append(f"{len(todo)} convolutions were not refined: "
+                                  f"{self._seconds:g} seconds are too few")  # fmt: skip
+                break
+            self.progress("refining")
+            gains.sharp.update(chosen)
+            self.bounds, count = self._walk(), 2 * count
+
+    def _promising(self) -> list[str]:
+        """Convolutions on the way to a value that may be too large, those first that promise
+        most."""
+        each = self.gains.promises
+        found = self._on_the_way(n for n in each if n not in self.gains.sharp)
+        return sorted(found, key=lambda name: each[name].seconds / each[name].bits)
+
+    def _in_time(self, names: list[str]) -> list[str]:
+        """Those of which the gains can be told within the time that is left."""
+        chosen: list[str] = []
+        left = self._left
+        for name in names:
+            left -= self.gains.promises[name].seconds
+            if left > 0:
+                chosen.append(name)
+        return chosen
+
+    def _on_the_way(self, names: Iterable[str]) -> list[str]:
+        """Operators and inputs from which a value comes that may be larger than FP16 holds."""
+        graph = self.network.graph
+        needed = {
+            name
+            for name, bound in self.bounds.items()
+            if graph.values[name].bounded and bound.is_finite and bound.amax > FLOAT16.max
+        }
+        for node in reversed(graph.nodes):
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs.values())
+                needed.add(node.name)
+        return [name for name in names if name in needed]

@@ -55,7 +55,7 @@ def check(
     source = open_model(model, first, runs=False)
     why = _misfits(told, source)
     if not why:
-        known = Walk(source, told.domain, told.refined).known(progress)
+        known = Walk(source, told.domain, told.refined, told.cuts).known(progress)
         why = [line for name in told.values if (line := _unconfirmed(told, name, known, source))]
         why += _left_out(told, source, known)
         fits = all(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import inf
+from math import inf, sqrt
 
 import numpy as np
+from scipy.special import erf
 
 from halfsafe.checking.arithmetic import times_form
 from halfsafe.checking.boxes import all_of, beside
@@ -14,17 +15,45 @@ from halfsafe.checking.calls import Call
 from halfsafe.checking.known import TINY, Array, Known, U, V, between, rounded
 
 
-def gated(lowest: float, *, even: bool = True) -> Callable[[Call], Known]:
-    """x g(x), 0 <= g <= 1; `even` if g - 1/2 is odd."""
-
-    return lambda c: gate_of(c.shape, c.first, lowest, even=even)
+def _hard(x: Array) -> Array:
+    return x * np.minimum(np.maximum(x + 3, 0.0), 6.0) / 6
 
 
-def gate_of(shape: tuple[int, ...], x: Known, lowest: float, *, even: bool) -> Known:
-    """The same of what is known; g is 1/2 at least for x >= 0, and 1 of a ReLU."""
-    open_by = 1.0 if lowest == 0 else 0.499
-    low = np.where(x.low >= 0, open_by * x.low, np.maximum(x.low, lowest))
-    made = under(between(shape, low, np.maximum(x.high, 0.0), x.lost), x, 1.0)
+GATES: Mapping[str, tuple[Callable[[Array], Array], float, float, float]] = {
+    "relu": (lambda x: np.maximum(x, 0.0), 0.0, 0.0, 0.0),
+    "gelu": (lambda x: x * (1 + erf(x / sqrt(2))) / 2, -0.752, -0.1701, 6e-4),
+    "silu": (lambda x: x / (1 + np.exp(-x)), -1.2785, -0.2785, 1e-6),
+    "hardswish": (_hard, -1.5, -0.3751, 1e-6),
+    "mish": (lambda x: x * np.tanh(np.logaddexp(0.0, x)), -1.1924, -0.3089, 1e-6),
+}
+"""x g(x), 0 <= g <= 1: where it turns, no more than what it is there, and what kernels add."""
+
+
+def gated(name: str) -> Callable[[Call], Known]:
+    """One of these; of all but one g - 1/2 is odd."""
+    return lambda c: gate_of(c.shape, c.first, *GATES[name], even=name != "mish")
+
+
+def gate_of(
+    shape: tuple[int, ...],
+    x: Known,
+    f: Callable[[Array], Array],
+    turn: float,
+    lowest: float,
+    error: float,
+    *,
+    even: bool,
+) -> Known:
+    """What falls and then rises lies between its ends, and its least value if it turns there."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        ends = [np.where(np.isneginf(end), 0.0, f(end)) for end in (x.low, x.high)]
+    more = np.where(np.isfinite(x.size), x.size, 0.0)
+    more = error + 32 * V * more if error else 0.0
+    turns = (x.low < turn) & (x.high > turn)
+    low = np.where(turns, lowest, np.minimum(*ends) - more)
+    low = np.maximum(low, np.where(x.low >= 0, 0.0, np.maximum(x.low, lowest)))
+    high = np.minimum(np.maximum(*ends) + more, np.maximum(x.high, 0.0))
+    made = under(between(shape, low, high, x.lost), x, 1.0)
     return replace(made, even=even and x.form is not None)
 
 
@@ -41,7 +70,11 @@ def swish(c: Call) -> Known:
     slope = c.number("slope")
     if slope is None or slope <= 0:
         return c.unknown()
-    return gate_of(c.shape, c.first, -0.2785 / slope * (1 + 2 * U), even=True)
+    error = 1e-6 + 3 * U / slope
+    turn, lowest = -1.2785 / slope, -0.2785 / slope - error
+    return gate_of(
+        c.shape, c.first, lambda x: x / (1 + np.exp(-slope * x)), turn, lowest, error, even=True
+    )
 
 
 def biased_gate(c: Call) -> Known:
@@ -51,7 +84,7 @@ def biased_gate(c: Call) -> Known:
         bias = c["bias"]
         x = between(c.shape, x.low + bias.low, x.high + bias.high, x.lost or bias.lost)
         x = rounded(x, U + 16 * V, TINY)
-    made = gate_of(c.shape, x, -0.1701, even=False)
+    made = gate_of(c.shape, x, *GATES["gelu"], even=False)
     off = 32 * V * x.amax if np.isfinite(x.amax) else 0.0
     return between(c.shape, made.low - off, made.high + off, x.lost)
 
@@ -244,6 +277,24 @@ def falling(f: Callable[[Array], Array], *, below: bool = False) -> Callable[[Ca
 def within(low: float, high: float) -> Callable[[Call], Known]:
     """Between two numbers, whatever comes in."""
     return lambda c: between(c.shape, low, high)
+
+
+def wave(f: Callable[[Array], Array], crest: float) -> Callable[[Call], Known]:
+    """A sine or cosine, whose crests are at an angle and whole turns from it, troughs between."""
+
+    def rule(c: Call) -> Known:
+        x = c.first
+        if not x.amax <= 2.0**21:
+            return between(c.shape, -1.0, 1.0)
+        ends = [f(x.low), f(x.high)]
+        low, high = (end - crest for end in (x.low, x.high))
+        to_crest, to_trough = (-(low - half) % (2 * np.pi) for half in (0.0, np.pi))
+        width = high - low + 1e-6
+        top = np.where(to_crest <= width, 1.0, np.minimum(np.maximum(*ends) + 1e-6, 1.0))
+        bottom = np.where(to_trough <= width, -1.0, np.maximum(np.minimum(*ends) - 1e-6, -1.0))
+        return between(c.shape, bottom, top)
+
+    return rule
 
 
 def magnitude(c: Call) -> Known:

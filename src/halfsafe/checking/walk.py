@@ -21,6 +21,16 @@ from halfsafe.source import Source
 DEEP = 50
 """Lengths that ask each other at most."""
 
+BOXES = 1_000
+"""Of a grid over an input that a certificate may ask for."""
+
+
+def _half(ends: Array) -> Array:
+    """In FP16, where that holds them."""
+    with np.errstate(over="ignore"):
+        half = ends.astype(np.float16).astype(np.float64)
+    return np.where(np.isfinite(half), half, ends)
+
 
 class Walk:
     """Bounds of all values, from a domain and the weights."""
@@ -30,25 +40,33 @@ class Walk:
         source: Source,
         domain: Mapping[str, tuple[float, float] | None],
         refined: Iterable[str] = (),
+        cuts: Mapping[str, int] | None = None,
     ) -> None:
         self.source, self.graph, self.refined = source, source.graph, frozenset(refined)
+        self.cuts, self.hulls = cuts or {}, dict[str, tuple[Array, Array]]()
         self.bounds: dict[str, Known] = {}
         self.arrays: dict[str, Array] = {}
         self.depth: dict[str, int] = {}
         self.fixed, self.complex = self._constant(), self._complex()
         for name in self.graph.inputs:
-            value, ends = self.graph.values[name], domain[name] or (-inf, inf)
-            if value.floating and value.bounded:  # to the nearest, which keeps the order
-                half = [float(np.float16(e)) if abs(e) <= 65504 else e for e in ends]
-                ends = min(ends[0], half[0]), max(ends[1], half[1])
-            self.bounds[name] = between(value.shape, *ends)
+            ends = domain[name] or (-inf, inf)
+            self._begin(name, *(np.full(self.graph.values[name].shape, end) for end in ends))
+
+    def _begin(self, name: str, low: Array, high: Array) -> None:
+        """With an input between some ends."""
+        value = self.graph.values[name]
+        if value.floating and value.bounded:  # to the nearest, which keeps the order
+            half = [_half(end) for end in (low, high)]
+            low, high = np.minimum(low, half[0]), np.maximum(high, half[1])
+        self.bounds[name] = between(value.shape, low, high)
 
     def known(self, progress: Progress) -> dict[str, Known]:
         """Of every floating value, constants included."""
+        for name, count in self.cuts.items():
+            self._by_pieces(name, count)
         for node in self.graph.nodes:
             progress("checking")
-            for name, bound in zip(node.outputs, self._outputs(node), strict=True):
-                self.bounds[name] = self._shallow(name, node, bound)
+            self._go(node)
         held = self.source.constants()
         for name, value in self.graph.values.items():
             if value.kind is Kind.CONSTANT and name in held:
@@ -57,6 +75,50 @@ class Walk:
                     amax = max(amax, float(np.float16(amax)))
                 self.bounds[name] = between(value.shape, -amax, amax)
         return {n: b for n, b in self.bounds.items() if self.graph.values[n].floating}
+
+    def _go(self, node: Node) -> None:
+        for name, bound in zip(node.outputs, self._outputs(node), strict=True):
+            if name in self.hulls:
+                low, high = self.hulls[name]
+                low, high = np.maximum(bound.low, low), np.minimum(bound.high, high)
+                bound = replace(bound, low=low, high=high, kept=[])
+            self.bounds[name] = self._shallow(name, node, bound)
+
+    def _by_pieces(self, name: str, count: int) -> None:
+        """What comes of one input alone, of each box of a grid over it."""
+        if name not in self.graph.inputs or not np.isfinite(self.bounds[name].amax):
+            return
+        whole = self.bounds[name]
+        if not 1 <= count ** prod(whole.shape) <= BOXES:
+            return
+        own, others = {name}, {*self.graph.inputs} - {name}
+        nodes: list[Node] = []
+        for node in self.graph.nodes:
+            read = {*node.inputs.values()}
+            if read & others:
+                others.update(node.outputs)
+            elif read & own:
+                own.update(node.outputs)
+                nodes.append(node)
+            else:
+                self._go(node)
+        found = dict[str, tuple[Array, Array]]()
+        low, high = (np.broadcast_to(x, whole.shape) for x in (whole.low, whole.high))
+        edge = 1e-12 * (np.abs(low) + np.abs(high))
+        for at in np.ndindex(*(count,) * low.size):
+            step = np.reshape(at, whole.shape)
+            ends = [low + (high - low) * (step + more) / count for more in (0, 1)]
+            self._begin(name, ends[0] - edge, ends[1] + edge)
+            for node in nodes:
+                self._go(node)
+            for value in own - {name}:
+                piece = self.bounds[value]
+                least, most = found.get(value, (piece.low, piece.high))
+                found[value] = np.minimum(least, piece.low), np.maximum(most, piece.high)
+        self.bounds[name] = whole
+        self.depth.clear()
+        known = {v: e for v, e in found.items() if all(np.isfinite(end).all() for end in e)}
+        self.hulls |= known
 
     def _shallow(self, name: str, node: Node, bound: Known) -> Known:
         """With a length that is told, where too many would ask each other for theirs."""
