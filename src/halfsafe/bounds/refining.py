@@ -78,18 +78,19 @@ class _Refining:
         """Cuts inputs on the way to values that do not fit; a piece takes no longer than a walk."""
         count = FIRST
         while count <= PIECES and (names := self._on_the_way(that_can_be_cut(self.domain))):
-            if len(names) * count * self._piece > self._left:
-                self.ended.append(f"{', '.join(names)}: not cut into {count} pieces, for which "
+            entries = {name: prod(self.domain[name].shape) for name in names}
+            cuts = {name: max(2, round(count ** (1 / n))) for name, n in entries.items()}
+            pieces = sum(cuts[name] ** n for name, n in entries.items())
+            if pieces * self._piece > self._left:
+                self.ended.append(f"{', '.join(names)}: not cut into {pieces} pieces, for which "
                                   f"{self._seconds:g} seconds are too few")  # fmt: skip
                 break
             self.progress("refining")
-            began, made = self.gains.clock(), 0
+            began = self.gains.clock()
             for name in names:
-                entries = prod(self.domain[name].shape)
-                self.cuts[name] = max(2, round(count ** (1 / entries)))
-                self.known |= hulls(self.network, self.domain, name, self.cuts[name])
-                made += self.cuts[name] ** entries
-            self._piece = (self.gains.clock() - began) / made
+                self.known |= hulls(self.network, self.domain, name, cuts[name])
+            self._piece = (self.gains.clock() - began) / pieces
+            self.cuts |= cuts
             self.bounds, count = self._walk(), 4 * count
 
     def sharpen(self) -> None:
@@ -124,7 +125,7 @@ class _Refining:
 
     def _on_the_way(self, names: Iterable[str]) -> list[str]:
         """Operators and inputs from which a value comes that may be larger than FP16 holds."""
-        graph = self.network.graph
+        graph, passed = self.network.graph, set[str]()
         needed = {
             name
             for name, bound in self.bounds.items()
@@ -133,5 +134,6 @@ class _Refining:
         for node in reversed(graph.nodes):
             if needed.intersection(node.outputs):
                 needed.update(node.inputs.values())
-                needed.add(node.name)
-        return [name for name in names if name in needed]
+                passed.add(node.name)
+        passed |= needed.intersection(graph.inputs)
+        return [name for name in names if name in passed]
