@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import halfsafe
 from halfsafe import BadInput, Certificate, certify
 from halfsafe.asked import Asked
-from halfsafe.bounds.bound import Form
+from halfsafe.bounds.bound import Bound, Form
+from halfsafe.bounds.interpreter import LATE, Interpreter
 from halfsafe.certify import certified
 from halfsafe.cli import app
 from halfsafe.frontends import open_model
@@ -470,3 +471,25 @@ def test_no_matrix_outlives_its_layer(monkeypatch):
 
     monkeypatch.setattr(Form, "__init__", noted)
     assert most(8) == most(3) > 0
+
+
+def test_intervals_of_each_position_are_not_held_to_the_end():
+    """As tables of angles make them; those of rows together are, which hold as well."""
+
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.linspace(0.5, 1, 256 * 64).reshape(256, 64))
+
+        def forward(self, x):
+            for _ in range(40):
+                x = x * self.table
+            return x
+
+    source = open_model(Turned().eval(), Samples(torch.zeros(1, 256, 64)).first, runs=False)
+    domain = {"x": Bound.between((1, 256, 64), -1.0, 1.0)}
+    bounds = Interpreter(source, domain).walk()
+    sizes = [b.low.size for b in bounds.values()]
+    assert len(sizes) == 41 and max(sizes) == 256 * 64
+    assert sum(size > 64 for size in sizes) <= 1 + LATE
+    assert all(1.0 <= b.amax < 1.05 for b in bounds.values())  # the last place has a factor of 1

@@ -290,6 +290,12 @@ class Bound:
             self.shape, self.low, self.high, lost=self.lost, summed=self.summed, by=self.by
         )
 
+    def together(self) -> Bound:
+        """The intervals of all rows along the last axis as one."""
+        axes = tuple(range(len(self.shape) - 1))
+        low, high = self.low.min(axis=axes, keepdims=True), self.high.max(axis=axes, keepdims=True)
+        return replace(self.plain(), low=low, high=high)
+
     def expanded(self) -> tuple[Array, Array]:
         """Low and high of every entry."""
         return np.broadcast_to(self.low, self.shape), np.broadcast_to(self.high, self.shape)

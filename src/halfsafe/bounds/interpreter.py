@@ -55,6 +55,13 @@ SIZES = ("onnx.Shape", "onnx.Size")
 WAITING = 4
 """Of how many values matrices are held that may be asked for their length."""
 
+WIDE = 2**14
+"""Entries of intervals from which on those of all rows are kept together, once it is long since
+they were read."""
+
+LATE = 8
+"""How many of them wait, which patterns of several operators look back at."""
+
 DEEP = 50
 """How many operators one behind the other ask each other for lengths; then one is computed."""
 
@@ -91,6 +98,7 @@ class Interpreter:
         self.bounds: dict[str, Bound] = dict(domain)
         self._arrays: dict[str, Array] = {}
         self._heavy: deque[Length] = deque()
+        self._wide: deque[str] = deque()
         self._depth: dict[str, int] = {}
         self._fixed = _independent(self.graph)
         self._complex = complex_values(self.graph, network.array)
@@ -133,6 +141,11 @@ class Interpreter:
             self._heavy.append(bound.longest)
             if len(self._heavy) > WAITING:
                 self._heavy.popleft().settle()
+        if bound.low.size + bound.high.size > WIDE:
+            self._wide.append(value)
+            if len(self._wide) > LATE:
+                late = self._wide.popleft()
+                self.bounds[late] = self.bounds[late].together()
 
     def _outputs(self, node: Node) -> list[Bound]:
         try:
