@@ -157,7 +157,7 @@ class Certificate:
             domain={n: None if d is None else (d[0], d[1]) for n, d in data["domain"].items()},
             values={name: Bounded(**value) for name, value in data["values"].items()},
             refined=tuple(data.get("refined", ())),
-            cuts=dict(data.get("cuts", {})),
+            cuts={name: int(count) for name, count in data.get("cuts", {}).items()},
             ended=data.get("ended", ""),
         )
 
