@@ -13,9 +13,9 @@ import numpy as np
 from halfsafe.asked import Asked
 from halfsafe.bounds.bound import Bound
 from halfsafe.bounds.refining import refined
+from halfsafe.bounds.rounding import in_half
 from halfsafe.certificate import Bounded, Certificate, rounded_up
 from halfsafe.errors import BadInput, needing
-from halfsafe.formats import FLOAT16
 from halfsafe.frontends import open_model
 from halfsafe.graph import Graph, Kind, Value
 from halfsafe.prepare import Prepared
@@ -170,7 +170,7 @@ def _bound(value: Value, span: Interval | None) -> Bound:
 
 def _as_stored(end: float, value: Value) -> float:
     """What the end of an interval is in FP16: entries inside are rounded to nothing beyond."""
-    return float(np.float16(end)) if value.bounded and abs(end) <= FLOAT16.max else end
+    return float(in_half(np.float64(end))) if value.bounded else end
 
 
 def _told(source: Source, name: str, bound: Bound) -> Bounded:

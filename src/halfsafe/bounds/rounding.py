@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 UNIT = 2.0**-24
 """Half a step of FP32 beside 1."""
@@ -18,3 +22,11 @@ def summed(terms: int) -> float:
 
 STEPS = 1 + 32 * UNIT
 """What some operations in FP32 may add."""
+
+
+def in_half(ends: Any) -> NDArray[Any]:
+    """Numbers as FP16 stores them, and as they are where it does not hold them."""
+    wide = np.asarray(ends, np.float64)
+    with np.errstate(over="ignore"):
+        half = wide.astype(np.float16).astype(np.float64)
+    return np.where(np.isfinite(half), half, wide)

@@ -17,6 +17,7 @@ import numpy as np
 from halfsafe.bounds.bound import Bound, hull
 from halfsafe.bounds.gains import Array
 from halfsafe.bounds.interpreter import Constants, Interpreter
+from halfsafe.bounds.rounding import in_half
 from halfsafe.graph import Graph
 
 FEW = 3
@@ -92,8 +93,6 @@ def _pieces(bound: Bound, cuts: int, *, half: bool) -> Iterator[Bound]:
     for corners in product(*(list(pairwise(along)) for along in edges)):
         ends: Array = np.array(corners).T
         if half:
-            with np.errstate(over="ignore"):
-                stored = ends.astype(np.float16).astype(np.float64)
-            stored = np.where(np.isfinite(stored), stored, ends)
+            stored = in_half(ends)
             ends = np.array([np.minimum(ends, stored)[0], np.maximum(ends, stored)[1]])
         yield Bound.between(bound.shape, *(end.reshape(bound.shape) for end in ends), by="domain")
